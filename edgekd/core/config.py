@@ -1,0 +1,96 @@
+"""One loader for every YAML file: overrides applied, unknown keys refused, all problems reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgekd.core.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class StrictModel(BaseModel):
+    """Base of configuration models: frozen, unknown keys are errors, no silent coercion of NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; raises `ConfigError` naming the file and line when it is not one."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(document).__name__}")
+    return document
+
+
+def apply_overrides(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of `document` with `a.b=c` assignments applied; values are read as YAML.
+
+    Raises:
+        ConfigError: An assignment has no `=`, or goes through a key that holds a plain value.
+    """
+    result: dict[str, Any] = _copied(document)
+    for assignment in overrides:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"--set {assignment!r}: write it as key.sub=value")
+        *parents, last = key.strip().split(".")
+        node = result
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"--set {assignment!r}: {parent!r} holds a plain value, not keys")
+        try:
+            node[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment!r}: the value is not valid YAML") from error
+    return result
+
+
+def validated(model: type[M], document: Mapping[str, Any], origin: str) -> M:
+    """Check `document` against `model`.
+
+    Args:
+        model: The pydantic model.
+        document: Plain data.
+        origin: Where the data came from, for messages.
+
+    Returns:
+        The frozen configuration.
+
+    Raises:
+        ConfigError: Lists every problem with its key.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        problems = [f"  {_key_of(item['loc'])}: {_explain(item)}" for item in error.errors()]
+        raise ConfigError(f"{origin}: {len(problems)} problem(s)\n" + "\n".join(problems)) from error
+
+
+def _key_of(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location)) or "(whole document)"
+
+
+def _explain(item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        return "unknown key"
+    return f"{item['msg']} (got {item['input']!r})" if item["type"] != "missing" else "missing"
+
+
+def _copied(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in document.items()}
