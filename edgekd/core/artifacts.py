@@ -10,10 +10,14 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from edgekd.core.digest import sha256_of_file, sha256_of_json
+from edgekd.core.errors import StorageError
 
+N = TypeVar("N")
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -22,6 +26,29 @@ def to_json(noun: Any) -> dict[str, Any]:
     document: dict[str, Any] = dataclasses.asdict(noun)
     document["digest"] = noun.digest
     return document
+
+
+def from_json(kind: type[N], document: Mapping[str, Any]) -> N:
+    """Return the noun that `to_json` wrote.
+
+    Args:
+        kind: Its class.
+        document: What `to_json` returned.
+
+    Returns:
+        An equal noun.
+
+    Raises:
+        StorageError: The document is malformed, or its digest is not that of its content.
+    """
+    content = {key: value for key, value in document.items() if key != "digest"}
+    try:
+        noun = TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        raise StorageError(f"a recorded {kind.__name__} cannot be read: {error}") from error
+    if getattr(noun, "digest") != document.get("digest"):  # noqa: B009
+        raise StorageError(f"a recorded {kind.__name__} was altered: its digest does not match its content")
+    return noun
 
 
 def _digest_of(noun: Any) -> str:
@@ -226,6 +253,17 @@ class LatencyReport:
     def digest(self) -> str:
         """Content digest."""
         return _digest_of(self)
+
+    @property
+    def judged_ms(self) -> dict[str, float]:
+        """Milliseconds by statistic that a budget is held against: as measured, or the upper ends as predicted."""
+        if self.kind == "predicted":
+            return {"p50": self.high_ms, "mean": self.high_ms, "p99": self.p99_ms}
+        known = {"p50": self.p50_ms, "p99": self.p99_ms}
+        more = {
+            name: float(self.conditions[f"{name}_ms"]) for name in ("p90", "mean") if f"{name}_ms" in self.conditions
+        }
+        return known | more
 
 
 @dataclass(frozen=True)

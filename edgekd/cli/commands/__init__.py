@@ -1,0 +1,1 @@
+"""The commands of `edgekd`, one module each; `edgekd.cli.main` registers them."""

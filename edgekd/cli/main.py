@@ -1,0 +1,68 @@
+"""The `edgekd` command line: every command is registered here, and nothing heavy is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from edgekd import __version__
+from edgekd.cli.commands.doctor import doctor
+from edgekd.cli.failure import ReportingGroup
+from edgekd.cli.outcome import delivering
+
+app = typer.Typer(
+    cls=ReportingGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@dataclass(frozen=True)
+class Verbosity:
+    """How much the user wants to see, kept in the context of the command.
+
+    Attributes:
+        is_quiet: No progress.
+        is_verbose: Tracebacks of errors.
+    """
+
+    is_quiet: bool
+    is_verbose: bool
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"edgekd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def edgekd(
+    context: typer.Context,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Distil a network under a latency budget, export it, measure it and pack it.
+
+    Results go to stdout, progress and errors to stderr.
+
+    Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 a gate missed, 4 target unreachable or incompatible,
+    5 something needed is missing on this machine, 6 not trusted, 130 interrupted.
+    """
+    context.obj = Verbosity(quiet, verbose)
+
+
+app.command("doctor")(delivering(doctor))
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    app()

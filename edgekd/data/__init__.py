@@ -1,0 +1,47 @@
+"""Data sets by name, their splits, batches, augmentation and calibration pictures.
+
+`load_dataset` reads any registered set; importing this package registers the built-in ones. To add one, write a
+function from `DataConfig` to `Source` and `DATASETS.add("name", DatasetKind(load, augmentation=..., needs=...))`.
+"""
+
+from edgekd.data import cifar, digits, folder, idx, strips
+from edgekd.data.augment import AUGMENTATIONS, Augment, RandomCrop, augmentation
+from edgekd.data.batches import Batch, eval_batches, train_batches, unit_floats
+from edgekd.data.calibration import calibration_images, calibration_rows
+from edgekd.data.config import DataConfig
+from edgekd.data.dataset import ImageDataset, Split, describe
+from edgekd.data.images import ArrayImages, Images, PictureStore
+from edgekd.data.loading import load_dataset
+from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, dataset_names, default_augmentation
+
+__all__ = [
+    "AUGMENTATIONS",
+    "ArrayImages",
+    "Augment",
+    "Batch",
+    "DATASETS",
+    "DataConfig",
+    "DatasetKind",
+    "ImageDataset",
+    "Images",
+    "Part",
+    "PictureStore",
+    "RandomCrop",
+    "Source",
+    "Split",
+    "augmentation",
+    "calibration_images",
+    "calibration_rows",
+    "cifar",
+    "dataset_names",
+    "default_augmentation",
+    "describe",
+    "digits",
+    "eval_batches",
+    "folder",
+    "idx",
+    "load_dataset",
+    "strips",
+    "train_batches",
+    "unit_floats",
+]

@@ -1,0 +1,124 @@
+"""Splits to batches of tensors, in an order and with an augmentation that only the seed and the epoch decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgekd.core.errors import ConfigError, DataError
+from edgekd.core.seeds import derive_seed
+from edgekd.data.augment import Augment
+from edgekd.data.dataset import Split
+from edgekd.data.images import Pixels, Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some rows of a split as tensors.
+
+    Attributes:
+        inputs: float32 `[B, C, H, W]` in 0..1.
+        labels: int64 `[B]`.
+        ids: int64 `[B]`, rows in their split.
+        is_labelled: bool `[B]`, whether the label may be used.
+    """
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    ids: torch.Tensor
+    is_labelled: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on `device`."""
+        return Batch(self.inputs.to(device), self.labels.to(device), self.ids.to(device), self.is_labelled.to(device))
+
+
+def unit_floats(pixels: Pixels) -> NDArray[np.float32]:
+    """Convert pictures to what every edgekd network takes.
+
+    Args:
+        pixels: uint8 `[n, H, W, C]`.
+
+    Returns:
+        float32 `[n, C, H, W]`, pixels divided by 255.
+    """
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+
+
+def train_batches(
+    split: Split, *, batch_size: int, epoch: int, seed: int, augment: Augment, drop_last: bool = True
+) -> Iterator[Batch]:
+    """Yield one epoch in random order, augmented.
+
+    Args:
+        split: What to train on.
+        batch_size: Pictures in a batch.
+        epoch: Number of the epoch; with `seed` it decides order and augmentation, whatever ran before.
+        seed: Root seed.
+        augment: Random change applied to each batch.
+        drop_last: Leave an incomplete last batch out; where it would be the only one it is kept.
+
+    Returns:
+        The batches.
+
+    Raises:
+        ConfigError: `batch_size` below 1.
+        DataError: The split is empty.
+    """
+    _check(split, batch_size)
+    order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(len(split))
+    if drop_last and len(order) > batch_size:
+        order = order[: len(order) // batch_size * batch_size]
+
+    def generate() -> Iterator[Batch]:
+        for step, ids in enumerate(_runs(order, batch_size)):
+            rng = np.random.default_rng(derive_seed(seed, "augment", epoch, step))
+            yield _batch(split, augment(split.images.gather(ids), rng), ids)
+
+    return generate()
+
+
+def eval_batches(split: Split, *, batch_size: int) -> Iterator[Batch]:
+    """Yield every row once, in order, unchanged; the last batch may be smaller.
+
+    Args:
+        split: What to evaluate on.
+        batch_size: Pictures in a batch.
+
+    Returns:
+        The batches.
+
+    Raises:
+        ConfigError: `batch_size` below 1.
+        DataError: The split is empty.
+    """
+    _check(split, batch_size)
+    rows = np.arange(len(split), dtype=np.int64)
+    return (_batch(split, split.images.gather(ids), ids) for ids in _runs(rows, batch_size))
+
+
+def _check(split: Split, batch_size: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}, it must be at least 1")
+    if len(split) == 0:
+        raise DataError("the split holds no picture to make batches of")
+
+
+def _runs(rows: Rows, size: int) -> Iterator[Rows]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _batch(split: Split, pixels: Pixels, ids: Rows) -> Batch:
+    return Batch(
+        torch.from_numpy(unit_floats(pixels)),
+        torch.from_numpy(split.labels[ids]),
+        torch.from_numpy(ids.copy()),
+        torch.ones(len(ids), dtype=torch.bool),
+    )

@@ -1,0 +1,162 @@
+"""What a data set's loader hands over, the registry of loaders, and the checks that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.core.errors import DataError, PreconditionError
+from edgekd.core.registry import Registry
+from edgekd.data.config import DataConfig
+from edgekd.data.images import ImageRows, PictureStore, Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One part of a data set as it is stored.
+
+    Attributes:
+        images: The pictures.
+        labels: int64 `[N]`.
+    """
+
+    images: PictureStore
+    labels: Rows
+
+    def take(self, rows: Rows) -> Part:
+        """Return some rows of this part, in the order given."""
+        return Part(ImageRows(self.images, rows), self.labels[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A stored data set before it is limited, split and resized.
+
+    Attributes:
+        classes: Class names; label `k` is `classes[k]`.
+        train: Training part; the held-out split is made from it.
+        test: Test part.
+        val: A held-out part that the data set brings itself, else `None`.
+        notes: Decisions taken while reading, in words.
+    """
+
+    classes: tuple[str, ...]
+    train: Part
+    test: Part
+    val: Part | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DatasetKind:
+    """A registered data set.
+
+    Attributes:
+        load: Reads it.
+        augmentation: What `default_augmentation` answers for it.
+        needs: What `path` must point to, in words; empty when it needs none.
+    """
+
+    load: Callable[[DataConfig], Source]
+    augmentation: str
+    needs: str = ""
+
+
+DATASETS: Registry[DatasetKind] = Registry("data set")
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Return the names of all registered data sets, sorted."""
+    return tuple(DATASETS)
+
+
+def default_augmentation(name: str) -> str:
+    """Return the augmentation that `"auto"` stands for with a data set; raises `ConfigError` on an unknown name."""
+    return DATASETS[name].augmentation
+
+
+def required_path(config: DataConfig, needs: str) -> Path:
+    """Return `config.path` when something lies there.
+
+    Args:
+        config: The user's data section.
+        needs: What the path must point to, in words.
+
+    Returns:
+        The path, `~` expanded.
+
+    Raises:
+        PreconditionError: No path is given, or nothing is there.
+    """
+    if config.path is None:
+        raise PreconditionError(f"data set {config.name!r} needs data.path: {needs}")
+    path = Path(config.path).expanduser()
+    if not path.exists():
+        raise PreconditionError(f"{path}: nothing is there; data set {config.name!r} needs data.path: {needs}")
+    return path
+
+
+def checked_labels(labels: NDArray[np.uint8] | Rows, num_classes: int, origin: str) -> Rows:
+    """Return labels as int64 when all are within the classes.
+
+    Args:
+        labels: `[N]`.
+        num_classes: Number of classes.
+        origin: Where the labels came from, for messages.
+
+    Raises:
+        DataError: A label is outside `0..num_classes-1`.
+    """
+    checked = labels.astype(np.int64)
+    wrong = np.flatnonzero((checked < 0) | (checked >= num_classes))
+    if len(wrong):
+        raise DataError(
+            f"{origin}: label {checked[wrong[0]]} of picture {wrong[0]} is outside 0..{num_classes - 1} "
+            f"({len(wrong)} such labels); check that the file belongs to this data set"
+        )
+    return checked
+
+
+def checked_part(images: PictureStore, labels: NDArray[np.uint8] | Rows, num_classes: int, origin: str) -> Part:
+    """Return a part whose counts agree, whose labels are in range and which is not empty.
+
+    Args:
+        images: The pictures.
+        labels: `[N]`.
+        num_classes: Number of classes.
+        origin: Where they came from, for messages.
+
+    Raises:
+        DataError: Counts differ, a label is out of range, or nothing is there.
+    """
+    if len(images) != len(labels):
+        raise DataError(f"{origin}: {len(images)} pictures but {len(labels)} labels; one of the files is not complete")
+    if len(images) == 0:
+        raise DataError(f"{origin}: holds no picture")
+    return Part(images, checked_labels(labels, num_classes, origin))
+
+
+def class_names(content: bytes, origin: str) -> tuple[str, ...]:
+    """Read class names, one a line.
+
+    Args:
+        content: UTF-8 text; blank lines are skipped.
+        origin: Where it came from, for messages.
+
+    Raises:
+        DataError: Not text, no name, or a name twice.
+    """
+    try:
+        names = tuple(line.strip() for line in content.decode("utf-8").splitlines() if line.strip())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{origin}: class names are not UTF-8 text") from error
+    if not names:
+        raise DataError(f"{origin}: holds no class name")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{origin}: class names {', '.join(twice)} appear more than once")
+    return names

@@ -1,0 +1,24 @@
+"""The distillation engine: recipes of stages over traces, terms, sources, weighers and views."""
+
+from edgekd.distill.evaluation import PROBES, Evaluation, Probe, evaluate, fidelity, logits_of
+from edgekd.distill.loop import Epoch
+from edgekd.distill.recipe import Recipe, load_recipe, recipe_names
+from edgekd.distill.run import Outcome, RunOptions, run_recipe
+from edgekd.distill.settings import TrainSettings
+
+__all__ = [
+    "PROBES",
+    "Epoch",
+    "Evaluation",
+    "Outcome",
+    "Probe",
+    "Recipe",
+    "RunOptions",
+    "TrainSettings",
+    "evaluate",
+    "fidelity",
+    "load_recipe",
+    "logits_of",
+    "recipe_names",
+    "run_recipe",
+]

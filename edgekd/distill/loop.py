@@ -1,0 +1,220 @@
+"""The training loop of one stage, on Accelerate."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from edgekd.core.errors import ConfigError, TrainingDiverged
+from edgekd.core.events import Event, Listener, silent
+from edgekd.core.seeds import derive_seed
+from edgekd.data import Augment, ImageDataset, train_batches
+from edgekd.distill.evaluation import evaluate
+from edgekd.distill.learner import Learner, Losses
+from edgekd.distill.settings import TrainSettings, learning_rate
+from edgekd.distill.stage import Stage
+from edgekd.distill.terms import Step
+from edgekd.models import save_weights
+
+_CHECK_EVERY_ON_GPU = 50
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch did.
+
+    Attributes:
+        stage: Stage name.
+        epoch: Counted from 1.
+        loss: Mean total loss.
+        terms: Mean of each term before its weight.
+        lr: Learning rate at its last step.
+        val_accuracy: Top-1 of the learner's backbone on the held-out split, 0..1.
+        seconds: Wall clock.
+    """
+
+    stage: str
+    epoch: int
+    loss: float
+    terms: Mapping[str, float]
+    lr: float
+    val_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LoopContext:
+    """What a stage runs with.
+
+    Attributes:
+        dataset: The data.
+        settings: The run's settings.
+        augment: Applied to training batches.
+        seed: Decides order and augmentation.
+        accelerator: Device placement, precision, processes.
+        label: Prefix of the stage's name in events (`"distilled/seed0"`).
+        folder: Where the last good checkpoint is kept, or None for nowhere.
+        listener: Told of progress.
+    """
+
+    dataset: ImageDataset
+    settings: TrainSettings
+    augment: Augment
+    seed: int
+    accelerator: Accelerator
+    label: str = ""
+    folder: Path | None = None
+    listener: Listener = field(default=silent)
+
+
+def make_accelerator(settings: TrainSettings) -> Accelerator:
+    """Return the Accelerate front for these settings; raises `ConfigError` when the device is not there."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda was asked for, but torch sees no CUDA GPU; use --set train.device=cpu")
+    return Accelerator(cpu=settings.device == "cpu", mixed_precision=settings.precision)
+
+
+def run_stage(stage: Stage, context: LoopContext) -> tuple[Epoch, ...]:
+    """Train a stage's learner and leave it with the epoch that was kept.
+
+    Args:
+        stage: What to train.
+        context: What to train it with.
+
+    Returns:
+        One record for each epoch.
+
+    Raises:
+        TrainingDiverged: A loss became NaN or infinite.
+    """
+    settings = context.settings
+    epochs = max(1, round(settings.epochs * stage.epochs))
+    groups = stage.learner.parameter_groups(settings.weight_decay)
+    optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
+    learner, optimizer = context.accelerator.prepare(stage.learner, optimizer)
+    steps = max(1, len(context.dataset.train.labels) // settings.batch_size)
+    keeper = _Keeper(select_best=settings.select == "best" and "backbone" in stage.train)
+    history: list[Epoch] = []
+    for epoch in range(epochs):
+        started = time.perf_counter()
+        runner = _EpochRunner(stage, context, learner, optimizer)
+        loss, terms, lr = runner.run(epoch, steps, epochs)
+        changed = "backbone" in stage.train or not history
+        accuracy = _val_accuracy(stage, context) if changed else history[-1].val_accuracy
+        seconds = time.perf_counter() - started
+        history.append(Epoch(stage.name, epoch + 1, loss, terms, lr, accuracy, seconds))
+        keeper.offer(accuracy, stage.learner)
+        _checkpoint(stage, context)
+        _announce(stage, context, history[-1], epochs)
+    keeper.restore(stage.learner)
+    return tuple(history)
+
+
+def _val_accuracy(stage: Stage, context: LoopContext) -> float:
+    return evaluate(stage.learner.net.backbone, context.dataset.val).accuracy
+
+
+class _Keeper:
+    """Holds the weights of the best epoch so far, in memory; the later of two equal ones."""
+
+    def __init__(self, *, select_best: bool) -> None:
+        self._select_best = select_best
+        self._accuracy = -1.0
+        self._state: dict[str, Tensor] | None = None
+
+    def offer(self, accuracy: float, learner: Learner) -> None:
+        if self._select_best and accuracy >= self._accuracy:
+            self._accuracy, self._state = accuracy, copy.deepcopy(learner.state_dict())
+
+    def restore(self, learner: Learner) -> None:
+        if self._state is not None:
+            learner.load_state_dict(self._state)
+
+
+@dataclass(frozen=True)
+class _EpochRunner:
+    stage: Stage
+    context: LoopContext
+    learner: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def run(self, epoch: int, steps: int, epochs: int) -> tuple[float, dict[str, float], float]:
+        settings = self.context.settings
+        milestones = self.stage.milestones or settings.milestones
+        total = torch.zeros((), dtype=torch.float64)
+        sums: dict[str, Tensor] = {}
+        lr = 0.0
+        batches = train_batches(
+            self.context.dataset.train,
+            batch_size=settings.batch_size,
+            epoch=epoch,
+            seed=derive_seed(self.context.seed, "order", self.stage.name),
+            augment=self.context.augment,
+        )
+        count = 0
+        for count, batch in enumerate(batches, start=1):
+            index = epoch * steps + count - 1
+            lr = self.stage.lr * learning_rate(settings, milestones, min(1.0, index / (steps * epochs)))
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            for view in self.stage.views:
+                batch = view(batch)  # noqa: PLW2901
+            losses = self._step(batch.to(self.context.accelerator.device), Step(index, steps * epochs, epoch))
+            self._check(losses, epoch, count)
+            total += losses.total.detach().double().cpu()
+            for name, value in losses.by_term.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+        return total.item() / count, {name: value.item() / count for name, value in sums.items()}, lr
+
+    def _step(self, batch: object, step: Step) -> Losses:
+        accelerator = self.context.accelerator
+        with accelerator.autocast():
+            losses: Losses = self.learner(batch, step)
+        accelerator.backward(losses.total)
+        if self.context.settings.max_grad_norm is not None:
+            accelerator.clip_grad_norm_(self.learner.parameters(), self.context.settings.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return losses
+
+    def _check(self, losses: Losses, epoch: int, count: int) -> None:
+        if self.context.accelerator.device.type != "cpu" and count % _CHECK_EVERY_ON_GPU:
+            return
+        if math.isfinite(losses.total.item()):
+            return
+        values = ", ".join(f"{name} = {value.item():.4g}" for name, value in losses.by_term.items())
+        where = f"stage {self.stage.name!r}, epoch {epoch + 1}, step {count}"
+        raise TrainingDiverged(
+            f"training diverged in {where}: total = {losses.total.item()} ({values}); "
+            f"{_kept(self.stage, self.context)}; lower the learning rate (--set train.lr=...) or the term's weight"
+        )
+
+
+def _checkpoint_path(stage: Stage, context: LoopContext) -> Path | None:
+    return None if context.folder is None else context.folder / f"{stage.name}.safetensors"
+
+
+def _checkpoint(stage: Stage, context: LoopContext) -> None:
+    path = _checkpoint_path(stage, context)
+    if path is not None and context.accelerator.is_main_process:
+        save_weights(stage.learner.net, path, {"stage": stage.name})
+
+
+def _kept(stage: Stage, context: LoopContext) -> str:
+    path = _checkpoint_path(stage, context)
+    return f"the last good checkpoint is {path}" if path is not None and path.exists() else "no epoch had finished"
+
+
+def _announce(stage: Stage, context: LoopContext, record: Epoch, epochs: int) -> None:
+    name = "/".join(filter(None, [context.label, stage.name]))
+    values = {"loss": record.loss, "val_accuracy": record.val_accuracy, "lr": record.lr, **record.terms}
+    message = f"loss {record.loss:.4f}, held-out accuracy {record.val_accuracy:.2%}"
+    context.listener(Event("progress", name, message, record.epoch, epochs, values))

@@ -1,0 +1,126 @@
+"""A network seen through hooks: its backbone unchanged, taps by module path, attachments beside it.
+
+Attachments are auxiliary modules that read the backbone's features during training. They live next to the backbone,
+never inside it, so that the exported network cannot contain them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgekd.core.errors import ConfigError, unknown_name
+from edgekd.distill.trace import Trace, TraceSpec
+from edgekd.models import discover_taps
+
+Part = Literal["backbone", "attachments"]
+
+
+class TracedNet(nn.Module):
+    """A backbone, the module paths it is tapped at, and its attachments.
+
+    Args:
+        backbone: `[B, C, H, W]` in 0..1 to logits `[B, K]`.
+        penultimate: Path of the module whose output `[B, D]` feeds the classifier.
+        resolution: Height and width the backbone wants; inputs of another size are resized. 0 takes them as they are.
+    """
+
+    def __init__(self, backbone: nn.Module, *, penultimate: str, resolution: int = 0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.attachments = nn.ModuleDict()
+        self.penultimate = penultimate
+        self.resolution = resolution
+        self.taps: tuple[str, ...] = ()
+
+    def attach(self, attachments: Mapping[str, nn.Module]) -> None:
+        """Add attachments; each maps a feature `[B, D]` to named outputs. Replaces those of the same name."""
+        self.attachments.update(dict(attachments))
+
+    def tap(self, paths: Iterable[str]) -> None:
+        """Choose which module outputs a trace carries; raises `ConfigError` for an unknown path."""
+        known = dict(self.backbone.named_modules())
+        wanted = tuple(dict.fromkeys(paths))
+        for path in wanted:
+            if path not in known:
+                raise unknown_name("module to tap", path, known)
+        self.taps = wanted
+
+    def forward(self, inputs: Tensor) -> Trace:
+        """Run the backbone and its attachments.
+
+        Args:
+            inputs: `[B, C, H, W]` in 0..1.
+
+        Returns:
+            The trace, its feature maps those of `tap`.
+        """
+        resized = self._resized(inputs)
+        wanted = dict.fromkeys([*self.taps, self.penultimate] if self.attachments else self.taps)
+        feats: dict[str, Tensor] = {}
+        handles = [self._capture(path, feats) for path in wanted]
+        try:
+            logits = self.backbone(resized)
+        finally:
+            for handle in handles:
+                handle.remove()
+        aux: dict[str, Tensor] = {}
+        for attachment in self.attachments.values():
+            aux.update(attachment(feats[self.penultimate].flatten(1)))
+        return Trace(logits, {path: feats[path] for path in self.taps}, aux, inputs)
+
+    def train_only(self, parts: Sequence[Part]) -> None:
+        """Put the named parts in training mode with gradients, the rest in evaluation mode without."""
+        for part, module in (("backbone", self.backbone), ("attachments", self.attachments)):
+            is_trained = part in parts
+            module.train(is_trained)
+            module.requires_grad_(is_trained)
+
+    def freeze(self) -> None:
+        """Put everything in evaluation mode without gradients."""
+        self.train_only(())
+
+    def _capture(self, path: str, feats: dict[str, Tensor]) -> torch.utils.hooks.RemovableHandle:
+        def keep(module: nn.Module, arguments: object, output: Tensor) -> None:
+            feats[path] = output
+
+        return self.backbone.get_submodule(path).register_forward_hook(keep)
+
+    def _resized(self, inputs: Tensor) -> Tensor:
+        if self.resolution in (0, inputs.shape[-1]):
+            return inputs
+        size = (self.resolution, self.resolution)
+        return F.interpolate(inputs, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def trace_spec(net: TracedNet, input_shape: tuple[int, int, int]) -> TraceSpec:
+    """Find what a network's traces can carry by running it once on zeros in evaluation mode.
+
+    Args:
+        net: The network; its mode, gradients and buffers are left as they were.
+        input_shape: `(C, H, W)` of the data, before any resizing.
+
+    Returns:
+        The shapes.
+
+    Raises:
+        ConfigError: The penultimate feature is not `[B, D]`.
+    """
+    channels, height, width = input_shape
+    seen = (channels, net.resolution or height, net.resolution or width)
+    feats = {tap.path: tuple(tap.shape) for tap in discover_taps(net.backbone, seen)}
+    if net.penultimate not in feats:
+        raise ConfigError(f"module {net.penultimate!r} gives no feature to attach to; found {', '.join(feats)}")
+    modes = {name: module.training for name, module in net.named_modules()}
+    net.eval()
+    with torch.no_grad():
+        device = next(net.parameters()).device
+        trace = net(torch.zeros(2, *input_shape, device=device))
+    for name, module in net.named_modules():
+        module.training = modes[name]
+    aux = {name: tuple(value.shape[1:]) for name, value in trace.aux.items()}
+    return TraceSpec(int(trace.logits.shape[1]), feats, net.penultimate, aux)

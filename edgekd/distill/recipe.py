@@ -1,0 +1,193 @@
+"""Recipes: distillation methods written as a list of stages in YAML.
+
+A recipe names terms, sources, weighers, views and attachments of the registries; it holds no code.
+`mag+sp` composes the wrapper recipe `mag` with the base recipe `sp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from edgekd.core.config import StrictModel, read_yaml, validated
+from edgekd.core.digest import sha256_of_json
+from edgekd.core.errors import ConfigError, unknown_name
+from edgekd.core.registry import Registry
+from edgekd.distill.attachments import ATTACHMENTS
+from edgekd.distill.options import checked_options
+from edgekd.distill.sources import SOURCES
+from edgekd.distill.terms import TERMS
+from edgekd.distill.views import VIEWS
+
+
+class WithOptions(StrictModel):
+    """A registered name; every other key is an option of what it names."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    type: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys besides the declared ones."""
+        return dict(self.model_extra or {})
+
+
+class RampSpec(StrictModel):
+    """A weight that moves linearly over the first part of a stage."""
+
+    start: float = 0.0
+    end: float = 1.0
+    over: float = Field(..., gt=0, le=1)
+
+
+class TermSpec(WithOptions):
+    """One loss term of a stage and its weight."""
+
+    weight: float | RampSpec = 1.0
+
+
+class AttachmentSpec(WithOptions):
+    """One attachment of a network."""
+
+
+class SourceSpec(StrictModel):
+    """Where a stage's targets come from."""
+
+    type: str = "frozen"
+    mean_of: tuple[str, ...] = ("logits",)
+
+
+class StageSpec(StrictModel):
+    """One phase of training."""
+
+    name: str
+    learner: Literal["student", "teacher"] = "student"
+    train: tuple[Literal["backbone", "attachments"], ...] = ("backbone", "attachments")
+    source: SourceSpec = SourceSpec()
+    views: tuple[str, ...] = ("identity",)
+    terms: tuple[TermSpec, ...] = Field(..., min_length=1)
+    epochs: float = Field(1.0, gt=0, description="Multiple of the run's epochs.")
+    lr: float = Field(1.0, gt=0, description="Multiple of the run's learning rate.")
+    milestones: tuple[float, ...] | None = None
+
+
+class Recipe(StrictModel):
+    """A distillation method."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    title: str
+    paper: str = ""
+    formula: str = ""
+    deviations: str = Field("", description="Where this differs from the paper, or is a reconstruction.")
+    attach: Mapping[Literal["student", "teacher"], Mapping[str, AttachmentSpec]] = {}
+    stages: tuple[StageSpec, ...] = Field(..., min_length=1)
+    base_weights: Mapping[str, float] | None = Field(
+        None, description="Weights by term type that apply once a base recipe is added; null when it is no wrapper."
+    )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any stage reads or trains a teacher."""
+        return any(stage.learner == "teacher" or stage.source.type == "frozen" for stage in self.stages)
+
+    @property
+    def digest(self) -> str:
+        """Content digest."""
+        return sha256_of_json(self.model_dump(mode="json"))
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Return the names of the recipes that come with edgekd."""
+    folder = resources.files("edgekd.distill") / "recipes"
+    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Load a recipe by name, `wrapper+base`, or path of a YAML file.
+
+    Raises:
+        ConfigError: No such recipe, a file with problems (all listed), or a composition that makes no sense.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return _with_known_names(validated(Recipe, read_yaml(Path(name)), name))
+    wrapper_name, plus, base_name = name.partition("+")
+    wrapper = _built_in(wrapper_name)
+    return compose(wrapper, _built_in(base_name)) if plus else wrapper
+
+
+def compose(wrapper: Recipe, base: Recipe) -> Recipe:
+    """Add a base recipe's preparation stages and feature terms to a wrapper recipe.
+
+    Args:
+        wrapper: A recipe with `base_weights`.
+        base: A recipe whose last stage trains a student; its terms of kinds the wrapper has give way to the wrapper's.
+
+    Returns:
+        The recipe `wrapper+base`.
+
+    Raises:
+        ConfigError: The wrapper takes no base, or the base adds nothing.
+    """
+    if wrapper.base_weights is None:
+        raise ConfigError(f"recipe {wrapper.name!r} takes no base recipe")
+    own_types = {term.type for term in wrapper.stages[-1].terms}
+    added = tuple(term for term in base.stages[-1].terms if term.type not in own_types)
+    if not added:
+        raise ConfigError(f"recipe {base.name!r} adds no term to {wrapper.name!r}")
+    last = wrapper.stages[-1]
+    kept = tuple(_reweighted(term, wrapper.base_weights) for term in last.terms)
+    stages = (*base.stages[:-1], *wrapper.stages[:-1], last.model_copy(update={"terms": (*kept, *added)}))
+    attach = {
+        role: {**base.attach.get(role, {}), **wrapper.attach.get(role, {})}
+        for role in dict.fromkeys([*base.attach, *wrapper.attach])
+    }
+    name = f"{wrapper.name}+{base.name}"
+    title = f"{wrapper.title}, over {base.title}"
+    return wrapper.model_copy(update={"name": name, "title": title, "stages": stages, "attach": attach})
+
+
+def _reweighted(term: TermSpec, weights: Mapping[str, float]) -> TermSpec:
+    is_on_logits = term.options.get("part", "logits") == "logits"
+    return term.model_copy(update={"weight": weights[term.type]}) if is_on_logits and term.type in weights else term
+
+
+def _built_in(name: str) -> Recipe:
+    if name not in recipe_names():
+        raise unknown_name("method", name, recipe_names())
+    path = Path(str(resources.files("edgekd.distill") / "recipes" / f"{name}.yaml"))
+    return _with_known_names(validated(Recipe, read_yaml(path), name))
+
+
+def _with_known_names(recipe: Recipe) -> Recipe:
+    problems = [str(problem) for check in _checks(recipe) if (problem := _problem_of(check)) is not None]
+    if problems:
+        raise ConfigError(f"recipe {recipe.name!r}: {len(problems)} problem(s)\n" + "\n".join(problems))
+    return recipe
+
+
+def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
+    for attachments in recipe.attach.values():
+        yield from (partial(_checked, ATTACHMENTS, spec) for spec in attachments.values())
+    for stage in recipe.stages:
+        yield partial(SOURCES.__getitem__, stage.source.type)
+        yield from (partial(VIEWS.__getitem__, view) for view in stage.views)
+        yield from (partial(_checked, TERMS, term) for term in stage.terms)
+
+
+def _checked(registry: Registry[Any], spec: WithOptions) -> object:
+    return checked_options(f"{registry.kind} {spec.type!r}", registry[spec.type], spec.options)
+
+
+def _problem_of(check: Callable[[], object]) -> ConfigError | None:
+    try:
+        check()
+    except ConfigError as problem:
+        return problem
+    return None

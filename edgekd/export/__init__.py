@@ -1,0 +1,29 @@
+"""From a torch network to a checked ONNX file, and the proof that both compute the same logits."""
+
+from edgekd.export.model_file import Form, read_content, read_proto, with_shapes, write_model
+from edgekd.export.ort_run import run_onnx
+from edgekd.export.parity import (
+    Parity,
+    ParityReport,
+    TaskParity,
+    parity,
+    require_parity,
+    task_parity,
+)
+from edgekd.export.torch_export import export_onnx
+
+__all__ = [
+    "Form",
+    "Parity",
+    "ParityReport",
+    "TaskParity",
+    "export_onnx",
+    "parity",
+    "read_content",
+    "read_proto",
+    "require_parity",
+    "run_onnx",
+    "task_parity",
+    "with_shapes",
+    "write_model",
+]

@@ -1,0 +1,163 @@
+"""Reading and writing ONNX files: one place where every model is checked, described and written the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+from google.protobuf.message import EncodeError
+from onnx import TensorProto, checker, shape_inference
+
+from edgekd import __version__
+from edgekd.core.artifacts import FileRef, OnnxModel, Precision
+from edgekd.core.atomic import write_bytes
+from edgekd.core.digest import sha256_of_bytes
+from edgekd.core.errors import ExportError, StorageError
+from edgekd.export.opset import opset_of
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "logits"
+_LOWEST_IR = 8
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a graph's numbers are represented, and what it was made from.
+
+    Attributes:
+        precision: `fp32`, `fp16` or `int8`.
+        flavour: Who the quantisation suits: `"any"`, `"cpu"` or `"tensorrt"`.
+        parents: Digests of what the graph was made from.
+        notes: Further facts to keep in the file's metadata; deterministic.
+    """
+
+    precision: Precision
+    flavour: Literal["any", "cpu", "tensorrt"]
+    parents: tuple[str, ...]
+    notes: Mapping[str, str]
+
+
+def read_content(model: OnnxModel) -> bytes:
+    """Read a model's bytes.
+
+    Args:
+        model: The model; its file must be as it was written.
+
+    Returns:
+        The serialised graph.
+
+    Raises:
+        StorageError: The file is missing or its bytes have changed.
+    """
+    try:
+        content = Path(model.file.path).read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {model.file.path}: {error.strerror or error}") from error
+    if sha256_of_bytes(content) != model.file.sha256:
+        raise StorageError(f"{model.file.path} was changed since it was written; export it again")
+    return content
+
+
+def read_proto(model: OnnxModel) -> onnx.ModelProto:
+    """Load a model's graph; raises `StorageError` when its file is missing or its bytes have changed."""
+    return onnx.load_from_string(read_content(model))
+
+
+def write_model(proto: onnx.ModelProto, path: Path, form: Form) -> OnnxModel:
+    """Check a graph, stamp its metadata, and write it atomically; the same graph always gives the same bytes.
+
+    Args:
+        proto: The graph; its value shapes, metadata and IR version are set anew.
+        path: Where the file goes.
+        form: Its precision, flavour, parents and notes.
+
+    Returns:
+        The written model, described from the graph itself.
+
+    Raises:
+        ExportError: The graph is not valid ONNX, or is not one float32 image batch in, one float32 logits out.
+        StorageError: The file cannot be written.
+    """
+    finished = _stamped(proto, form)
+    batch, input_shape = _image_input(finished)
+    _check_output(finished, batch)
+    try:
+        content = finished.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:
+        raise ExportError(f"the model does not fit in one ONNX file (2 GiB): {error}") from error
+    write_bytes(path, content)
+    return OnnxModel(
+        file=FileRef.of(path),
+        precision=form.precision,
+        flavour=form.flavour,
+        opset=opset_of(finished),
+        input_name=INPUT_NAME,
+        input_shape=input_shape,
+        output_name=OUTPUT_NAME,
+        batch=batch,
+        parents=form.parents,
+    )
+
+
+def with_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with every value's type and shape inferred anew; raises `ExportError` when it is not valid."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    del bare.graph.value_info[:]
+    try:
+        inferred = shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
+        checker.check_model(inferred, full_check=True)
+    except (checker.ValidationError, shape_inference.InferenceError) as error:
+        raise ExportError(f"the graph is not valid ONNX: {str(error).strip()}") from error
+    return inferred
+
+
+def _stamped(proto: onnx.ModelProto, form: Form) -> onnx.ModelProto:
+    proto.ir_version = max(_LOWEST_IR, onnx.helper.find_min_ir_version_for(list(proto.opset_import)))
+    finished = with_shapes(proto)
+    finished.producer_name, finished.producer_version = "edgekd", __version__
+    finished.graph.name = "edgekd"
+    facts = {
+        "edgekd.precision": form.precision,
+        "edgekd.flavour": form.flavour,
+        "edgekd.input": "float32 [B, C, H, W] in 0..1; normalisation is inside the graph",
+        "edgekd.output": "logits [B, K]",
+        **form.notes,
+    }
+    onnx.helper.set_model_props(finished, dict(sorted(facts.items())))
+    for values in (finished.graph.initializer, finished.graph.value_info):
+        ordered = sorted(values, key=lambda value: value.name)
+        del values[:]
+        values.extend(ordered)
+    return finished
+
+
+def _image_input(proto: onnx.ModelProto) -> tuple[int, tuple[int, int, int]]:
+    inputs = list(proto.graph.input)
+    if [value.name for value in inputs] != [INPUT_NAME]:
+        raise ExportError(f"the graph has inputs {[value.name for value in inputs]}; exactly {INPUT_NAME!r} is needed")
+    kind = inputs[0].type.tensor_type
+    sizes = [dim.dim_value for dim in kind.shape.dim]
+    if kind.elem_type != TensorProto.FLOAT or len(sizes) != 4 or 0 in sizes[1:]:
+        found = TensorProto.DataType.Name(kind.elem_type)
+        raise ExportError(f"the input is {found} {_dims(inputs[0])}; float32 [B, C, H, W] is needed")
+    return sizes[0], (sizes[1], sizes[2], sizes[3])
+
+
+def _check_output(proto: onnx.ModelProto, batch: int) -> None:
+    outputs = list(proto.graph.output)
+    if [value.name for value in outputs] != [OUTPUT_NAME]:
+        raise ExportError(f"the graph returns {[value.name for value in outputs]}; exactly {OUTPUT_NAME!r} is needed")
+    kind = outputs[0].type.tensor_type
+    dims, first = _dims(outputs[0]), proto.graph.input[0].type.tensor_type.shape.dim[0]
+    expected = str(batch) if batch else first.dim_param
+    if kind.elem_type != TensorProto.FLOAT or len(dims) != 2 or not dims[1].isdigit() or dims[0] != expected:
+        found = TensorProto.DataType.Name(kind.elem_type)
+        raise ExportError(f"the output is {found} [{', '.join(dims)}]; float32 [{expected}, classes] is needed")
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[str]:
+    return [dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim]

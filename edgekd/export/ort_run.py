@@ -1,0 +1,48 @@
+"""Runs an ONNX model on ONNX Runtime's CPU provider for checks: one thread, no timing, the same result every time."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.core.errors import ExportError, missing_package
+
+
+def run_onnx(content: bytes, images: npt.NDArray[np.float32], *, batch: int) -> npt.NDArray[np.float32]:
+    """Compute the logits of every image.
+
+    Args:
+        content: A serialised ONNX model with one input and one output.
+        images: float32 `[n, C, H, W]` in 0..1, `n >= 1`.
+        batch: Images per call; the last call is filled up with copies of the last image.
+
+    Returns:
+        Logits `[n, K]`, float32.
+
+    Raises:
+        ExportError: ONNX Runtime cannot load or run the model.
+        PreconditionError: `onnxruntime` is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing_package("onnxruntime", "cpu", "checking an ONNX model's numbers") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        parts = [session.run(None, {name: chunk})[0][:used] for chunk, used in _chunks(images, batch)]
+    except Exception as error:  # onnxruntime's exceptions share no narrower base class
+        raise ExportError(f"ONNX Runtime cannot run the model: {str(error).splitlines()[0]}") from error
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def _chunks(images: npt.NDArray[np.float32], batch: int) -> list[tuple[npt.NDArray[np.float32], int]]:
+    chunks = []
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        missing = batch - len(chunk)
+        chunks.append((np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]), len(chunk)))
+    return chunks

@@ -1,0 +1,140 @@
+"""torch -> ONNX through the dynamo exporter, with every silent compromise of the exporter turned into an error."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+
+from edgekd.core.artifacts import OnnxModel
+from edgekd.core.errors import ConfigError, ExportError
+from edgekd.export.cleanup import cleaned
+from edgekd.export.model_file import INPUT_NAME, OUTPUT_NAME, Form, write_model
+from edgekd.export.opset import EXPORTER_MINIMUM, at_opset
+from edgekd.export.quiet import quiet_exporter
+
+_DYNAMIC_EXAMPLE_BATCH = 3
+
+
+def export_onnx(
+    module: nn.Module,
+    path: Path,
+    *,
+    input_shape: tuple[int, int, int],
+    opset: int = 17,
+    batch: int = 0,
+    parents: tuple[str, ...] = (),
+) -> OnnxModel:
+    """Export a network in evaluation mode; the network itself is not touched.
+
+    Args:
+        module: Maps float32 `[B, C, H, W]` in 0..1 to logits `[B, K]`; re-parameterised already where it needs that.
+        path: The file to write.
+        input_shape: `(C, H, W)` of one input.
+        opset: Default-domain opset that the file must have.
+        batch: Fixed batch size, or 0 for a dynamic one.
+        parents: Digests of what the network was made from.
+
+    Returns:
+        The fp32 model. Exporting the same network again gives the same bytes.
+
+    Raises:
+        ConfigError: `input_shape`, `opset` or `batch` make no sense.
+        ExportError: A weight is not finite or not float32, the network does not map images to logits, the exporter
+            cannot follow it, or it has no form at `opset` or with a dynamic batch.
+        StorageError: The file cannot be written.
+    """
+    _check_request(input_shape, opset, batch)
+    frozen = evaluation_copy(module)
+    _check_weights(frozen)
+    example = _example(input_shape, batch or _DYNAMIC_EXAMPLE_BATCH)
+    _check_logits(frozen, example)
+    with quiet_exporter():
+        proto = cleaned(_traced(frozen, example, opset=opset, is_dynamic=batch == 0))
+    proto = at_opset(proto, opset)
+    return write_model(proto, path, Form("fp32", "any", parents, {"edgekd.exporter": f"torch {torch.__version__}"}))
+
+
+def evaluation_copy(module: nn.Module) -> nn.Module:
+    """Return a copy on the CPU in evaluation mode; raises `ExportError` when the module cannot be copied."""
+    try:
+        return copy.deepcopy(module).cpu().eval()
+    except RuntimeError as error:
+        raise ExportError(f"the network cannot be copied for export: {error}") from error
+
+
+def _check_request(input_shape: tuple[int, int, int], opset: int, batch: int) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    problems = []
+    if len(input_shape) != 3 or min(input_shape) < 1:
+        problems.append(f"input_shape is {input_shape}; three sizes (C, H, W) of at least 1 are needed")
+    if not 13 <= opset <= newest:
+        problems.append(f"opset is {opset}; it must be between 13 and {newest}")
+    if batch < 0:
+        problems.append(f"batch is {batch}; give a size, or 0 for a dynamic batch")
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def _check_weights(module: nn.Module) -> None:
+    problems = []
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if not tensor.is_floating_point():
+            continue
+        if tensor.dtype != torch.float32:
+            problems.append(f"{name} is {str(tensor.dtype).removeprefix('torch.')}, not float32")
+        elif bad := int((~torch.isfinite(tensor)).sum()):
+            problems.append(f"{name} has {bad} NaN or infinite values of {tensor.numel()}")
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise ExportError(f"the network's weights cannot be exported: {shown}")
+
+
+def _example(input_shape: tuple[int, int, int], batch: int) -> torch.Tensor:
+    return torch.rand((batch, *input_shape), generator=torch.Generator().manual_seed(0))
+
+
+def _check_logits(module: nn.Module, example: torch.Tensor) -> None:
+    shape = list(example.shape)
+    try:
+        with torch.no_grad():
+            logits = module(example)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ExportError(f"the network does not run on an input {shape}: {error}") from error
+    if not isinstance(logits, torch.Tensor):
+        raise ExportError(f"the network returns {type(logits).__name__}; one tensor of logits [B, K] is needed")
+    if logits.ndim != 2 or len(logits) != len(example):
+        raise ExportError(f"the network maps {shape} to {list(logits.shape)}; logits [{len(example)}, K] are needed")
+    if not bool(torch.isfinite(logits).all()):
+        raise ExportError("the network's logits are not finite on random inputs in 0..1: the weights are unusable")
+
+
+def _traced(module: nn.Module, example: torch.Tensor, *, opset: int, is_dynamic: bool) -> onnx.ModelProto:
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            opset_version=max(opset, EXPORTER_MINIMUM),
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes=({0: batch},) if is_dynamic else None,
+            external_data=False,
+            verbose=False,
+        )
+    except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
+        raise ExportError(f"the dynamo exporter cannot follow the network: {_first_cause(error)}") from error
+    if program is None:
+        raise ExportError("the dynamo exporter returned nothing; a newer torch is needed (2.11 or later)")
+    return program.model_proto
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -1,0 +1,33 @@
+"""Networks: families that scale in depth, width and resolution, teachers from elsewhere, weights, taps, cost."""
+
+from edgekd.models.cost import count_macs, count_params
+from edgekd.models.family import Family
+from edgekd.models.layers import Normalize
+from edgekd.models.repvgg import RepBlock, deploy
+from edgekd.models.taps import Tap, discover_taps, pair_taps, taps_at, trace_taps
+from edgekd.models.teachers import load_model, load_teacher
+from edgekd.models.weights import load_weights, save_weights
+from edgekd.models.zoo import FAMILIES, NetChoice, build, parse_net, spec_for
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "NetChoice",
+    "Normalize",
+    "RepBlock",
+    "Tap",
+    "build",
+    "count_macs",
+    "count_params",
+    "deploy",
+    "discover_taps",
+    "load_model",
+    "load_teacher",
+    "load_weights",
+    "pair_taps",
+    "parse_net",
+    "save_weights",
+    "spec_for",
+    "taps_at",
+    "trace_taps",
+]

@@ -1,0 +1,44 @@
+"""Size of a network in parameters and in multiply-accumulate operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from edgekd.models.evaluation import run_on_zeros
+
+
+def count_params(module: nn.Module) -> int:
+    """Count the parameters of a module, shared ones once, buffers not at all."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Count the multiply-accumulates of one input in `nn.Conv1d/2d/3d` and `nn.Linear` modules.
+
+    Biases, normalisation, activations, pools and products outside those modules (attention scores) are not counted.
+
+    Args:
+        module: Any network with one input, in the form to be counted (`deploy` it first for its deployed cost).
+        input_shape: `(C, H, W)`.
+
+    Returns:
+        MACs of a forward pass at batch 1; a module that runs twice counts twice.
+    """
+    macs: list[int] = []
+
+    def count(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if isinstance(layer, nn.Linear):
+            macs.append(output.numel() * layer.in_features)
+        elif isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            macs.append(output.numel() * layer.weight[0].numel())
+
+    counted = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    handles = [layer.register_forward_hook(count) for layer in module.modules() if isinstance(layer, counted)]
+    try:
+        run_on_zeros(module, input_shape, batch=1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sum(macs)

@@ -1,0 +1,88 @@
+"""What a family of networks must offer so that a search can scale it and distillation can tap it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from edgekd.core.artifacts import NetSpec
+from edgekd.core.errors import ConfigError, unknown_name
+
+MIN_RESOLUTION = 8
+"""Smallest input side in pixels that every family accepts."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of networks that scales in depth, width and resolution.
+
+    Attributes:
+        build: Makes the network of a checked spec, without input normalisation.
+        depth_rule: Which depths exist, in words (`"6n+2"`).
+        has_depth: Says whether a depth exists.
+        depths: Depths worth trying, increasing.
+        widths: Channels of the first stage worth trying, increasing.
+        standard: `(depth, width)` meant where a user gives neither.
+        default_taps: Module paths of the stage ends of a built network, shallow to deep.
+        options: Allowed values by option; the first is the default.
+        penultimate: Path of the module whose output `[B, d]` feeds the classifier.
+    """
+
+    build: Callable[[NetSpec], nn.Module]
+    depth_rule: str
+    has_depth: Callable[[int], bool]
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    standard: tuple[int, int]
+    default_taps: Callable[[NetSpec], tuple[str, ...]]
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    penultimate: str = "net.flatten"
+
+
+def check_spec(family: Family, spec: NetSpec) -> None:
+    """Refuse a spec that the family cannot build.
+
+    Args:
+        family: The family that `spec.family` names.
+        spec: What was asked for.
+
+    Raises:
+        ConfigError: Lists every problem of the spec.
+    """
+    problems = _size_problems(family, spec) + _normalisation_problems(spec)
+    if problems:
+        raise ConfigError(f"network {spec.name}: " + "; ".join(problems))
+    for name, value in spec.options.items():
+        if name not in family.options:
+            raise unknown_name(f"{spec.family} option", name, family.options)
+        if value not in family.options[name]:
+            raise unknown_name(f"{spec.family} {name}", value, family.options[name])
+
+
+def _size_problems(family: Family, spec: NetSpec) -> list[str]:
+    problems = []
+    if not family.has_depth(spec.depth):
+        ladder = ", ".join(map(str, family.depths))
+        problems.append(f"depth {spec.depth} is not {family.depth_rule} (try one of {ladder})")
+    if spec.width < 1:
+        problems.append(f"width is {spec.width}, it must be at least 1 channel")
+    if spec.resolution < MIN_RESOLUTION:
+        problems.append(f"resolution is {spec.resolution}, it must be at least {MIN_RESOLUTION} pixels")
+    if spec.in_channels < 1:
+        problems.append(f"in_channels is {spec.in_channels}, it must be at least 1")
+    if spec.num_classes < 1:
+        problems.append(f"num_classes is {spec.num_classes}, it must be at least 1")
+    return problems
+
+
+def _normalisation_problems(spec: NetSpec) -> list[str]:
+    problems = [
+        f"{name} has {len(values)} values for {spec.in_channels} input channels"
+        for name, values in (("mean", spec.mean), ("std", spec.std))
+        if len(values) != spec.in_channels
+    ]
+    if any(not value > 0 for value in spec.std):
+        problems.append(f"std is {spec.std}, every value must be above 0")
+    return problems

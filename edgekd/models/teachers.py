@@ -1,0 +1,160 @@
+"""Teachers by reference (zoo, timm, a Python file), and any trained network back from its artefact."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from edgekd.core.artifacts import NetSpec, TrainedModel
+from edgekd.core.digest import sha256_of_file
+from edgekd.core.errors import ConfigError, StorageError
+from edgekd.models.evaluation import run_on_zeros
+from edgekd.models.layers import normalized
+from edgekd.models.pythonfile import net_from_file
+from edgekd.models.timmnet import net_from_timm
+from edgekd.models.weights import load_weights
+from edgekd.models.zoo import build, parse_net, spec_for
+
+_TIMM_PREFIX = "timm:"
+_PROBE_BATCH = 2
+
+
+def load_teacher(
+    ref: str,
+    *,
+    in_channels: int,
+    num_classes: int,
+    resolution: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    weights: Path | None,
+) -> tuple[NetSpec, nn.Module]:
+    """Make a teacher, load its weights, and check that it fits the data set.
+
+    Whatever the origin, the network returned takes inputs in 0..1 and normalises them itself; the user's function or
+    timm supplies a network for normalised inputs.
+
+    Args:
+        ref: `resnet56`, `resnet:depth=56,width=16`, `timm:resnet18`, or `path/file.py:function`. The function gets
+            those of `in_channels`, `num_classes` and `resolution` that its parameters name.
+        in_channels: Colour channels.
+        num_classes: Classes of the data set.
+        resolution: Height and width in pixels.
+        mean: Per-channel mean that the weights expect to be subtracted, inputs in 0..1.
+        std: Per-channel standard deviation that the weights expect.
+        weights: A file for `load_weights`, or `None` for fresh weights (nothing is ever downloaded).
+
+    Returns:
+        Its spec and the network in evaluation mode.
+
+    Raises:
+        ConfigError: The reference is wrong, the weights belong to another network, or the logits are not
+            `[B, num_classes]`.
+        PreconditionError: An optional package is missing.
+    """
+    spec = _spec_of(
+        ref,
+        NetSpec(
+            family="",
+            depth=0,
+            width=0,
+            resolution=resolution,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            mean=tuple(mean),
+            std=tuple(std),
+        ),
+    )
+    module = _network_of(spec)
+    if weights is not None:
+        load_weights(module, weights)
+    _check_logits(module, spec, ref)
+    return spec, module.eval()
+
+
+def load_model(model: TrainedModel) -> nn.Module:
+    """Build a trained network again, whatever its origin, and load its weights.
+
+    Args:
+        model: The artefact.
+
+    Returns:
+        The network in evaluation mode.
+
+    Raises:
+        ConfigError: The network cannot be built, or the weights belong to another one.
+        StorageError: The weights file, or the Python file of the network, is missing or altered since.
+    """
+    if not model.weights.is_intact():
+        raise StorageError(
+            f"weights {model.weights.path} are missing or were altered after {model.spec.name} was saved"
+        )
+    module = _network_of(model.spec)
+    load_weights(module, Path(model.weights.path))
+    return module.eval()
+
+
+def _spec_of(ref: str, facts: NetSpec) -> NetSpec:
+    if ref.startswith(_TIMM_PREFIX):
+        return replace(facts, family="timm", options={"model": ref.removeprefix(_TIMM_PREFIX)})
+    file, colon, function = ref.rpartition(":")
+    if colon and file.endswith(".py"):
+        return replace(facts, family="python", options=_file_options(Path(file), function))
+    if ref.endswith(".py"):
+        raise ConfigError(f"teacher {ref!r}: name the function that makes it, as in {ref}:make_teacher")
+    family, choice = parse_net(ref)
+    return spec_for(
+        family,
+        **choice,
+        in_channels=facts.in_channels,
+        num_classes=facts.num_classes,
+        resolution=facts.resolution,
+        mean=facts.mean,
+        std=facts.std,
+    )
+
+
+def _file_options(path: Path, function: str) -> dict[str, str]:
+    if not path.is_file():
+        raise ConfigError(f"teacher file {path}: no such file")
+    return {
+        "model": f"{path.name}:{function}",
+        "function": function,
+        "path": str(path.resolve()),
+        "sha256": sha256_of_file(path),
+    }
+
+
+def _network_of(spec: NetSpec) -> nn.Module:
+    if spec.family == "timm":
+        net = net_from_timm(spec.options["model"], in_channels=spec.in_channels, num_classes=spec.num_classes)
+        return normalized(net, spec.mean, spec.std)
+    if spec.family == "python":
+        return normalized(_net_of_file(spec), spec.mean, spec.std)
+    return build(spec)
+
+
+def _net_of_file(spec: NetSpec) -> nn.Module:
+    path = Path(spec.options["path"])
+    if not path.is_file() or sha256_of_file(path) != spec.options["sha256"]:
+        raise StorageError(f"{path}, which makes {spec.name}, is missing or was altered since")
+    facts = {"in_channels": spec.in_channels, "num_classes": spec.num_classes, "resolution": spec.resolution}
+    return net_from_file(path, spec.options["function"], facts)
+
+
+def _check_logits(module: nn.Module, spec: NetSpec, ref: str) -> None:
+    shape = list(spec.input_shape)
+    try:
+        logits = run_on_zeros(module, spec.input_shape, batch=_PROBE_BATCH)
+    except Exception as error:
+        raise ConfigError(f"teacher {ref!r} cannot take inputs {shape}: {type(error).__name__}: {error}") from error
+    if not isinstance(logits, Tensor):
+        raise ConfigError(f"teacher {ref!r} returned {type(logits).__name__}, expected logits as one tensor")
+    if tuple(logits.shape) != (_PROBE_BATCH, spec.num_classes):
+        raise ConfigError(
+            f"teacher {ref!r} returned {list(logits.shape)} for a batch of {_PROBE_BATCH}; the data set has "
+            f"{spec.num_classes} classes, so [{_PROBE_BATCH}, {spec.num_classes}] was expected; "
+            "use a teacher trained on the same classes"
+        )

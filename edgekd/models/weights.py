@@ -1,0 +1,132 @@
+"""Weights on disk: written as safetensors with one byte form, read without ever running code from a file."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from edgekd.core.artifacts import FileRef
+from edgekd.core.atomic import write_bytes
+from edgekd.core.errors import ConfigError, StorageError
+
+_PICKLED = (".pth", ".pt", ".th")
+_LISTED = 8
+_LENGTH_BYTES = 8
+
+
+def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str]) -> FileRef:
+    """Write a module's parameters and buffers as safetensors, atomically; equal content gives equal bytes.
+
+    Args:
+        module: The network.
+        path: File to write, ending in `.safetensors`.
+        metadata: Facts to keep in its header.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ConfigError: The path has another ending.
+        StorageError: The file could not be written.
+    """
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"weights are written as .safetensors, not as {path.name!r}")
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
+    write_bytes(path, _with_sorted_header(safetensors.torch.save(tensors, metadata=dict(metadata))))
+    return FileRef.of(path)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load weights into a module, all or none.
+
+    A prefix `module.` (left by data parallel training) is dropped; weights of a bare network load into one with
+    input normalisation; batch counters, which old checkpoints lack, may be missing.
+
+    Args:
+        module: The network.
+        path: `.safetensors`, or `.pth`, `.pt`, `.th` that hold plain tensors, also below `"state_dict"`.
+
+    Raises:
+        ConfigError: The file is missing, of another kind, or belongs to another network; lists missing, unexpected
+            and differently shaped weights.
+        StorageError: The file is damaged, or holds other objects than tensors.
+    """
+    own = module.state_dict()
+    found = _renamed(_read(path), own)
+    problems = _problems(own, found)
+    if problems:
+        raise ConfigError(f"{path} does not hold the weights of this network\n" + "\n".join(problems))
+    module.load_state_dict(found, strict=False)
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    length = int.from_bytes(content[:_LENGTH_BYTES], "little")
+    header = json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + length])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _LENGTH_BYTES)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text + content[_LENGTH_BYTES + length :]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ConfigError(f"weights {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        if path.suffix in _PICKLED:
+            return _tensors_of(path, torch.load(path, map_location="cpu", weights_only=True))
+    except SafetensorError as error:
+        raise StorageError(f"weights {path} are damaged: {error}") from error
+    except OSError as error:
+        raise StorageError(f"weights {path} cannot be read: {error.strerror or error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise StorageError(
+            f"weights {path} are damaged or hold other objects than tensors, which edgekd never unpickles; "
+            "save the network's state_dict() alone"
+        ) from error
+    raise ConfigError(f"weights {path}: expected a file ending in .safetensors, {', '.join(_PICKLED)}")
+
+
+def _tensors_of(path: Path, document: object) -> dict[str, Tensor]:
+    if isinstance(document, Mapping) and isinstance(document.get("state_dict"), Mapping):
+        document = document["state_dict"]
+    if not isinstance(document, Mapping) or not document:
+        raise ConfigError(f"weights {path}: expected a state dict, found {type(document).__name__}")
+    strange = [str(name) for name, value in document.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise ConfigError(f"weights {path}: not tensors: {_some(strange)}; save the network's state_dict() alone")
+    return {str(name): value for name, value in document.items()}
+
+
+def _renamed(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    plain = dict(found)
+    if plain and all(name.startswith("module.") for name in plain):
+        plain = {name.removeprefix("module."): value for name, value in plain.items()}
+    is_wrapped = all(name.startswith("net.") for name in own)
+    if is_wrapped and not any(name.startswith("net.") for name in plain):
+        plain = {f"net.{name}": value for name, value in plain.items()}
+    return plain
+
+
+def _problems(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    missing = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in found if name not in own]
+    misshapen = [
+        f"{name} (file {list(found[name].shape)}, network {list(own[name].shape)})"
+        for name in own
+        if name in found and found[name].shape != own[name].shape
+    ]
+    lists = (("missing", missing), ("unexpected", unexpected), ("other shape", misshapen))
+    return [f"  {title}: {_some(names)}" for title, names in lists if names]
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,149 @@
+"""What a target file must look like, and which figures are impossible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from edgekd.core.config import StrictModel, read_yaml
+from edgekd.targets.target import PowerMode, Target
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+Peak = Literal["fp32", "tf32", "fp16", "fp16_fp32_accumulate", "bf16", "int8", "fp8", "fp4"]
+Positive = Annotated[float, Field(gt=0)]
+
+ALLOWED_EXCESS = 1.25
+"""Peaks may be this much above SMs x FMA x clock: data sheets round, and boost clocks differ between partners."""
+
+
+class PowerModeEntry(StrictModel):
+    """One row of `power_modes`."""
+
+    name: str
+    id: int | None = Field(default=None, ge=0)
+    status: str
+
+
+class TargetEntry(StrictModel):
+    """One target of a target file; units are in the names of the fields, peaks are dense."""
+
+    name: Name
+    title: str
+    kind: Literal["jetson", "gpu", "cpu"]
+    generation: Name
+    sm: int | None = Field(default=None, ge=50, le=200)
+    sms: int | None = Field(default=None, ge=1, le=1000)
+    clock_mhz: float | None = Field(default=None, ge=50, le=5000)
+    peaks_tflops: dict[Peak, Positive] = Field(default_factory=dict)
+    bandwidth_gb_s: float | None = Field(default=None, ge=1, le=30000)
+    l2_mb: float | None = Field(default=None, gt=0, le=1024)
+    memory_gb: float | None = Field(default=None, gt=0, le=2048)
+    dla_cores: int = Field(default=0, ge=0, le=8)
+    power_mode: str
+    jetpack: str | None = None
+    tensorrt: str | None = None
+    cuda: str | None = None
+    python: str | None = None
+    max_opset: int | None = Field(default=None, ge=9, le=25)
+    module_w: str | None = None
+    advertised_tops: float | None = Field(default=None, gt=0)
+    power_modes: tuple[PowerModeEntry, ...] = ()
+    notes: tuple[str, ...] = ()
+    status: dict[str, str]
+
+    @model_validator(mode="after")
+    def _figures_are_possible(self) -> TargetEntry:
+        problems = list(_impossible_figures(self))
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class TargetFile(StrictModel):
+    """A file of targets that belong together."""
+
+    schema_version: Literal[1]
+    shared: dict[str, Any] = Field(default_factory=dict)
+    targets: Annotated[tuple[TargetEntry, ...], Field(min_length=1)]
+
+
+def target_from_entry(entry: TargetEntry) -> Target:
+    """Turn a checked entry into the noun.
+
+    Args:
+        entry: A target of a target file.
+
+    Returns:
+        The target under its own name, `max_opset` filled in from its TensorRT line, every field with its status.
+    """
+    facts = entry.model_dump(exclude={"l2_mb", "status", "power_modes", "max_opset", "name"})
+    given = {key for key, value in facts.items() if value not in (None, (), {})} | ({"l2_bytes"} if entry.l2_mb else set())
+    return Target(
+        **facts,
+        name=entry.name,
+        device=entry.name,
+        l2_bytes=None if entry.l2_mb is None else round(entry.l2_mb * 2**20),
+        max_opset=entry.max_opset or max_opset_of(entry.tensorrt),
+        power_modes=tuple(PowerMode(mode.name, mode.id, mode.status) for mode in entry.power_modes),
+        sources=_status_by_field(entry, given),
+    )
+
+
+def max_opset_of(tensorrt: str | None) -> int:
+    """Return the highest opset to export for a TensorRT line such as `"10.3"`; the newest known row when `None`."""
+    rows: list[list[Any]] = _data("tensorrt.yaml")["max_opset"]
+    if tensorrt is None:
+        return int(rows[-1][1])
+    wanted = tuple(int(part) for part in tensorrt.split(".")[:2])
+    return max(int(opset) for line, opset in rows if tuple(map(int, str(line).split("."))) <= wanted)
+
+
+def _status_by_field(entry: TargetEntry, given: set[str]) -> dict[str, str]:
+    plain = {"name", "title", "kind", "generation", "notes"}
+    default = entry.status["default"]
+    fields = {key: entry.status.get(key, default) for key in sorted(given - plain - {"peaks_tflops"})}
+    for precision in entry.peaks_tflops:
+        key = f"peaks_tflops.{precision}"
+        fields[key] = entry.status.get(key, entry.status.get("peaks_tflops", default))
+    if entry.power_modes:
+        fields["power_modes"] = "; ".join(sorted({mode.status for mode in entry.power_modes}))
+    return fields
+
+
+def _impossible_figures(entry: TargetEntry) -> Iterator[str]:
+    if "default" not in entry.status:
+        yield "status has no 'default': say where the figures come from (S source, D derived, M memory)"
+    if entry.kind == "jetson" and entry.jetpack is None and entry.name.startswith("jetson-"):
+        yield "a jetson needs 'jetpack', it decides TensorRT and Python"
+    if entry.peaks_tflops and None in (entry.sms, entry.clock_mhz, entry.sm):
+        yield "peaks_tflops need sm, sms and clock_mhz beside them: a peak without a clock cannot be scaled"
+    if entry.tensorrt is not None and not entry.tensorrt.replace(".", "").isdigit():
+        yield f"tensorrt {entry.tensorrt!r} is not a version such as 10.3"
+    yield from _peaks_above_hardware(entry)
+
+
+def _peaks_above_hardware(entry: TargetEntry) -> Iterator[str]:
+    rates = _data("architectures.yaml")["fma_per_clock_per_sm"].get(entry.sm)
+    if rates is None or entry.sms is None or entry.clock_mhz is None:
+        return
+    for precision, peak in entry.peaks_tflops.items():
+        rate = rates.get(precision.removesuffix("_fp32_accumulate"))
+        if rate is None:
+            yield f"peaks_tflops.{precision}: sm_{entry.sm} has no such units"
+            continue
+        possible = 2e-6 * rate * entry.sms * entry.clock_mhz
+        if peak > ALLOWED_EXCESS * possible:
+            yield (
+                f"peaks_tflops.{precision} {peak:g} is {peak / possible:.1f} x what {entry.sms} SMs at "
+                f"{entry.clock_mhz:g} MHz can do ({possible:.3g}); sparse or DLA figures do not belong here"
+            )
+
+
+@lru_cache(maxsize=8)
+def _data(name: str) -> dict[str, Any]:
+    return read_yaml(Path(str(files("edgekd.targets") / "data" / name)))

@@ -1,0 +1,69 @@
+"""A tiny task: two-tone 8x8 pictures whose class is the brighter quadrant, learnt in seconds."""
+
+import numpy as np
+import pytest
+import torch
+
+from edgekd.core.artifacts import NetSpec
+from edgekd.data import ArrayImages, ImageDataset, Split
+from edgekd.distill import RunOptions, TrainSettings, load_recipe, run_recipe
+
+
+def _split(count: int, seed: int) -> Split:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 4
+    images = rng.integers(0, 120, size=(count, 8, 8, 1))
+    for image, label in zip(images, labels, strict=True):
+        row, column = divmod(int(label), 2)
+        image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 60
+    return Split(ArrayImages(images.astype(np.uint8)), labels.astype(np.int64))
+
+
+@pytest.fixture(scope="session")
+def dataset() -> ImageDataset:
+    return ImageDataset(
+        "quadrants", ("a", "b", "c", "d"), _split(128, 0), _split(48, 1), _split(48, 2), (0.3,), (0.2,), "quadrants"
+    )
+
+
+@pytest.fixture(scope="session")
+def student() -> NetSpec:
+    return NetSpec("resnet", 8, 2, 8, 1, 4, (0.3,), (0.2,))
+
+
+@pytest.fixture(scope="session")
+def settings() -> TrainSettings:
+    return TrainSettings(epochs=2, batch_size=32, augment="none", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def teacher(dataset):
+    torch.set_num_threads(1)
+    spec = NetSpec("resnet", 8, 8, 8, 1, 4, (0.3,), (0.2,))
+    outcome = run_recipe(
+        load_recipe("plain"),
+        student=spec,
+        teacher=None,
+        dataset=dataset,
+        settings=TrainSettings(epochs=6, batch_size=32, augment="none", device="cpu"),
+        options=RunOptions(seed=7),
+    )
+    return spec, outcome.student
+
+
+@pytest.fixture(scope="session")
+def run(dataset, student, settings, teacher):
+    """Run a recipe on the tiny task with one seed."""
+
+    def go(recipe, *, with_teacher=True, seed=0, settings=settings, **options):
+        recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+        return run_recipe(
+            recipe,
+            student=student,
+            teacher=teacher if with_teacher else None,
+            dataset=dataset,
+            settings=settings,
+            options=RunOptions(seed=seed, **options),
+        )
+
+    return go
