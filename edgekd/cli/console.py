@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from edgekd.core.events import Event, Listener, silent
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _LINE_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Verbosity:
+    """How much the user wants to see; the `obj` of every command's context.
+
+    Attributes:
+        is_quiet: No progress.
+        is_verbose: Tracebacks of errors.
+    """
+
+    is_quiet: bool
+    is_verbose: bool
 
 
 @contextmanager
@@ -52,8 +66,7 @@ class PlainProgress:
         if event.kind == "start":
             self._started_s[event.stage] = self._shown_s[event.stage] = now_s
         if event.kind == "progress":
-            is_last = 0 < event.total <= event.done
-            if not is_last and now_s - self._shown_s.get(event.stage, now_s - _LINE_EVERY_S) < _LINE_EVERY_S:
+            if now_s - self._shown_s.get(event.stage, now_s - _LINE_EVERY_S) < _LINE_EVERY_S:
                 return
             self._shown_s[event.stage] = now_s
         self._stream.write(self._line(event, now_s) + "\n")
@@ -116,7 +129,7 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[details]}", markup=False),
     )
-    with Progress(*columns, console=Console(file=stream), redirect_stdout=False, redirect_stderr=False) as bars:
+    with Progress(*columns, console=Console(file=stream)) as bars:
         yield bars
 
 

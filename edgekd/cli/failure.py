@@ -73,7 +73,7 @@ class ReportingGroup(TyperGroup):
         words = list(sys.argv[1:] if args is None else args)
         try:
             code = super().main(words, prog_name or "edgekd", **{**extra, "standalone_mode": False})
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             code = _reported(error, words)
         sys.exit(code if isinstance(code, int) else ExitCode.DONE)
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from edgekd import __version__
+from edgekd.cli.commands import methods, report, targets
+from edgekd.cli.commands.build import build
+from edgekd.cli.commands.distill import distill
 from edgekd.cli.commands.doctor import doctor
+from edgekd.cli.commands.export import export
+from edgekd.cli.commands.profile import profile
+from edgekd.cli.commands.quantize import quantize
+from edgekd.cli.console import Verbosity
 from edgekd.cli.failure import ReportingGroup
 from edgekd.cli.outcome import delivering
 
 app = typer.Typer(
+    name="edgekd",
     cls=ReportingGroup,
     no_args_is_help=True,
     add_completion=False,
@@ -20,19 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-@dataclass(frozen=True)
-class Verbosity:
-    """How much the user wants to see, kept in the context of the command.
-
-    Attributes:
-        is_quiet: No progress.
-        is_verbose: Tracebacks of errors.
-    """
-
-    is_quiet: bool
-    is_verbose: bool
 
 
 def _print_version(is_asked: bool) -> None:
@@ -57,9 +51,17 @@ def edgekd(
     Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 a gate missed, 4 target unreachable or incompatible,
     5 something needed is missing on this machine, 6 not trusted, 130 interrupted.
     """
-    context.obj = Verbosity(quiet, verbose)
+    context.obj = Verbosity(is_quiet=quiet, is_verbose=verbose)
 
 
+app.command("distill")(delivering(distill))
+app.command("export")(delivering(export))
+app.command("quantize")(delivering(quantize))
+app.command("build")(delivering(build))
+app.command("profile")(delivering(profile))
+app.add_typer(report.app, name="report")
+app.add_typer(methods.app, name="methods")
+app.add_typer(targets.app, name="targets")
 app.command("doctor")(delivering(doctor))
 
 

@@ -1,8 +1,8 @@
 """What a command hands back, and how it reaches the terminal: text for people or one JSON document, never a mixture.
 
-A command is a plain function that returns an `Outcome`. `delivering` gives it its `--json` option and prints the result.
-While it works, everything that it or a library prints, C++ libraries included, goes to stderr, so that stdout carries
-the result and nothing else.
+A command is a plain function that returns an `Outcome`. `delivering` gives it its `--json` option and prints the
+result. While it works, everything that it or a library prints, C++ libraries included, goes to stderr, so that stdout
+carries the result and nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import inspect
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -24,6 +25,7 @@ from edgekd.core.errors import ExitCode
 
 SCHEMA_VERSION = 1
 
+_EXAMPLES = re.compile(r"^(Examples?:)$", re.MULTILINE)
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -56,13 +58,19 @@ def delivering(command: Callable[..., Outcome]) -> Callable[..., None]:
     def run(*args: Any, as_json: bool = False, **options: Any) -> None:
         with stdout_kept_for_results() as stdout:
             outcome = command(*args, **options)
-        print_document(outcome.document, stdout) if as_json else print(outcome.text, file=stdout)  # noqa: T201
+        if as_json:
+            print_document(outcome.document, stdout)
+        else:
+            stdout.write(outcome.text + "\n")
         raise typer.Exit(outcome.exit_code)
 
     signature = inspect.signature(command, eval_str=True)
     as_json = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_AsJson)
     parameters = [*signature.parameters.values(), as_json]
     run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
+    run.__doc__ = inspect.getdoc(command)
+    if run.__doc__ is not None:
+        run.__doc__ = _EXAMPLES.sub("\b\n\\1", run.__doc__)  # keeps their lines as they are in the help
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
@@ -98,5 +106,6 @@ def _file_descriptor_redirected(kept: TextIO) -> Iterator[None]:
     try:
         yield
     finally:
+        kept.flush()
         os.dup2(original, source)
         os.close(original)

@@ -258,7 +258,7 @@ class LatencyReport:
     def judged_ms(self) -> dict[str, float]:
         """Milliseconds by statistic that a budget is held against: as measured, or the upper ends as predicted."""
         if self.kind == "predicted":
-            return {"p50": self.high_ms, "mean": self.high_ms, "p99": self.p99_ms}
+            return {"p50": self.high_ms, "mean": self.high_ms, "p90": self.p99_ms, "p99": self.p99_ms}
         known = {"p50": self.p50_ms, "p99": self.p99_ms}
         more = {
             name: float(self.conditions[f"{name}_ms"]) for name in ("p90", "mean") if f"{name}_ms" in self.conditions

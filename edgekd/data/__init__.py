@@ -4,7 +4,11 @@
 function from `DataConfig` to `Source` and `DATASETS.add("name", DatasetKind(load, augmentation=..., needs=...))`.
 """
 
-from edgekd.data import cifar, digits, folder, idx, strips
+from edgekd.data import cifar as cifar
+from edgekd.data import digits as digits
+from edgekd.data import folder as folder
+from edgekd.data import idx as idx
+from edgekd.data import strips as strips
 from edgekd.data.augment import AUGMENTATIONS, Augment, RandomCrop, augmentation
 from edgekd.data.batches import Batch, eval_batches, train_batches, unit_floats
 from edgekd.data.calibration import calibration_images, calibration_rows
@@ -32,16 +36,11 @@ __all__ = [
     "augmentation",
     "calibration_images",
     "calibration_rows",
-    "cifar",
     "dataset_names",
     "default_augmentation",
     "describe",
-    "digits",
     "eval_batches",
-    "folder",
-    "idx",
     "load_dataset",
-    "strips",
     "train_batches",
     "unit_floats",
 ]

@@ -57,8 +57,9 @@ class RandomCrop:
             is_flipped = rng.random((count, 1)) < 0.5
             columns = np.where(is_flipped, columns[:, ::-1], columns)
         margin = (self.padding, self.padding)
-        padded: Pixels = np.pad(images, ((0, 0), margin, margin, (0, 0)))
-        return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        padded = np.pad(images, ((0, 0), margin, margin, (0, 0)))
+        cropped: Pixels = padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return cropped
 
 
 AUGMENTATIONS: Registry[Augment] = Registry("augmentation")

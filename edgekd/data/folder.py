@@ -6,6 +6,7 @@ three ways. Pictures are resized so that the shorter side is the resolution, and
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,7 +107,18 @@ def _source(root: Path, classes: tuple[str, ...], listings: dict[str, _Listing],
 def _class_folders(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         return ()
-    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    try:
+        return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed: {error.strerror}") from error
+
+
+def _files_below(folder: Path, root: Path) -> list[str]:
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
+    walk = os.walk(folder, onerror=refuse)
+    return sorted((Path(parent) / name).relative_to(root).as_posix() for parent, _, names in walk for name in names)
 
 
 def _evaluation_listings(root: Path, classes: tuple[str, ...]) -> dict[str, _Listing]:
@@ -129,9 +141,11 @@ def _listing(root: Path, folder: Path, classes: tuple[str, ...]) -> _Listing:
     ignored: list[str] = []
     for label, class_name in enumerate(classes):
         class_folder = folder / class_name
-        files = sorted(path.relative_to(root).as_posix() for path in class_folder.rglob("*") if path.is_file())
+        if not class_folder.is_dir():
+            continue
+        files = _files_below(class_folder, root)
         pictures = [name for name in files if _is_picture(name)]
-        if class_folder.is_dir() and not pictures:
+        if not pictures:
             raise DataError(f"{class_folder}: holds no picture ({', '.join(SUFFIXES)}); add some or remove the folder")
         names += pictures
         labels += [label] * len(pictures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def default_augmentation(name: str) -> str:
 
 
 def required_path(config: DataConfig, needs: str) -> Path:
-    """Return `config.path` when something lies there.
+    """Return `config.path` when it can be read.
 
     Args:
         config: The user's data section.
@@ -90,14 +91,15 @@ def required_path(config: DataConfig, needs: str) -> Path:
         The path, `~` expanded.
 
     Raises:
-        PreconditionError: No path is given, or nothing is there.
+        PreconditionError: No path is given, nothing is there, or it may not be read.
     """
     if config.path is None:
         raise PreconditionError(f"data set {config.name!r} needs data.path: {needs}")
     path = Path(config.path).expanduser()
-    if not path.exists():
-        raise PreconditionError(f"{path}: nothing is there; data set {config.name!r} needs data.path: {needs}")
-    return path
+    if os.access(path, os.R_OK):
+        return path
+    problem = "this user may not read it" if os.access(path, os.F_OK) else "nothing is there"
+    raise PreconditionError(f"{path}: {problem}; data set {config.name!r} needs data.path: {needs}")
 
 
 def checked_labels(labels: NDArray[np.uint8] | Rows, num_classes: int, origin: str) -> Rows:
@@ -137,6 +139,8 @@ def checked_part(images: PictureStore, labels: NDArray[np.uint8] | Rows, num_cla
         raise DataError(f"{origin}: {len(images)} pictures but {len(labels)} labels; one of the files is not complete")
     if len(images) == 0:
         raise DataError(f"{origin}: holds no picture")
+    if min(images.shape) < 1:
+        raise DataError(f"{origin}: pictures [C, H, W] are {list(images.shape)}, without a pixel")
     return Part(images, checked_labels(labels, num_classes, origin))
 
 

@@ -165,7 +165,9 @@ def _layer_from_json(layer: Mapping[str, Any]) -> FusedLayer:
     return FusedLayer(
         layer["name"],
         layer["kind"],
-        *(tuple(_tensor_from_json(item) for item in layer[part]) for part in ("inputs", "constants", "outputs")),
+        inputs=tuple(map(_tensor_from_json, layer["inputs"])),
+        constants=tuple(map(_tensor_from_json, layer["constants"])),
+        outputs=tuple(map(_tensor_from_json, layer["outputs"])),
         onnx_nodes=tuple(layer["onnx_nodes"]),
     )
 

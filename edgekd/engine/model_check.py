@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _NAMES_SHOWN = 5
+_FLOAT32 = 1  # onnx.TensorProto.FLOAT
 
 
 def checked_model(model: OnnxModel, options: BuildOptions) -> ModelProto:
@@ -81,7 +82,11 @@ def _interface_problems(proto: ModelProto, model: OnnxModel) -> list[str]:
             problems.append(f"its input has shape {_words(shape)}, expected {_words((batch, *model.input_shape))}")
     if outputs != [model.output_name]:
         problems.append(f"its outputs are {outputs}, expected one named {model.output_name!r}")
-    return problems
+    return problems + [
+        f"{value.name!r} is not float32; inputs and outputs must stay float32 in every precision"
+        for value in [*proto.graph.input, *proto.graph.output]
+        if value.name in (model.input_name, model.output_name) and value.type.tensor_type.elem_type != _FLOAT32
+    ]
 
 
 def _shape(value: Any) -> tuple[int | None, ...]:

@@ -93,9 +93,7 @@ class PlanBuilder:
         return {**report, "process_s": round(seconds, 3)}
 
 
-def run_child(
-    arguments: Sequence[str], *, log: Path, timeout_s: float, on_line: Callable[[str], None]
-) -> ChildResult:
+def run_child(arguments: Sequence[str], *, log: Path, timeout_s: float, on_line: Callable[[str], None]) -> ChildResult:
     """Run a process to its end; it never outlives this call.
 
     Args:
@@ -130,7 +128,7 @@ def run_child(
         child.wait()
         if child.stdout is not None:
             child.stdout.close()
-    return ChildResult(child.returncode, is_timed_out.is_set())
+    return ChildResult(child.returncode, is_timed_out.is_set() and child.returncode < 0)
 
 
 def write_sidecar(path: Path, engine: Engine) -> None:

@@ -1,5 +1,7 @@
 """From a torch network to a checked ONNX file, and the proof that both compute the same logits."""
 
+from edgekd.export.cleanup import strip_metadata
+from edgekd.export.fp16_rounding import fp16_rounded
 from edgekd.export.model_file import Form, read_content, read_proto, with_shapes, write_model
 from edgekd.export.ort_run import run_onnx
 from edgekd.export.parity import (
@@ -18,11 +20,13 @@ __all__ = [
     "ParityReport",
     "TaskParity",
     "export_onnx",
+    "fp16_rounded",
     "parity",
     "read_content",
     "read_proto",
     "require_parity",
     "run_onnx",
+    "strip_metadata",
     "task_parity",
     "with_shapes",
     "write_model",

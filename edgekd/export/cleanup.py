@@ -26,15 +26,14 @@ def cleaned(proto: onnx.ModelProto) -> onnx.ModelProto:
         The clean model.
     """
     _name_after_modules(proto.graph)
-    slimmed = onnxslim.slim(proto)
+    slimmed: onnx.ModelProto = onnxslim.slim(proto)
     strip_metadata(slimmed)
     _drop_idle_attributes(slimmed.graph)
-    _drop_unused_domains(slimmed)
     return slimmed
 
 
 def strip_metadata(proto: onnx.ModelProto) -> None:
-    """Remove doc strings, metadata and inferred shapes in place."""
+    """Remove doc strings, metadata, inferred shapes and unused operator domains in place."""
     graph = proto.graph
     del proto.metadata_props[:]
     del graph.metadata_props[:]
@@ -43,26 +42,23 @@ def strip_metadata(proto: onnx.ModelProto) -> None:
     for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
         part.doc_string = ""
+    used = {node.domain for node in graph.node} | {""}
+    for entry in [entry for entry in proto.opset_import if entry.domain not in used]:
+        proto.opset_import.remove(entry)
 
 
 def _drop_idle_attributes(graph: onnx.GraphProto) -> None:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         for item in list(node.attribute):
-            if item.name == "noop_with_empty_axes" and item.i == 0:
-                node.attribute.remove(item)
-            elif item.name == "allowzero" and _has_no_zero(constants.get(node.input[1])):
+            is_idle_axes = item.name == "noop_with_empty_axes" and item.i == 0
+            is_idle_zero = item.name == "allowzero" and _has_no_zero(constants.get(node.input[1]))
+            if is_idle_axes or is_idle_zero:
                 node.attribute.remove(item)
 
 
 def _has_no_zero(shape: onnx.TensorProto | None) -> bool:
     return shape is not None and bool(onnx.numpy_helper.to_array(shape).all())
-
-
-def _drop_unused_domains(proto: onnx.ModelProto) -> None:
-    used = {node.domain for node in proto.graph.node} | {""}
-    for entry in [entry for entry in proto.opset_import if entry.domain not in used]:
-        proto.opset_import.remove(entry)
 
 
 def _name_after_modules(graph: onnx.GraphProto) -> None:
@@ -77,7 +73,7 @@ def _name_after_modules(graph: onnx.GraphProto) -> None:
 def _module_path(node: onnx.NodeProto, weights: set[str]) -> str:
     owned = [name for name in node.input if name in weights and name.endswith(".weight")]
     if owned:
-        return owned[0].removesuffix(".weight")
+        return str(owned[0]).removesuffix(".weight")
     for item in node.metadata_props:
         if item.key == _SCOPES_KEY:
             scopes = ast.literal_eval(item.value)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import onnx
-from google.protobuf.message import EncodeError
 from onnx import TensorProto, checker, shape_inference
 
 from edgekd import __version__
@@ -84,11 +83,9 @@ def write_model(proto: onnx.ModelProto, path: Path, form: Form) -> OnnxModel:
     finished = _stamped(proto, form)
     batch, input_shape = _image_input(finished)
     _check_output(finished, batch)
-    try:
-        content = finished.SerializeToString(deterministic=True)
-    except (EncodeError, ValueError) as error:
-        raise ExportError(f"the model does not fit in one ONNX file (2 GiB): {error}") from error
-    write_bytes(path, content)
+    if (size_bytes := finished.ByteSize()) >= onnx.checker.MAXIMUM_PROTOBUF:
+        raise ExportError(f"the model is {size_bytes} bytes; one ONNX file holds less than 2 GiB")
+    write_bytes(path, finished.SerializeToString(deterministic=True))
     return OnnxModel(
         file=FileRef.of(path),
         precision=form.precision,

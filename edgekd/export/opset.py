@@ -1,20 +1,25 @@
 """Brings a graph to the opset that was asked for, or refuses: a target's parser reads no newer one.
 
-The dynamo exporter has implementations from opset 18 on, and TensorRT 8.5 reads up to 17. ONNX's own version
-converter does the rest, with one gap filled here: it has no adapters from opset 14 to 13, where several operators only lost types.
+The dynamo exporter has implementations from opset 18 on; TensorRT 8.5 reads up to 17 and older ones 13. ONNX's own
+version converter has no adapters for operators as common as Pad and BatchNormalization, so the few rewrites from 18
+down to 13 are written here, one rule for each operator whose definition changed in between. An operator without a
+rule, or one that uses what the older definition lacks, is an error with the node's name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import onnx
-from onnx import version_converter
+from onnx import helper, numpy_helper
 
 from edgekd.core.errors import ExportError
 
 EXPORTER_MINIMUM = 18
-_LOWEST_CONVERTIBLE = 14
-_LOWEST = 13
-_ONLY_WIDENED_IN_14 = ("Add", "CumSum", "Div", "Identity", "Mul", "Relu", "Reshape", "Sub")
+LOWEST = 13
+
+Constants = Mapping[str, onnx.TensorProto]
+Rule = Callable[[onnx.NodeProto, Constants], bool]
 
 
 def opset_of(proto: onnx.ModelProto) -> int:
@@ -36,36 +41,114 @@ def at_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         An equivalent model whose default-domain opset is `opset`.
 
     Raises:
-        ExportError: The graph cannot be expressed at that opset.
+        ExportError: The graph cannot be expressed at that opset; the first node in the way is named.
     """
     found = opset_of(proto)
     if found == opset:
         return proto
-    try:
-        converted = version_converter.convert_version(proto, max(opset, _LOWEST_CONVERTIBLE))
-    except RuntimeError as error:
-        cause = str(error).strip().splitlines()[-1]
-        raise ExportError(
-            f"the graph was exported at opset {found} and has no form at opset {opset}: {cause}"
-        ) from error
-    if opset < _LOWEST_CONVERTIBLE:
-        _narrow_to_13(converted)
-    reached = opset_of(converted)
-    if reached != opset:
-        raise ExportError(f"opset {opset} was asked for, but the conversion ended at opset {reached}")
-    return converted
-
-
-def _narrow_to_13(proto: onnx.ModelProto) -> None:
-    for node in proto.graph.node:
-        since = onnx.defs.get_schema(node.op_type, _LOWEST_CONVERTIBLE, node.domain).since_version
-        if since == _LOWEST_CONVERTIBLE and not _is_the_same_at_13(node):
-            raise ExportError(f"node {node.name!r} ({node.op_type}) has no form at opset {_LOWEST}")
-    for entry in proto.opset_import:
+    if not LOWEST <= opset < found <= EXPORTER_MINIMUM:
+        raise ExportError(f"opset {opset} was asked for, but the exporter made opset {found}; ask for {found}")
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    constants = {tensor.name: tensor for tensor in result.graph.initializer}
+    for node in result.graph.node:
+        _lower(node, constants, found, opset)
+    _drop_unread(result.graph)
+    for entry in result.opset_import:
         if entry.domain in ("", "ai.onnx"):
-            entry.version = _LOWEST
+            entry.version = opset
+    return result
 
 
-def _is_the_same_at_13(node: onnx.NodeProto) -> bool:
-    has_new_meaning = any(item.name == "allowzero" and item.i != 0 for item in node.attribute)
-    return node.op_type in _ONLY_WIDENED_IN_14 and not has_new_meaning
+def _lower(node: onnx.NodeProto, constants: Constants, found: int, opset: int) -> None:
+    where = f"node {node.name!r} ({node.op_type})"
+    since = onnx.defs.get_schema(node.op_type, found, node.domain).since_version
+    try:
+        older = onnx.defs.get_schema(node.op_type, opset, node.domain).since_version
+    except onnx.defs.SchemaError as error:
+        raise ExportError(f"{where} needs opset {since}, {opset} was asked for: replace the layer") from error
+    if older == since:
+        return
+    rule = _RULES.get(node.op_type)
+    if rule is None or not rule(node, constants):
+        raise ExportError(f"{where} is defined as of opset {since} and has no form at opset {opset}: replace the layer")
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
+
+
+def _same(node: onnx.NodeProto, constants: Constants) -> bool:
+    return True
+
+
+def _without(**idle: int | bytes) -> Rule:
+    """Return a rule that removes attributes, all of which must hold the value that changes nothing."""
+
+    def rule(node: onnx.NodeProto, constants: Constants) -> bool:
+        for item in [item for item in node.attribute if item.name in idle]:
+            if helper.get_attribute_value(item) != idle[item.name]:
+                return False
+            node.attribute.remove(item)
+        return True
+
+    return rule
+
+
+def _reduction(node: onnx.NodeProto, constants: Constants) -> bool:
+    if not _without(noop_with_empty_axes=0)(node, constants):
+        return False
+    if len(node.input) > 1 and node.input[1]:
+        if node.input[1] not in constants:
+            return False
+        node.attribute.append(helper.make_attribute("axes", numpy_helper.to_array(constants[node.input[1]]).tolist()))
+    del node.input[1:]
+    return True
+
+
+def _pad(node: onnx.NodeProto, constants: Constants) -> bool:
+    return len(node.input) < 4 or not node.input[3]
+
+
+def _split(node: onnx.NodeProto, constants: Constants) -> bool:
+    return len(node.input) > 1 and not any(item.name == "num_outputs" for item in node.attribute)
+
+
+def _shape(node: onnx.NodeProto, constants: Constants) -> bool:
+    return _without(start=0)(node, constants) and not any(item.name == "end" for item in node.attribute)
+
+
+def _resize(node: onnx.NodeProto, constants: Constants) -> bool:
+    is_plain = _without(antialias=0, keep_aspect_ratio_policy=b"stretch")(node, constants)
+    return is_plain and not any(item.name == "axes" for item in node.attribute)
+
+
+def _batch_norm(node: onnx.NodeProto, constants: Constants) -> bool:
+    return len(node.output) == 1 and _without(training_mode=0)(node, constants)
+
+
+_ONLY_WIDENED = (
+    "Add",
+    "CumSum",
+    "Div",
+    "GreaterOrEqual",
+    "Identity",
+    "LeakyRelu",
+    "LessOrEqual",
+    "Mul",
+    "PRelu",
+    "Pow",
+)
+_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+_RULES: Mapping[str, Rule] = {
+    **dict.fromkeys((*_ONLY_WIDENED, "Relu", "Sub", "Where"), _same),
+    **dict.fromkeys((f"Reduce{name}" for name in _REDUCTIONS), _reduction),
+    "BatchNormalization": _batch_norm,
+    "Pad": _pad,
+    "Reshape": _without(allowzero=0),
+    "Resize": _resize,
+    "Shape": _shape,
+    "Split": _split,
+}

@@ -13,7 +13,8 @@ from torch import nn
 from edgekd.core.artifacts import OnnxModel
 from edgekd.core.errors import ConfigError, DataError, ParityError
 from edgekd.core.seeds import derive_seed
-from edgekd.export.model_file import read_content
+from edgekd.export.fp16_rounding import fp16_rounded
+from edgekd.export.model_file import read_content, read_proto
 from edgekd.export.ort_run import run_onnx
 from edgekd.export.torch_export import evaluation_copy
 
@@ -106,7 +107,8 @@ def parity(
 ) -> ParityReport:
     """Compare a network with its ONNX file on ONNX Runtime's CPU provider.
 
-    Each batch size (several when the batch is dynamic) is run on all real images and on its own fresh random ones.
+    Each batch size (several when the batch is dynamic) is run on all real images and on its own fresh random ones. An
+    fp16 model is run with explicit rounding (`fp16_rounded`), since the provider itself would compute in float32.
 
     Args:
         module: The torch network; evaluated on a copy in evaluation mode.
@@ -128,7 +130,7 @@ def parity(
     limit = _tolerance(onnx, tolerance)
     _check_images(images, onnx)
     frozen = evaluation_copy(module)
-    content = read_content(onnx)
+    content = _checked_content(onnx)
     batches = (onnx.batch,) if onnx.batch else _DYNAMIC_BATCHES
     expected, found = [], []
     for batch in batches:
@@ -175,6 +177,13 @@ def _tolerance(onnx: OnnxModel, given: float | None) -> float:
     if onnx.precision not in _TOLERANCES:
         raise ConfigError(f"{onnx.precision} logits have no default tolerance: compare accuracy, or give a tolerance")
     return _TOLERANCES[onnx.precision]
+
+
+def _checked_content(onnx: OnnxModel) -> bytes:
+    if onnx.precision != "fp16":
+        return read_content(onnx)
+    content: bytes = fp16_rounded(read_proto(onnx)).SerializeToString()
+    return content
 
 
 def _check_images(images: Floats, onnx: OnnxModel) -> None:

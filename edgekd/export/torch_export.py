@@ -13,7 +13,7 @@ from edgekd.core.artifacts import OnnxModel
 from edgekd.core.errors import ConfigError, ExportError
 from edgekd.export.cleanup import cleaned
 from edgekd.export.model_file import INPUT_NAME, OUTPUT_NAME, Form, write_model
-from edgekd.export.opset import EXPORTER_MINIMUM, at_opset
+from edgekd.export.opset import EXPORTER_MINIMUM, LOWEST, at_opset
 from edgekd.export.quiet import quiet_exporter
 
 _DYNAMIC_EXAMPLE_BATCH = 3
@@ -55,6 +55,7 @@ def export_onnx(
     with quiet_exporter():
         proto = cleaned(_traced(frozen, example, opset=opset, is_dynamic=batch == 0))
     proto = at_opset(proto, opset)
+    _check_input(proto, [str(batch or "batch"), *map(str, input_shape)])
     return write_model(proto, path, Form("fp32", "any", parents, {"edgekd.exporter": f"torch {torch.__version__}"}))
 
 
@@ -71,8 +72,8 @@ def _check_request(input_shape: tuple[int, int, int], opset: int, batch: int) ->
     problems = []
     if len(input_shape) != 3 or min(input_shape) < 1:
         problems.append(f"input_shape is {input_shape}; three sizes (C, H, W) of at least 1 are needed")
-    if not 13 <= opset <= newest:
-        problems.append(f"opset is {opset}; it must be between 13 and {newest}")
+    if not LOWEST <= opset <= newest:
+        problems.append(f"opset is {opset}; it must be between {LOWEST} and {newest}")
     if batch < 0:
         problems.append(f"batch is {batch}; give a size, or 0 for a dynamic batch")
     if problems:
@@ -113,16 +114,17 @@ def _check_logits(module: nn.Module, example: torch.Tensor) -> None:
 
 
 def _traced(module: nn.Module, example: torch.Tensor, *, opset: int, is_dynamic: bool) -> onnx.ModelProto:
-    batch = torch.export.Dim("batch", min=1)
+    shapes = ({0: torch.export.Dim("batch", min=1)},) if is_dynamic else None
     try:
+        # Captured first: given a module, torch.onnx.export retries with a fixed batch when a dynamic one fails.
+        captured = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
         program = torch.onnx.export(
-            module,
-            (example,),
+            captured,
             dynamo=True,
             opset_version=max(opset, EXPORTER_MINIMUM),
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
-            dynamic_shapes=({0: batch},) if is_dynamic else None,
+            dynamic_shapes=shapes,
             external_data=False,
             verbose=False,
         )
@@ -131,6 +133,13 @@ def _traced(module: nn.Module, example: torch.Tensor, *, opset: int, is_dynamic:
     if program is None:
         raise ExportError("the dynamo exporter returned nothing; a newer torch is needed (2.11 or later)")
     return program.model_proto
+
+
+def _check_input(proto: onnx.ModelProto, wanted: list[str]) -> None:
+    dims = proto.graph.input[0].type.tensor_type.shape.dim
+    found = [dim.dim_param or str(dim.dim_value) for dim in dims]
+    if found != wanted:
+        raise ExportError(f"the exporter made an input [{', '.join(found)}] where [{', '.join(wanted)}] was asked for")
 
 
 def _first_cause(error: BaseException) -> str:

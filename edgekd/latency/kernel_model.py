@@ -134,7 +134,8 @@ def latencies_s(total_s: Floats, graph: Ints, count: int, parameters: KernelPara
     Returns:
         Latency of each network `[G]` in seconds.
     """
-    return parameters.constant_us * 1e-6 + np.bincount(graph, weights=total_s, minlength=count)
+    sums = np.bincount(graph, weights=total_s, minlength=count).astype(np.float64)
+    return parameters.constant_us * 1e-6 + sums
 
 
 def traffic_bytes(columns: Columns, bytes_per_elem: int) -> Floats:

@@ -76,5 +76,7 @@ def _layer_of(row: Mapping[str, str]) -> Layer:
     numbers = {column: int(row[column] or 0) for column in _NUMBERS}
     negative = [column for column, value in numbers.items() if value < 0]
     if negative or numbers["out_elems"] == 0:
-        raise ValueError(f"a layer cannot have {negative[0] if negative else 'out_elems'} {'< 0' if negative else '= 0'}")
+        raise ValueError(
+            f"a layer cannot have {negative[0] if negative else 'out_elems'} {'< 0' if negative else '= 0'}"
+        )
     return Layer(kind=_KIND_OF[row["kind"]], name=row.get("idx") or "", **numbers)

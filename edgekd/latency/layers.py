@@ -72,7 +72,10 @@ class Layer:
     @property
     def shape_key(self) -> tuple[str | int, ...]:
         """Everything but the name: layers with equal keys take equal time."""
-        return dataclasses.astuple(self)[:-1]
+        return tuple(getattr(self, name) for name in _SHAPE_FIELDS)
+
+
+_SHAPE_FIELDS = tuple(field.name for field in dataclasses.fields(Layer) if field.name != "name")
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,12 @@ class LayerGraph:
     resolution: int = 0
     parents: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Digest of the kernels and the batch size; names take no part."""
-        return sha256_of_json(["LayerGraph", self.batch, [list(layer.shape_key) for layer in self.layers]])
+        return sha256_of_json(["LayerGraph", self.batch, [layer.shape_key for layer in self.layers]])
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """Multiply-accumulates of one inference of the whole batch."""
         return sum(layer.macs for layer in self.layers)

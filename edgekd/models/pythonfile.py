@@ -58,7 +58,9 @@ def _import(path: Path) -> ModuleType:
 
 
 def _function_of(path: Path, module: ModuleType, function: str) -> Callable[..., object]:
-    own = {name: value for name, value in vars(module).items() if callable(value) and not name.startswith("__")}
+    own: dict[str, Callable[..., object]] = {
+        name: value for name, value in vars(module).items() if callable(value) and not name.startswith("__")
+    }
     if function not in own:
         raise unknown_name(f"function in {path}", function, own)
     return own[function]

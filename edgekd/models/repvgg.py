@@ -69,7 +69,7 @@ def _fused(block: RepBlock) -> nn.Module:
     kernels = [_folded(block.conv3.weight, block.bn3), _folded(_centred(block.conv1.weight), block.bn1)]
     if block.bn0 is not None:
         kernels.append(_folded(_identity_kernel(block.conv3.weight), block.bn0))
-    conv = nn.Conv2d(block.conv3.in_channels, block.conv3.out_channels, 3, stride=block.conv3.stride, padding=1)
+    conv = nn.Conv2d(block.conv3.in_channels, block.conv3.out_channels, 3, stride=block.conv3.stride[0], padding=1)
     conv.to(block.conv3.weight)
     weight, bias = (torch.stack(parts).sum(0) for parts in zip(*kernels, strict=True))
     conv.weight.copy_(weight)

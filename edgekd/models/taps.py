@@ -8,6 +8,7 @@ are left out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,29 @@ class _Sighting:
     output: Tensor
     version: int
     layers_run: int
+    is_container: bool
+
+    @property
+    def nesting(self) -> int:
+        return self.path.count(".")
+
+
+@dataclass(frozen=True)
+class _Trace:
+    sightings: tuple[_Sighting, ...]
+    output: object
+    layers: int
+
+    def of(self, path: str) -> list[_Sighting]:
+        return [seen for seen in self.sightings if seen.path == path]
+
+    def usable(self) -> list[_Sighting]:
+        runs = Counter(seen.path for seen in self.sightings)
+        fit = [seen for seen in self.sightings if runs[seen.path] == 1 and seen.layers_run > 0]
+        return [seen for seen in fit if _problem(seen) is None]
+
+    def tap(self, seen: _Sighting) -> Tap:
+        return Tap(seen.path, tuple(seen.output.shape[1:]), seen.layers_run / self.layers if self.layers else 0.0)
 
 
 def trace_taps(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tap]:
@@ -57,30 +81,38 @@ def trace_taps(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tap]:
         module: Any network with one input; it runs once on zeros in evaluation mode.
         input_shape: `(C, H, W)`.
     """
-    sightings, _ = _watch(module, input_shape)
-    total = max((seen.layers_run for seen in sightings), default=0)
-    usable = [seen for seen in sightings if _is_tap(module, seen, sightings)]
-    return [_tap(seen, total) for seen in usable]
+    trace = _watch(module, input_shape)
+    return [trace.tap(seen) for seen in trace.usable() if not seen.is_container]
 
 
 def discover_taps(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tap]:
-    """List the deepest tap of each resolution, shallow to deep; the logits are not a feature and left out.
+    """List the stage ends of a network, shallow to deep: one tap of each resolution.
 
-    The last one is the pooled feature `[B, d]` where the network has one.
+    Of all outputs at a resolution it is the least nested one, of these the deepest: the end of a stage rather than
+    something inside the first block of the next. The output of a container counts as nested as the container, and is
+    reported as the child that made it. The last tap is the pooled feature `[B, d]` where the network has one; the
+    logits are not a feature and left out.
 
     Args:
         module: Any network with one input; it runs once on zeros in evaluation mode.
         input_shape: `(C, H, W)`.
     """
-    sightings, output = _watch(module, input_shape)
-    total = max((seen.layers_run for seen in sightings), default=0)
-    deepest: dict[tuple[int, int], Tap] = {}
-    for seen in sightings:
-        if _is_tap(module, seen, sightings) and seen.output is not output:
-            tap = _tap(seen, total)
-            deepest.pop(tap.resolution, None)
-            deepest[tap.resolution] = tap
-    return list(deepest.values())
+    trace = _watch(module, input_shape)
+    makers: dict[tuple[int, int], list[_Sighting]] = {}
+    for seen in trace.usable():
+        if seen.output is not trace.output:
+            makers.setdefault((id(seen.output), seen.version), []).append(seen)
+    ends: dict[tuple[int, int], tuple[int, Tap]] = {}
+    for same in makers.values():
+        named = [seen for seen in same if not seen.is_container]
+        if not named:
+            continue
+        nesting = min(seen.nesting for seen in same)
+        tap = trace.tap(min(named, key=lambda seen: seen.nesting))
+        if tap.resolution not in ends or nesting <= ends[tap.resolution][0]:
+            ends.pop(tap.resolution, None)
+            ends[tap.resolution] = (nesting, tap)
+    return [tap for _, tap in ends.values()]
 
 
 def taps_at(module: nn.Module, input_shape: tuple[int, ...], paths: Sequence[str]) -> list[Tap]:
@@ -95,13 +127,12 @@ def taps_at(module: nn.Module, input_shape: tuple[int, ...], paths: Sequence[str
         ConfigError: A path names no module, or a module that does not run exactly once or whose output is neither
             `[B, C, H, W]` nor `[B, d]`.
     """
-    names = dict(module.named_modules())
+    known = {path for path, _ in module.named_modules() if path}
     for path in paths:
-        if path not in names:
-            raise unknown_name("module path", path, filter(None, names))
-    sightings, _ = _watch(module, input_shape)
-    total = max((seen.layers_run for seen in sightings), default=0)
-    return [_only_tap(path, sightings, total) for path in paths]
+        if path not in known:
+            raise unknown_name("module path", path, known)
+    trace = _watch(module, input_shape)
+    return [_only_tap(trace, path) for path in paths]
 
 
 def pair_taps(student: Sequence[Tap], teacher: Sequence[Tap]) -> list[tuple[Tap, Tap]]:
@@ -135,7 +166,7 @@ def _matches(student: Tap, teacher: Tap) -> bool:
     return len(student.shape) == len(teacher.shape) and student.resolution == teacher.resolution
 
 
-def _watch(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[list[_Sighting], object]:
+def _watch(module: nn.Module, input_shape: tuple[int, ...]) -> _Trace:
     sightings: list[_Sighting] = []
     layers_run = 0
 
@@ -144,7 +175,8 @@ def _watch(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[list[_Sight
             nonlocal layers_run
             layers_run += isinstance(layer, _WEIGHTED)
             if isinstance(output, Tensor):
-                sightings.append(_Sighting(path, output, output._version, layers_run))
+                is_container = isinstance(layer, _CONTAINERS)
+                sightings.append(_Sighting(path, output, output._version, layers_run, is_container))
 
         return watch
 
@@ -154,33 +186,23 @@ def _watch(module: nn.Module, input_shape: tuple[int, ...]) -> tuple[list[_Sight
     finally:
         for handle in handles:
             handle.remove()
-    return sightings, output
+    return _Trace(tuple(sightings), output, layers_run)
 
 
-def _is_tap(module: nn.Module, seen: _Sighting, sightings: Sequence[_Sighting]) -> bool:
-    if isinstance(module.get_submodule(seen.path), _CONTAINERS):
-        return False
-    return _problem(seen.path, [other for other in sightings if other.path == seen.path]) is None
-
-
-def _only_tap(path: str, sightings: Sequence[_Sighting], total: int) -> Tap:
-    found = [seen for seen in sightings if seen.path == path]
-    problem = _problem(path, found)
+def _only_tap(trace: _Trace, path: str) -> Tap:
+    found = trace.of(path)
+    if len(found) != 1:
+        raise ConfigError(f"module {path!r} gives {len(found)} tensors in one forward pass; a tap gives exactly one")
+    problem = _problem(found[0])
     if problem is not None:
         raise ConfigError(problem)
-    return _tap(found[0], total)
+    return trace.tap(found[0])
 
 
-def _problem(path: str, found: Sequence[_Sighting]) -> str | None:
-    if len(found) != 1:
-        return f"module {path!r} gives {len(found)} tensors in one forward pass; a tap gives exactly one"
-    shape = tuple(found[0].output.shape)
+def _problem(seen: _Sighting) -> str | None:
+    shape = list(seen.output.shape)
     if len(shape) not in (2, 4) or shape[0] != _PROBE_BATCH:
-        return f"module {path!r} gives {list(shape)} for a batch of {_PROBE_BATCH}; a tap gives [B, C, H, W] or [B, d]"
-    if found[0].output._version != found[0].version:
-        return f"the output of module {path!r} is overwritten in place later; tap the module that overwrites it"
+        return f"module {seen.path!r} gives {shape} for a batch of {_PROBE_BATCH}; a tap gives [B, C, H, W] or [B, d]"
+    if seen.output._version != seen.version:
+        return f"the output of module {seen.path!r} is overwritten in place later; tap the module that overwrites it"
     return None
-
-
-def _tap(seen: _Sighting, total: int) -> Tap:
-    return Tap(seen.path, tuple(seen.output.shape[1:]), seen.layers_run / total if total else 0.0)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from edgekd.core.artifacts import FileRef
 from edgekd.core.atomic import write_bytes
 from edgekd.core.errors import ConfigError, StorageError
 
+_SAFE = ".safetensors"
 _PICKLED = (".pth", ".pt", ".th")
 _LISTED = 8
 _LENGTH_BYTES = 8
@@ -36,8 +36,8 @@ def save_weights(module: nn.Module, path: Path, metadata: Mapping[str, str]) -> 
         ConfigError: The path has another ending.
         StorageError: The file could not be written.
     """
-    if path.suffix != ".safetensors":
-        raise ConfigError(f"weights are written as .safetensors, not as {path.name!r}")
+    if path.suffix != _SAFE:
+        raise ConfigError(f"weights are written as {_SAFE}, not as {path.name!r}")
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
     write_bytes(path, _with_sorted_header(safetensors.torch.save(tensors, metadata=dict(metadata))))
     return FileRef.of(path)
@@ -56,13 +56,17 @@ def load_weights(module: nn.Module, path: Path) -> None:
     Raises:
         ConfigError: The file is missing, of another kind, or belongs to another network; lists missing, unexpected
             and differently shaped weights.
-        StorageError: The file is damaged, or holds other objects than tensors.
+        StorageError: The file cannot be read, is damaged, or holds other objects than tensors or values that are not
+            finite.
     """
     own = module.state_dict()
     found = _renamed(_read(path), own)
     problems = _problems(own, found)
     if problems:
         raise ConfigError(f"{path} does not hold the weights of this network\n" + "\n".join(problems))
+    wild = [name for name, value in found.items() if not bool(torch.isfinite(value).all())]
+    if wild:
+        raise StorageError(f"weights {path} hold NaN or infinite values: {_some(wild)}")
     module.load_state_dict(found, strict=False)
 
 
@@ -75,23 +79,24 @@ def _with_sorted_header(content: bytes) -> bytes:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ConfigError(f"weights {path}: no such file")
+    if path.suffix not in (_SAFE, *_PICKLED):
+        raise ConfigError(f"weights {path}: expected a file ending in {_SAFE}, {', '.join(_PICKLED)}")
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        if path.suffix in _PICKLED:
-            return _tensors_of(path, torch.load(path, map_location="cpu", weights_only=True))
-    except SafetensorError as error:
-        raise StorageError(f"weights {path} are damaged: {error}") from error
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ConfigError(f"weights {path}: no such file") from error
     except OSError as error:
         raise StorageError(f"weights {path} cannot be read: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    try:
+        if path.suffix == _SAFE:
+            return safetensors.torch.load(content)
+        document = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
         raise StorageError(
             f"weights {path} are damaged or hold other objects than tensors, which edgekd never unpickles; "
             "save the network's state_dict() alone"
         ) from error
-    raise ConfigError(f"weights {path}: expected a file ending in .safetensors, {', '.join(_PICKLED)}")
+    return _tensors_of(path, document)
 
 
 def _tensors_of(path: Path, document: object) -> dict[str, Tensor]:

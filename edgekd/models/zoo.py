@@ -120,7 +120,7 @@ def parse_net(text: str) -> tuple[str, NetChoice]:
     if colon:
         return family, _parse_assignments(text, FAMILIES[family], assignments)
     name = _family_of(family)
-    match = re.fullmatch(r"-?(\d+)?(?:-w(\d+))?", family[len(name) :])
+    match = re.fullmatch(r"(?:-?(\d+))?(?:-w(\d+))?", family[len(name) :])
     if match is None:
         raise ConfigError(f"network {text!r}: {family[len(name) :]!r} after {name} is not understood; {_FORMS}")
     choice: NetChoice = {}

@@ -83,8 +83,8 @@ class Ledger:
 
     def __init__(self, folder: Path, document: RunDocument, listen: Listener) -> None:
         self.folder = folder
+        self.listen = listen
         self._document = document
-        self._listen = listen
 
     @classmethod
     @contextmanager
@@ -97,7 +97,7 @@ class Ledger:
             listen: Told when a stage starts, ends or is kept from an earlier run.
 
         Yields:
-            The ledger; its `folder` is absolute.
+            The ledger; its `folder` is absolute, its `listen` also writes `log.jsonl`.
 
         Raises:
             RunLocked: Another process works in the folder.
@@ -109,7 +109,8 @@ class Ledger:
             raise StorageError(f"cannot make the run folder {folder}: {error.strerror}") from error
         folder = folder.resolve()
         with _locked(folder):
-            yield cls(folder, _opened(folder, fresh=fresh), listen)
+            document = _opened(folder, fresh=fresh)
+            yield cls(folder, document, broadcast(listen, EventLog(folder / LOG_FILE)))
 
     @property
     def created(self) -> str:
@@ -135,16 +136,16 @@ class Ledger:
         reason = self._reason_to_run(name, key)
         if reason is None:
             record = self._document.stages[name]
-            self._listen(Event("note", name, f"kept from {record.started}: same inputs, files intact"))
+            self.listen(Event("note", name, f"kept from {record.started}: same inputs, files intact"))
             return self._handed_out(record)
-        self._listen(Event("start", name, reason))
+        self.listen(Event("start", name, reason))
         started, before_s = _now(), time.monotonic()
         result = _moved(_plain(f"the result of stage {name!r}", work()), self._relative)
         seconds = time.monotonic() - before_s
         files = tuple(ref["path"] for ref in _file_refs(result))
         record = StageRecord(key=key, status="done", started=started, seconds=seconds, result=result, files=files)
         self._record(name, record)
-        self._listen(Event("end", name, values={"seconds": seconds}))
+        self.listen(Event("end", name, values={"seconds": seconds}))
         return self._handed_out(record)
 
     def _handed_out(self, record: StageRecord) -> dict[str, Any]:
@@ -373,4 +374,4 @@ def _without_paths(value: Any) -> Any:
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -82,7 +82,9 @@ def target_from_entry(entry: TargetEntry) -> Target:
         The target under its own name, `max_opset` filled in from its TensorRT line, every field with its status.
     """
     facts = entry.model_dump(exclude={"l2_mb", "status", "power_modes", "max_opset", "name"})
-    given = {key for key, value in facts.items() if value not in (None, (), {})} | ({"l2_bytes"} if entry.l2_mb else set())
+    given = {key for key, value in facts.items() if value not in (None, (), {})} | (
+        {"l2_bytes"} if entry.l2_mb else set()
+    )
     return Target(
         **facts,
         name=entry.name,

@@ -23,6 +23,7 @@ def manifest_document() -> dict[str, Any]:
         "targets": [
             {
                 "name": "jetson-orin",
+                "device": "jetson-agx-orin-64gb",
                 "title": "Jetson AGX Orin 64GB",
                 "kind": "jetson",
                 "sm": 87,

@@ -95,6 +95,21 @@ def test_stage_changing_back_to_earlier_inputs_runs_again_when_its_files_were_ov
     assert first.file.read_bytes() == b"one"
 
 
+def test_path_that_is_no_file_reference_is_an_input_like_any_other(tmp_path):
+    work = Work(tmp_path / "run")
+    run_once(tmp_path / "run", work, {"data": {"name": "folder", "path": "/a"}})
+    run_once(tmp_path / "run", work, {"data": {"name": "folder", "path": "/b"}})
+    assert work.runs == 2
+
+
+def test_stages_with_the_same_inputs_have_different_keys(tmp_path):
+    with Ledger.open(tmp_path / "run") as ledger:
+        for name in ("a", "b"):
+            ledger.stage(name, {"seed": 1}, lambda: {})
+    stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    assert stages["a"]["key"] != stages["b"]["key"]
+
+
 def test_inputs_that_mean_the_same_have_the_same_key(tmp_path):
     work = Work(tmp_path / "run")
     run_once(tmp_path / "run", work, {"a": (1, 2), "b": {"x": 1, "y": 2}})
@@ -179,6 +194,15 @@ def test_events_tell_start_end_and_kept(tmp_path):
             ledger.stage("s", {}, lambda: {})
     assert [(event.kind, event.stage) for event in events] == [("start", "s"), ("end", "s"), ("note", "s")]
     assert events[1].values["seconds"] >= 0
+
+
+def test_open_ledger_also_writes_its_events_to_the_log_of_the_run(tmp_path):
+    for _ in range(2):
+        with Ledger.open(tmp_path / "run") as ledger:
+            ledger.stage("s", {}, lambda: {})
+            ledger.listen(Event("note", "target", "a board"))
+    kinds = [(entry.event.kind, entry.event.stage) for entry in read_log(tmp_path / "run" / "log.jsonl")]
+    assert kinds == [("start", "s"), ("end", "s"), ("note", "target"), ("note", "s"), ("note", "target")]
 
 
 VICTIM = """
@@ -345,7 +369,7 @@ folder = Path(sys.argv[1])
 with Ledger.open(folder) as ledger:
     ledger.stage("small", {}, lambda: {})
     log = EventLog(folder / "log.jsonl")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
     long = "x" * 5000
     for attempt in (lambda: ledger.stage("big", {}, lambda: {"text": long}), lambda: log(Event("note", "s", long))):
         try:
@@ -412,6 +436,15 @@ def test_event_log_names_a_damaged_line(tmp_path, line):
         stream.write(line + "\n")
     with pytest.raises(StorageError, match=r"log.jsonl line 2 is damaged"):
         read_log(path)
+
+
+def test_log_that_cannot_be_written_is_a_storage_error(tmp_path):
+    (tmp_path / "log.jsonl").touch()
+    log = EventLog(tmp_path / "log.jsonl")
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(StorageError, match=r"cannot write .*log.jsonl: Is a directory"):
+        log(Event("note", "s"))
 
 
 def test_event_log_that_cannot_be_reached_is_a_storage_error(tmp_path):

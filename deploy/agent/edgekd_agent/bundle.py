@@ -61,7 +61,8 @@ class TargetSelector:
     """A device the bundle is for.
 
     Attributes:
-        name: Target name (`"jetson-orin"`).
+        name: Name it was asked for by (`"jetson-orin"`), which may be an alias.
+        device: The one name of the device behind it; what a device compares itself with.
         title: What the name stands for.
         kind: `"jetson"`, `"gpu"` or `"cpu"`.
         sm: Compute capability times ten (87), or None without a GPU.
@@ -72,6 +73,7 @@ class TargetSelector:
     """
 
     name: str
+    device: str
     title: str
     kind: Literal["jetson", "gpu", "cpu"]
     sm: int | None

@@ -1,0 +1,162 @@
+"""`edgekd distill`: the whole way from a data set to a student that is packed for a device."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgekd.cli.console import Verbosity, progress
+from edgekd.cli.outcome import Outcome
+from edgekd.cli.table import format_table
+from edgekd.core.errors import ExitCode
+
+if TYPE_CHECKING:
+    from edgekd.pipeline.config import RunConfig
+    from edgekd.report import AccuracySummary, LatencyRow, RunReport
+
+
+def distill(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Argument(help="A YAML file; flags and --set win over it.")] = None,
+    *,
+    target: Annotated[str | None, typer.Option(help="Device the student is for; `edgekd targets list`.")] = None,
+    budget: Annotated[str | None, typer.Option(help='Latency limits on it, for example "p99<8ms".')] = None,
+    data: Annotated[str | None, typer.Option(help="Data set by name; digits needs no file.")] = None,
+    data_path: Annotated[Path | None, typer.Option(help="Folder or archive of the data set.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Zoo name, timm:NAME or file.py:function.")] = None,
+    teacher_weights: Annotated[Path | None, typer.Option(help="Its weights; without any it is trained.")] = None,
+    student: Annotated[str | None, typer.Option(help="Family to choose from, or one network (resnet8-w4).")] = None,
+    method: Annotated[str | None, typer.Option(help="Recipe; `edgekd methods list`.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each student.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Students trained with and without the teacher.")] = None,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="Any setting as key.sub=value.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; the same command resumes it.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over in the run folder.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, write nothing.")] = False,
+) -> Outcome:
+    """Distil a student that keeps a latency budget; export, quantise, build, time and pack it.
+
+    Ends with 3 when the budget is missed. Run the same command again to resume.
+
+    Examples:
+      edgekd distill --target jetson-orin
+      edgekd distill --target cpu --budget "p99<1ms" --data cifar10 --data-path ./cifar-10-binary.tar.gz
+      edgekd distill run.yaml --set train.lr=0.1 --set student.depths=[8,14]
+    """
+    from edgekd.pipeline.config import load_config
+
+    flags = {
+        "target": target,
+        "budget": budget,
+        "method": method,
+        "seeds": seeds,
+        "data": {"name": data, "path": _text(data_path)},
+        "teacher": {"net": teacher, "weights": _text(teacher_weights)},
+        "student": _student(student),
+        "train": {"epochs": epochs},
+    }
+    settings = load_config(config, flags=_given(flags), overrides=assign or [])
+    folder = out or Path("runs") / default_name(settings)
+    if dry_run:
+        return _planned(settings, folder)
+    from edgekd.pipeline.run import RunRequest
+    from edgekd.pipeline.run import distill as run
+
+    verbosity = context.obj if isinstance(context.obj, Verbosity) else Verbosity(is_quiet=False, is_verbose=False)
+    with progress(is_quiet=verbosity.is_quiet) as listener:
+        report = run(settings, RunRequest(folder, shlex.join(["edgekd", *sys.argv[1:]]), fresh, listener))
+    exit_code = ExitCode.GATE_MISSED if report.budget is not None and report.budget.misses else ExitCode.DONE
+    return Outcome(report.model_dump(mode="json"), _told(report, folder), exit_code)
+
+
+def default_name(settings: RunConfig) -> str:
+    """Return the name of the run folder where none is given."""
+    return f"{settings.data.name}-{Path(settings.method).stem}-{settings.target}"
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _student(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    from edgekd.models import parse_net
+
+    family, choice = parse_net(text)
+    one_of = {"depths": [choice["depth"]] if "depth" in choice else None}
+    one_of["widths"] = [choice["width"]] if "width" in choice else None
+    return {"family": family, **one_of, "options": choice.get("options")}
+
+
+def _given(document: dict[str, Any]) -> dict[str, Any]:
+    nested = {key: _given(value) if isinstance(value, dict) else value for key, value in document.items()}
+    return {key: value for key, value in nested.items() if value is not None and value != {}}
+
+
+def _planned(settings: RunConfig, folder: Path) -> Outcome:
+    import yaml
+
+    from edgekd.distill import load_recipe
+    from edgekd.pipeline.reporting import run_files
+    from edgekd.targets import describe, get_target
+
+    recipe, target = load_recipe(settings.method), get_target(settings.target)
+    document = settings.model_dump(mode="json")
+    files = run_files(folder)
+    text = (
+        f"{describe(target)}\nmethod: {recipe.title}\n\n{yaml.safe_dump(document, sort_keys=False)}\nwould write:\n  "
+    )
+    return Outcome({"config": document, "folder": str(folder), "writes": files}, text + "\n  ".join(files))
+
+
+def _told(report: RunReport, folder: Path) -> str:
+    rows = [
+        ("teacher", report.accuracy.teacher),
+        ("alone", report.accuracy.alone),
+        ("distilled", report.accuracy.distilled),
+    ]
+    accuracy = format_table(
+        ("network", "architecture", "test accuracy", "seeds"),
+        [(name, row.net, _percent(row), str(len(row.seeds))) for name, row in rows if row is not None],
+    )
+    latency = format_table(
+        ("target", "precision", "p50 ms", "interval of p50", "p99 ms", "how"), [_timed(row) for row in report.latency]
+    )
+    verdicts = report.precision.verdicts if report.precision else ()
+    sections = [
+        f"{report.target.name}: {report.target.title}",
+        accuracy,
+        latency,
+        _lines("precision", [f"{verdict.precision} ({verdict.flavour}): {verdict.reason}" for verdict in verdicts]),
+        _lines("notes", report.notes),
+        f"{_verdict(report)}\nreport: {folder / 'report.html'}",
+    ]
+    return "\n\n".join(sections)
+
+
+def _lines(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([title, *(f"  {line}" for line in lines)])
+
+
+def _percent(row: AccuracySummary) -> str:
+    spread = "" if row.std is None else f" ± {100 * row.std:.2f}"
+    return f"{100 * row.mean:.2f}{spread} %"
+
+
+def _timed(row: LatencyRow) -> tuple[str, ...]:
+    how = "measured" if row.kind == "measured" else "predicted, not measured"
+    interval = f"{row.low_ms:.4f}..{row.high_ms:.4f}"
+    return (row.target, row.precision, f"{row.p50_ms:.4f}", interval, f"{row.p99_ms:.4f}", how)
+
+
+def _verdict(report: RunReport) -> str:
+    if report.budget is None:
+        return "verdict: no budget was given"
+    misses = "".join(f"\n  {miss}" for miss in report.budget.misses)
+    return f"verdict: {report.verdict.value}: {report.budget.text} ({report.budget.kind}){misses}"

@@ -1,0 +1,123 @@
+"""Turn an ONNX file that a user names, made by edgekd or not, into the noun that the library works with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edgekd.core.artifacts import FileRef, OnnxModel, Precision
+from edgekd.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    import onnx
+
+_FLAVOURS: dict[str, Literal["any", "cpu", "tensorrt"]] = {"any": "any", "cpu": "cpu", "tensorrt": "tensorrt"}
+_PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8"}
+
+
+def onnx_model_from_file(path: Path) -> OnnxModel:
+    """Describe an ONNX file with one float32 image input.
+
+    Precision and flavour are those that edgekd wrote into the file; those of other files are read off the graph.
+
+    Args:
+        path: The file; its input is `[B, C, H, W]` with only the batch size left open.
+
+    Returns:
+        The model.
+
+    Raises:
+        ConfigError: It is missing, no ONNX model, or has other inputs.
+    """
+    proto = read_onnx(path)
+    value = only_input(proto, path)
+    batch, *image = sizes_of(value)
+    if len(image) != 3 or 0 in image:
+        raise ConfigError(
+            f"{path}: input {value.name!r} has shape {_words(value)}, edgekd needs [B, C, H, W] with C, H, W fixed"
+        )
+    noted = {entry.key: entry.value for entry in proto.metadata_props}
+    return OnnxModel(
+        file=FileRef.of(path),
+        precision=_PRECISIONS.get(noted.get("edgekd.precision", "")) or _precision_of(proto),
+        flavour=_FLAVOURS.get(noted.get("edgekd.flavour", ""), "any"),
+        opset=next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0),
+        input_name=value.name,
+        input_shape=(image[0], image[1], image[2]),
+        output_name=proto.graph.output[0].name,
+        batch=batch,
+    )
+
+
+def with_image_shape(path: Path, shape: tuple[int, int, int], copy: Path) -> Path:
+    """Write a copy of an ONNX file whose open image sizes are fixed.
+
+    Args:
+        path: The file.
+        shape: `(C, H, W)`.
+        copy: Where the copy goes.
+
+    Returns:
+        `copy`.
+
+    Raises:
+        ConfigError: A size that the file fixes is another one, or its input is no image.
+    """
+    import onnx
+
+    proto = read_onnx(path)
+    value = only_input(proto, path)
+    _, *image = sizes_of(value)
+    if len(image) != 3 or any(size not in (0, wanted) for size, wanted in zip(image, shape, strict=True)):
+        raise ConfigError(f"{path}: input {value.name!r} has shape {_words(value)}, which --shape cannot make {shape}")
+    for dim, size in zip(value.type.tensor_type.shape.dim[1:], shape, strict=True):
+        dim.dim_value = size
+    onnx.save(proto, str(copy))
+    return copy
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Load an ONNX file; raises `ConfigError` when it is missing or is none."""
+    import onnx
+
+    try:
+        proto = onnx.load(str(path))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # protobuf and onnx raise many unrelated types
+        raise ConfigError(f"{path} is not an ONNX model: {error}") from error
+    if not proto.graph.node or not proto.graph.output:
+        raise ConfigError(f"{path} is not an ONNX model: its graph is empty")
+    return proto
+
+
+def only_input(proto: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
+    """Return the one float32 input of a graph; raises `ConfigError` when there is another number or type."""
+    from onnx import TensorProto
+
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    inputs: list[onnx.ValueInfoProto] = [value for value in proto.graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        raise ConfigError(f"{path} has {len(inputs)} inputs ({', '.join(v.name for v in inputs)}), edgekd needs one")
+    kind = inputs[0].type.tensor_type.elem_type
+    if kind != TensorProto.FLOAT:
+        raise ConfigError(f"{path}: input {inputs[0].name!r} is {TensorProto.DataType.Name(kind)}, edgekd needs FLOAT")
+    return inputs[0]
+
+
+def sizes_of(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    """Return the sizes of a value, 0 where one is left open."""
+    return tuple(max(dim.dim_value, 0) for dim in value.type.tensor_type.shape.dim)
+
+
+def _words(value: onnx.ValueInfoProto) -> str:
+    dims = value.type.tensor_type.shape.dim
+    return f"[{', '.join(dim.dim_param or str(dim.dim_value or '?') for dim in dims)}]"
+
+
+def _precision_of(proto: onnx.ModelProto) -> Precision:
+    from onnx import TensorProto
+
+    if any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
+        return "int8"
+    return "fp16" if any(tensor.data_type == TensorProto.FLOAT16 for tensor in proto.graph.initializer) else "fp32"

@@ -1,0 +1,87 @@
+"""A run's report as text for the terminal, in the words of the HTML page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekd.cli.table import format_table
+
+if TYPE_CHECKING:
+    from edgekd.report import AccuracySummary, RunReport
+
+
+def report_text(report: RunReport) -> str:
+    """Return the report's figures in a few tables, its verdict last.
+
+    Args:
+        report: What a run found.
+
+    Returns:
+        Lines; every latency is labelled measured, or predicted, not measured.
+    """
+    parts = (_accuracy(report), _latency(report), _precision(report), _parity(report), _verdict(report))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _accuracy(report: RunReport) -> str:
+    from edgekd.report.wording import gain_sentence
+
+    named = {"teacher": report.accuracy.teacher, "alone": report.accuracy.alone, "distilled": report.accuracy.distilled}
+    rows = [_accuracy_row(role, summary) for role, summary in named.items() if summary is not None]
+    table = format_table(("network", "architecture", "top-1", "std", "seeds", "split"), rows)
+    return table if report.gain is None else f"{table}\n{gain_sentence(report.gain)}"
+
+
+def _accuracy_row(role: str, summary: AccuracySummary) -> tuple[str, ...]:
+    from edgekd.report.wording import percent
+
+    spread = "-" if summary.std is None else f"{100 * summary.std:.2f}"
+    return (role, summary.net, percent(summary.mean), spread, str(len(summary.seeds)), summary.split)
+
+
+def _latency(report: RunReport) -> str:
+    from edgekd.report.wording import PREDICTED, figure
+
+    rows = [
+        (
+            row.target,
+            row.network,
+            row.precision,
+            PREDICTED if row.kind == "predicted" else "measured",
+            figure(row.p50_ms),
+            f"{figure(row.low_ms)}..{figure(row.high_ms)}",
+            figure(row.p99_ms),
+        )
+        for row in report.latency
+    ]
+    return (
+        format_table(("target", "network", "precision", "kind", "p50 ms", "interval", "p99 ms"), rows) if rows else ""
+    )
+
+
+def _precision(report: RunReport) -> str:
+    if report.precision is None:
+        return ""
+    rows = [
+        (row.precision, row.flavour, "taken" if row.accepted else "refused", row.reason)
+        for row in report.precision.verdicts
+    ]
+    chosen = f"shipped: {report.precision.chosen} ({report.precision.flavour})"
+    return f"{format_table(('precision', 'flavour', 'verdict', 'reason'), rows)}\n{chosen}"
+
+
+def _parity(report: RunReport) -> str:
+    if report.parity is None:
+        return ""
+    outcome = "holds" if report.parity.is_ok else "BROKEN"
+    return (
+        f"parity torch / ONNX {outcome}: largest relative difference {report.parity.max_rel:.3g} "
+        f"(tolerance {report.parity.tolerance:g}) on {report.parity.n} images"
+    )
+
+
+def _verdict(report: RunReport) -> str:
+    from edgekd.report.wording import explanation, headline
+
+    misses = report.budget.misses if report.budget is not None else ()
+    return "\n".join([f"{headline(report)}. {explanation(report)}", *(f"  {miss}" for miss in misses)])

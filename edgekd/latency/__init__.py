@@ -1,0 +1,29 @@
+"""Graph to fused layers to predicted milliseconds with an interval; nothing here is ever a measurement."""
+
+from edgekd.latency.fusion import graph_from_onnx
+from edgekd.latency.kernel_model import Hardware, KernelParameters, KernelTimes, kernel_times
+from edgekd.latency.layer_tables import graphs_from_csv
+from edgekd.latency.layers import KINDS, Layer, LayerGraph, LayerKind, with_batch
+from edgekd.latency.parameters import ParameterFile, load_parameters, parameters_for
+from edgekd.latency.predict import LayerTime, explain, predict, predict_many
+
+__all__ = [
+    "KINDS",
+    "Hardware",
+    "KernelParameters",
+    "KernelTimes",
+    "Layer",
+    "LayerGraph",
+    "LayerKind",
+    "LayerTime",
+    "ParameterFile",
+    "explain",
+    "graph_from_onnx",
+    "graphs_from_csv",
+    "kernel_times",
+    "load_parameters",
+    "parameters_for",
+    "predict",
+    "predict_many",
+    "with_batch",
+]

@@ -1,0 +1,320 @@
+"""Turn ONNX operations into the kernels TensorRT would launch, by the rules of `data/fusion_rules.yaml`.
+
+Operations are visited in topological order. One that does work of its own becomes a kernel and takes in what follows:
+element-wise operations whose results nobody else needs, one residual operand that is ready by then, affine operations
+that fold into weights. Views (reshape, split, Q/DQ) move nothing. What is left over element-wise forms chains.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.config import read_yaml
+from edgekd.core.digest import sha256_of_file
+from edgekd.core.errors import DataError
+from edgekd.latency.kernel_shapes import layer_of
+from edgekd.latency.layers import LayerGraph
+from edgekd.latency.onnx_ops import Op, OpGraph, read_ops, require_sizes
+
+_LONGEST_ACTIVATION = 12
+
+
+@dataclass
+class Kernel:
+    """A kernel being put together.
+
+    Attributes:
+        role: Its rule role, or `"input"`.
+        anchor: The operation it started from; `None` for the network's input.
+        reads: Activation tensors it reads, each once.
+        output: The tensor it writes.
+        pointwise: Element-wise operations taken in, an activation made of several nodes counting once.
+        residuals: Operands of other layers taken in.
+        position: Place in the launch order: that of the anchor, or of the last operand it waits for.
+    """
+
+    role: str
+    anchor: Op | None
+    reads: list[str]
+    output: str
+    position: int
+    pointwise: int = 0
+    residuals: int = 0
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Who reads what, with views looked through.
+
+    Attributes:
+        source: The tensor in memory that a tensor is a view of.
+        readers: Positions of the operations that read each source, views excepted.
+        pinned: Sources that leave the network, or of which only a part is read.
+        made_at: Position of the operation that makes each source; -1 for inputs of the network.
+    """
+
+    source: Mapping[str, str]
+    readers: Mapping[str, frozenset[int]]
+    pinned: frozenset[str]
+    made_at: Mapping[str, int]
+
+
+@dataclass
+class _Fusion:
+    graph: OpGraph
+    roles: tuple[str, ...]
+    wiring: Wiring
+    rule: Mapping[str, Any]
+    taken: set[int] = field(default_factory=set)
+    written_at: dict[str, int] = field(default_factory=dict)
+
+
+def graph_from_onnx(path: Path, batch: int = 1) -> LayerGraph:
+    """Read the fused kernels of an ONNX model.
+
+    Args:
+        path: ONNX file, one or more inputs `[B, ...]` with every dimension but the batch fixed.
+        batch: Batch size to analyse where the file leaves it open.
+
+    Returns:
+        Kernels in launch order.
+
+    Raises:
+        ConfigError: Impossible batch size.
+        DataError: The model cannot be analysed: unreadable, dynamic, operators unknown to the rules (all named).
+    """
+    ops = read_ops(path, batch)
+    document = _rules()
+    rule = document["rules"][-1]
+    roles = _known_roles(ops, rule, document["refused"], path)
+    require_sizes(ops, path)
+    roles = tuple(_role_in_place(op, role, ops, rule) for op, role in zip(ops.ops, roles, strict=True))
+    kernels = fused_kernels(ops, roles, rule)
+    shape = ops.shapes[ops.inputs[0]] if ops.inputs else ()
+    return LayerGraph(
+        name=ops.name,
+        batch=shape[0] if shape else batch,
+        layers=tuple(
+            layer_of(
+                kernel.role,
+                kernel.anchor,
+                ops,
+                reads=kernel.reads,
+                output=kernel.output,
+                fused=(kernel.pointwise, kernel.residuals),
+            )
+            for kernel in kernels
+        ),
+        resolution=shape[2] if len(shape) == 4 else 0,
+        parents=(sha256_of_file(path),),
+    )
+
+
+def fused_kernels(graph: OpGraph, roles: tuple[str, ...], rule: Mapping[str, Any]) -> list[Kernel]:
+    """Group operations into kernels.
+
+    Args:
+        graph: The network.
+        roles: Role of each operation of `graph.ops`.
+        rule: One entry of the rule file.
+
+    Returns:
+        Kernels in launch order.
+    """
+    state = _Fusion(graph, roles, _wiring(graph, roles), rule)
+    kernels = [_extended(state, Kernel("input", None, [name], name, -1)) for name in graph.inputs]
+    for position, op in enumerate(graph.ops):
+        if position in state.taken or roles[position] == "view":
+            continue
+        state.taken.add(position)
+        reads = list({_memory(state, name): name for name in graph.activations(op)}.values())
+        kernels.append(_extended(state, Kernel(roles[position], op, reads, op.outputs[0], position)))
+    return sorted(kernels, key=lambda kernel: kernel.position)
+
+
+def _extended(state: _Fusion, kernel: Kernel) -> Kernel:
+    if kernel.role in state.rule["absorbs_pointwise"]:
+        is_growing = True
+        while is_growing:
+            is_growing = _take_activation(state, kernel) or _take_residual(state, kernel)
+    elif kernel.role == "copy" and state.rule["merges_copies"]:
+        while _take_copy(state, kernel):
+            pass
+    state.written_at[kernel.output] = kernel.position
+    return kernel
+
+
+def _take_activation(state: _Fusion, kernel: Kernel) -> bool:
+    chain = _closed_chain(state, kernel.output)
+    if not chain:
+        return False
+    types = {state.graph.ops[position].type for position in chain}
+    is_unactivated = kernel.pointwise == 0 and kernel.residuals == 0
+    is_folded = is_unactivated and kernel.role in state.rule["folds_affine"] and types <= set(state.rule["affine"])
+    is_free = types <= set(state.rule["free_pointwise"])
+    _take(state, kernel, chain, count=0 if is_folded or is_free else 1)
+    return True
+
+
+def _take_residual(state: _Fusion, kernel: Kernel) -> bool:
+    if kernel.residuals >= state.rule["residuals"][kernel.role]:
+        return False
+    readers = state.wiring.readers.get(kernel.output, frozenset())
+    if len(readers) != 1 or kernel.output in state.wiring.pinned:
+        return False
+    position = next(iter(readers))
+    if not _is_elementwise(state, position, kernel.output):
+        return False
+    op = state.graph.ops[position]
+    others = [name for name in state.graph.activations(op) if state.wiring.source[name] != kernel.output]
+    if not all(_is_ready(state, name, kernel) for name in others):
+        return False
+    kernel.position = max([kernel.position, *(state.wiring.made_at[state.wiring.source[name]] for name in others)])
+    is_read_again = kernel.role in state.rule["folds_affine"]
+    known = set() if is_read_again else {_memory(state, name) for name in kernel.reads}
+    new = list({_memory(state, name): name for name in others if _memory(state, name) not in known}.values())
+    kernel.reads.extend(new)
+    kernel.residuals += bool(new)
+    _take(state, kernel, [position], count=1)
+    return True
+
+
+def _take_copy(state: _Fusion, kernel: Kernel) -> bool:
+    readers = state.wiring.readers.get(kernel.output, frozenset())
+    if len(readers) != 1 or kernel.output in state.wiring.pinned:
+        return False
+    position = next(iter(readers))
+    if state.roles[position] != "copy" or len(state.graph.activations(state.graph.ops[position])) != 1:
+        return False
+    _take(state, kernel, [position], count=0)
+    return True
+
+
+def _take(state: _Fusion, kernel: Kernel, chain: list[int], *, count: int) -> None:
+    state.taken.update(chain)
+    kernel.output = state.graph.ops[chain[-1]].outputs[0]
+    kernel.pointwise += count
+
+
+def _closed_chain(state: _Fusion, tensor: str) -> list[int]:
+    """Return the fewest element-wise operations after which only one new tensor of what hangs on `tensor` is needed."""
+    produced, chain = {tensor}, list[int]()
+    while len(chain) < _LONGEST_ACTIVATION:
+        position = _next_inside(state, produced, chain, tensor)
+        if position is None:
+            return []
+        chain.append(position)
+        produced.add(state.graph.ops[position].outputs[0])
+        needed = {name for name in produced if _is_needed_outside(state, name, chain)}
+        if needed == {state.graph.ops[position].outputs[0]}:
+            return chain
+    return []
+
+
+def _next_inside(state: _Fusion, produced: set[str], chain: list[int], tensor: str) -> int | None:
+    candidates = {reader for name in produced for reader in state.wiring.readers.get(name, ())} - set(chain)
+    for position in sorted(candidates):
+        sources = {state.wiring.source[name] for name in state.graph.activations(state.graph.ops[position])}
+        if sources <= produced and _is_elementwise(state, position, tensor):
+            return position
+    return None
+
+
+def _is_needed_outside(state: _Fusion, tensor: str, chain: list[int]) -> bool:
+    return tensor in state.wiring.pinned or bool(state.wiring.readers.get(tensor, frozenset()) - set(chain))
+
+
+def _is_elementwise(state: _Fusion, position: int, tensor: str) -> bool:
+    op = state.graph.ops[position]
+    keeps_size = state.graph.elems(op.outputs[0]) == state.graph.elems(tensor)
+    return state.roles[position] in ("pointwise", "scale") and keeps_size and position not in state.taken
+
+
+def _is_ready(state: _Fusion, tensor: str, kernel: Kernel) -> bool:
+    """Say whether an operand exists before `kernel` must run, or can: a copy beside it is launched first."""
+    source = state.wiring.source[tensor]
+    if source in state.written_at:
+        return state.written_at[source] < kernel.position
+    role = state.roles[state.wiring.made_at[source]]
+    return role not in state.rule["folds_affine"] and not _depends_on(state, source, kernel.output)
+
+
+def _memory(state: _Fusion, tensor: str) -> str:
+    """Name what is read: views of a whole tensor are that tensor, parts of one are themselves."""
+    source = state.wiring.source[tensor]
+    return source if state.graph.elems(source) == state.graph.elems(tensor) else tensor
+
+
+def _depends_on(state: _Fusion, tensor: str, ancestor: str) -> bool:
+    waiting, seen = [tensor], set[str]()
+    while waiting:
+        source = state.wiring.source[waiting.pop()]
+        if source == ancestor:
+            return True
+        if source not in seen and source not in state.written_at:
+            seen.add(source)
+            waiting.extend(state.graph.activations(state.graph.ops[state.wiring.made_at[source]]))
+    return False
+
+
+def _wiring(graph: OpGraph, roles: tuple[str, ...]) -> Wiring:
+    source = {name: name for name in graph.inputs}
+    made_at = dict.fromkeys(graph.inputs, -1)
+    readers: dict[str, set[int]] = {}
+    pinned: set[str] = set()
+    for position, op in enumerate(graph.ops):
+        activations = graph.activations(op)
+        for output in op.outputs:
+            source[output], made_at[output] = output, position
+        if roles[position] != "view":
+            for name in activations:
+                readers.setdefault(source[name], set()).add(position)
+                if graph.elems(name) != graph.elems(source[name]):
+                    pinned.add(source[name])
+        elif activations:
+            source.update(dict.fromkeys(op.outputs, source[activations[0]]))
+    pinned.update(source[name] for name in graph.outputs if name in source)
+    return Wiring(source, {name: frozenset(found) for name, found in readers.items()}, frozenset(pinned), made_at)
+
+
+def _known_roles(graph: OpGraph, rule: Mapping[str, Any], refused: Mapping[str, str], path: Path) -> tuple[str, ...]:
+    role_of = {op_type: role for role, types in rule["roles"].items() for op_type in types}
+    unknown = Counter(op.type for op in graph.ops if op.type not in role_of)
+    if unknown:
+        reasons = (
+            f"{name} ({count}): {refused.get(name, 'not in the fusion rules')}" for name, count in unknown.items()
+        )
+        raise DataError(f"{path}: operators whose cost cannot be predicted: {'; '.join(reasons)}")
+    return tuple(role_of[op.type] for op in graph.ops)
+
+
+def _role_in_place(op: Op, role: str, graph: OpGraph, rule: Mapping[str, Any]) -> str:
+    if op.type == "Slice" and _is_strided(op, graph):
+        return "copy"
+    if op.type == "Pad" and _only_read_by(op.outputs[0], graph, rule["pad_merges_into"]):
+        return "view"
+    if op.type == "AveragePool" and all(size == 1 for size in graph.shapes[op.outputs[0]][2:]):
+        return "reduce"
+    return role
+
+
+def _is_strided(op: Op, graph: OpGraph) -> bool:
+    if len(op.inputs) < 5:
+        return False
+    return set(graph.values.get(op.inputs[4], (0,))) != {1}
+
+
+def _only_read_by(tensor: str, graph: OpGraph, types: Iterable[str]) -> bool:
+    readers = [op.type for op in graph.ops if tensor in op.inputs]
+    return bool(readers) and tensor not in graph.outputs and set(readers) <= set(types)
+
+
+@lru_cache(maxsize=1)
+def _rules() -> dict[str, Any]:
+    return read_yaml(Path(str(files("edgekd.latency") / "data" / "fusion_rules.yaml")))

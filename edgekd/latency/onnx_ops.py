@@ -1,0 +1,231 @@
+"""Read an ONNX file as operations on tensors of known size, constants told apart from activations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.errors import ConfigError, DataError
+
+_SHAPE_SOURCES = ("Shape", "Size")
+_DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True)
+class Op:
+    """One node.
+
+    Attributes:
+        type: ONNX operator.
+        name: Node name, or its first output.
+        inputs: Every input in ONNX order, `""` where an optional one is left out.
+        outputs: Its outputs.
+        attributes: Plain attributes (numbers, lists, text).
+    """
+
+    type: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class OpGraph:
+    """A static network.
+
+    Attributes:
+        name: File name without its suffix.
+        inputs: Activations fed from outside.
+        outputs: What the network returns.
+        ops: Nodes in topological order; those computed from constants alone are left out.
+        shapes: Shape of every tensor, constants included.
+        constants: Names of the tensors known before the network runs.
+        values: Small integer constants, for slices and axes.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    ops: tuple[Op, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    constants: frozenset[str]
+    values: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def elems(self, tensor: str) -> int:
+        """Number of elements of a tensor."""
+        return math.prod(self.shapes[tensor])
+
+    def activations(self, op: Op) -> tuple[str, ...]:
+        """Inputs of `op` that are computed when the network runs."""
+        return tuple(name for name in op.inputs if name and name not in self.constants)
+
+
+def read_ops(path: Path, batch: int) -> OpGraph:
+    """Read a model and fix its batch size.
+
+    Args:
+        path: ONNX file.
+        batch: Value of the first dimension of every input where it is dynamic.
+
+    Returns:
+        The network; some sizes may still be unknown.
+
+    Raises:
+        ConfigError: `batch` is below 1, or the file has another fixed batch size.
+        DataError: Not an ONNX model, dynamic dimensions other than the batch, operators of other domains, shapes that
+            contradict each other.
+    """
+    if batch < 1:
+        raise ConfigError(f"batch size {batch}: at least 1 is needed")
+    model = _with_functions_inlined(_loaded(path))
+    _refuse_foreign_domains(model, path)
+    _fix_batch(model.graph, batch, path)
+    graph = _inferred(model, path).graph
+    shapes, constants = _shapes_of(graph), {item.name for item in graph.initializer}
+    ops = []
+    for node in graph.node:
+        produces_constant = node.op_type in _SHAPE_SOURCES or all(name in constants for name in node.input if name)
+        if produces_constant:
+            constants.update(node.output)
+        else:
+            ops.append(_op_of(node))
+    inputs = tuple(item.name for item in graph.input if item.name not in constants)
+    outputs = tuple(item.name for item in graph.output)
+    return OpGraph(path.stem, inputs, outputs, tuple(ops), shapes, frozenset(constants), _small_integers(graph))
+
+
+def require_sizes(graph: OpGraph, path: Path) -> None:
+    """Check that every activation has a known size above zero; raises `DataError` naming the first that have not."""
+    needed = [*graph.inputs, *(output for op in graph.ops for output in op.outputs[:1])]
+    unknown = [name for name in needed if name not in graph.shapes]
+    if unknown:
+        raise DataError(
+            f"{path}: the size of {len(unknown)} tensor(s) cannot be known before the network runs, first: "
+            f"{_names(unknown)}; make the shapes static (onnxslim or onnxsim) and try again"
+        )
+    empty = [name for name in needed if graph.elems(name) == 0]
+    if empty:
+        raise DataError(f"{path}: tensors without elements: {_names(empty)}; the network does nothing there")
+
+
+def _loaded(path: Path) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load(str(path))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file ({error.filename or 'its external weights'} is missing)") from error
+    except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise DataError(f"{path}: not a readable ONNX model: {error}") from error
+    if not model.graph.input or not model.graph.output:
+        raise DataError(f"{path}: not an ONNX model with inputs and outputs")
+    return model
+
+
+def _with_functions_inlined(model: Any) -> Any:
+    from onnx import inliner
+
+    return inliner.inline_local_functions(model) if model.functions else model
+
+
+def _refuse_foreign_domains(model: Any, path: Path) -> None:
+    foreign = sorted(
+        {f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in _DEFAULT_DOMAINS}
+    )
+    if foreign:
+        raise DataError(
+            f"{path}: operators outside the ONNX standard: {', '.join(foreign)}; TensorRT would need plugins "
+            "of unknown cost. Export again without them"
+        )
+
+
+def _fix_batch(graph: Any, batch: int, path: Path) -> None:
+    initial = {item.name for item in graph.initializer}
+    inputs = [item for item in graph.input if item.name not in initial]
+    symbols = {item.type.tensor_type.shape.dim[0].dim_param for item in inputs if item.type.tensor_type.shape.dim} - {
+        ""
+    }
+    problems = []
+    for item in inputs:
+        for axis, dim in enumerate(item.type.tensor_type.shape.dim):
+            is_fixed = dim.HasField("dim_value") and dim.dim_value > 0
+            if is_fixed:
+                if axis == 0 and batch not in (1, dim.dim_value):
+                    raise ConfigError(
+                        f"{path}: batch {batch} asked for, but input {item.name!r} is fixed at {dim.dim_value}"
+                    )
+            elif axis == 0 or dim.dim_param in symbols:
+                dim.dim_value = batch
+            else:
+                problems.append(f"dimension {axis} of input {item.name!r} ({dim.dim_param or 'unknown'})")
+    if problems:
+        raise DataError(
+            f"{path}: only the batch may be dynamic, but {', '.join(problems)} is too; latency depends on it. "
+            "Export with fixed height and width"
+        )
+
+
+def _inferred(model: Any, path: Path) -> Any:
+    import onnx
+
+    for item in model.graph.output:
+        item.type.tensor_type.ClearField("shape")
+    del model.graph.value_info[:]
+    try:
+        return onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        raise DataError(f"{path}: shapes cannot be inferred: {str(error).strip()}") from error
+
+
+def _shapes_of(graph: Any) -> dict[str, tuple[int, ...]]:
+    shapes = {item.name: tuple(item.dims) for item in graph.initializer}
+    for item in (*graph.input, *graph.value_info, *graph.output):
+        if not item.type.tensor_type.HasField("shape"):
+            continue
+        dims = item.type.tensor_type.shape.dim
+        if all(dim.HasField("dim_value") for dim in dims):
+            shapes.setdefault(item.name, tuple(dim.dim_value for dim in dims))
+    return shapes
+
+
+def _small_integers(graph: Any) -> dict[str, tuple[int, ...]]:
+    from onnx import TensorProto, numpy_helper
+
+    tensors = {item.name: item for item in graph.initializer}
+    found: dict[str, tuple[int, ...]] = {}
+    for node in graph.node:
+        attribute = node.attribute[0] if node.op_type == "Constant" and node.attribute else None
+        if attribute is not None and attribute.name == "value":
+            tensors[node.output[0]] = attribute.t
+        elif attribute is not None and attribute.name in ("value_int", "value_ints"):
+            found[node.output[0]] = (attribute.i,) if attribute.name == "value_int" else tuple(attribute.ints)
+    wanted = (TensorProto.INT32, TensorProto.INT64)
+    return found | {
+        name: tuple(int(value) for value in numpy_helper.to_array(item).reshape(-1))
+        for name, item in tensors.items()
+        if item.data_type in wanted and math.prod(item.dims) <= 16
+    }
+
+
+def _op_of(node: Any) -> Op:
+    from onnx import AttributeProto, helper
+
+    plain = (
+        AttributeProto.INT,
+        AttributeProto.INTS,
+        AttributeProto.FLOAT,
+        AttributeProto.FLOATS,
+        AttributeProto.STRING,
+    )
+    attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute if item.type in plain}
+    outputs = tuple(name for name in node.output if name)
+    return Op(node.op_type, node.name or outputs[0], tuple(node.input), outputs, attributes)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in list(names)[:3])

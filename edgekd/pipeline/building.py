@@ -1,0 +1,106 @@
+"""The stages that build engines here, and time what can be timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.artifacts import Engine, LatencyReport, OnnxModel, from_json, to_json
+from edgekd.core.errors import BuildError, PreconditionError, TargetError
+from edgekd.engine import BACKENDS, BuildOptions
+from edgekd.pipeline.context import RunContext
+from edgekd.pipeline.exporting import PrecisionChoice
+from edgekd.pipeline.timing import latency_on_target, measured_on_cpu
+from edgekd.targets import Target, get_target
+
+
+def engines(context: RunContext, choice: PrecisionChoice) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
+    """Build every engine that can be built on this machine.
+
+    Args:
+        context: The run.
+        choice: The models.
+
+    Returns:
+        The engines, and a note for each one that was wanted and could not be built.
+    """
+    wanted = dict.fromkeys([context.config.target, *context.config.also_build])
+    built: list[Engine] = []
+    notes: list[str] = []
+    for name in wanted:
+        target = get_target(name)
+        backend = _backend_for(target)
+        if backend is None:
+            notes.append(_on_device(target))
+            continue
+        model = _model_for(target, choice)
+        try:
+            built.append(_engine(context, backend, target, model))
+        except (PreconditionError, TargetError, BuildError) as error:
+            if name == context.config.target:
+                raise
+            notes.append(f"no {backend} engine for {name}: {error}")
+    return tuple(built), tuple(notes)
+
+
+def latencies(context: RunContext, choice: PrecisionChoice) -> tuple[LatencyReport, ...]:
+    """Time the models: on the target those that suit it, and on this CPU those that suit a CPU.
+
+    Returns:
+        The chosen model on the target first, then the rest.
+    """
+    on_target = [choice.chosen, *(model for model in _others(choice) if model.flavour != "cpu")]
+    if context.target.kind == "cpu":
+        on_target = [choice.chosen, *(model for model in _others(choice) if model.flavour != "tensorrt")]
+    inputs = {
+        "models": [model.digest for model in on_target],
+        "target": context.target.digest,
+        "threads": context.config.threads,
+        "data": context.dataset.digest,
+    }
+
+    def work() -> dict[str, Any]:
+        reports = [latency_on_target(context, model) for model in on_target]
+        if context.target.kind != "cpu":
+            reports += [measured_on_cpu(context, choice.models[role]) for role in ("fp32", "int8-cpu")]
+        return {"reports": [to_json(report) for report in reports]}
+
+    result = context.ledger.stage("latency", inputs, work)
+    return tuple(from_json(LatencyReport, document) for document in result["reports"])
+
+
+def _others(choice: PrecisionChoice) -> list[OnnxModel]:
+    return [model for model in choice.models.values() if model.digest != choice.chosen.digest]
+
+
+def _engine(context: RunContext, backend: str, target: Target, model: OnnxModel) -> Engine:
+    inputs = {
+        "model": model.digest,
+        "target": target.digest,
+        "backend": backend,
+        "threads": context.config.threads,
+    }
+    folder = context.folder / "engines" / f"{target.name}-{Path(model.file.path).stem}"
+    options = BuildOptions(target, threads=context.config.threads, listener=context.listener)
+    return context.noun(Engine, f"build/{target.name}", inputs, lambda: BACKENDS[backend].build(model, folder, options))
+
+
+def _backend_for(target: Target) -> str | None:
+    if target.kind == "cpu":
+        return "onnxruntime"
+    if BACKENDS["tensorrt"].available() is None:
+        return "tensorrt"
+    return "tensorrt_rtx" if target.kind == "gpu" else None
+
+
+def _model_for(target: Target, choice: PrecisionChoice) -> OnnxModel:
+    if (target.kind == "cpu") == (choice.chosen.flavour == "cpu") or choice.chosen.flavour == "any":
+        return choice.chosen
+    return choice.models["fp16"]
+
+
+def _on_device(target: Target) -> str:
+    return (
+        f"no engine was built for {target.name}: TensorRT builds on the device it builds for; "
+        "the bundle holds the ONNX and the build plan"
+    )

@@ -1,0 +1,110 @@
+"""The stage that chooses the student: predicted for a board that is elsewhere, measured where it is this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.core.artifacts import LatencyReport, NetSpec, Precision, TrainedModel, from_json, to_json
+from edgekd.engine import BACKENDS, BuildOptions
+from edgekd.export import export_onnx
+from edgekd.latency import graph_from_onnx, predict
+from edgekd.models import build, count_macs, deploy, load_model, spec_for
+from edgekd.pipeline.context import RunContext
+from edgekd.profile import measure
+from edgekd.search import Choice, Space, candidates, choose_student
+
+_SWEEP_SECONDS = 0.3
+
+
+def student_for(context: RunContext, teacher: TrainedModel) -> tuple[NetSpec, str]:
+    """Choose the student.
+
+    Args:
+        context: The run.
+        teacher: Limits the student's size.
+
+    Returns:
+        Its architecture, and why in one sentence.
+
+    Raises:
+        BudgetExceeded: No student of the space keeps the budget.
+        ConfigError: The space is empty.
+    """
+    config = context.config
+    inputs = {
+        "student": config.student.model_dump(mode="json"),
+        "budget": str(context.budget) if context.budget else None,
+        "target": context.target.digest,
+        "teacher": teacher.digest,
+        "data": context.dataset.digest,
+        "threads": config.threads,
+    }
+    result = context.ledger.stage("choose", inputs, lambda: _record(_choice(context, teacher)))
+    return from_json(NetSpec, result["spec"]), str(result["reason"])
+
+
+def ranking_precision(context: RunContext) -> Precision:
+    """The precision that students are compared in: what the target is expected to run."""
+    return "fp32" if context.target.kind == "cpu" else "fp16"
+
+
+def _choice(context: RunContext, teacher: TrainedModel) -> Choice:
+    config, dataset = context.config.student, context.dataset
+
+    def make(depth: int, width: int) -> NetSpec:
+        return spec_for(
+            config.family,
+            depth=depth,
+            width=width,
+            in_channels=dataset.in_channels,
+            num_classes=dataset.num_classes,
+            resolution=dataset.resolution,
+            mean=dataset.mean,
+            std=dataset.std,
+            options=config.options,
+        )
+
+    teacher_macs = count_macs(load_model(teacher), teacher.spec.input_shape)
+    members = candidates(
+        Space(config.family, config.depths, config.widths),
+        make=make,
+        macs_of=lambda spec: count_macs(build(spec), spec.input_shape),
+        max_macs=int(config.max_share * teacher_macs),
+    )
+    choice = choose_student(members, context.budget, latency_of=lambda spec: _latency(context, spec))
+    context.note("choose", choice.reason)
+    return choice
+
+
+def _latency(context: RunContext, spec: NetSpec) -> LatencyReport:
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
+        path = Path(scratch) / "candidate.onnx"
+        onnx = export_onnx(deploy(build(spec)), path, input_shape=spec.input_shape, opset=context.target.max_opset)
+        if context.target.kind != "cpu":
+            return predict(graph_from_onnx(path), context.target, ranking_precision(context))
+        backend = BACKENDS["onnxruntime"]
+        options = BuildOptions(context.target, threads=context.config.threads)
+        with backend.open(backend.build(onnx, Path(scratch) / "engine", options)) as runner:
+            inputs = np.zeros((1, *spec.input_shape), np.float32)
+            return measure(runner, inputs, target="cpu", precision="fp32", min_seconds=_SWEEP_SECONDS)
+
+
+def _record(choice: Choice) -> dict[str, Any]:
+    return {
+        "spec": to_json(choice.spec),
+        "reason": choice.reason,
+        "considered": [
+            {
+                "net": item.spec.name,
+                "macs": item.macs,
+                "kind": item.latency.kind,
+                "judged_ms": item.latency.judged_ms,
+                "is_kept": item.is_kept,
+            }
+            for item in choice.considered
+        ],
+    }

@@ -1,0 +1,92 @@
+"""What a run of `edgekd distill` is asked to do: the YAML file, its presets and the command line, in one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from edgekd.core.config import StrictModel, apply_overrides, read_yaml, validated
+from edgekd.data import DataConfig
+from edgekd.distill import TrainSettings
+
+
+class TeacherConfig(StrictModel):
+    """The network to learn from."""
+
+    net: str = Field("resnet56-w16", description="Zoo name, timm:NAME, or file.py:function.")
+    weights: str | None = Field(None, description="Its weights; without any it is trained first, on the same data.")
+    mean: tuple[float, ...] | None = Field(None, description="Mean its weights expect, inputs in 0..1; the data set's.")
+    std: tuple[float, ...] | None = Field(None, description="Deviation its weights expect; the data set's.")
+    epochs: int | None = Field(None, ge=1, description="Epochs to train it for; the run's.")
+
+
+class StudentConfig(StrictModel):
+    """The space the student is chosen from."""
+
+    family: str = "resnet"
+    depths: tuple[int, ...] = Field((8, 14, 20), min_length=1)
+    widths: tuple[int, ...] = Field((8, 16), min_length=1)
+    options: Mapping[str, str] = {}
+    max_share: float = Field(0.5, gt=0, description="Largest share of the teacher's MACs.")
+
+
+class RunConfig(StrictModel):
+    """A whole run."""
+
+    schema_version: Literal[1] = 1
+    data: DataConfig = DataConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    method: str = Field("mas", description="Recipe by name, wrapper+base, or path of a YAML file.")
+    train: TrainSettings = TrainSettings()
+    target: str = Field("cpu", description="Device the student is for.")
+    budget: str | None = Field(None, description='Latency limits on it, such as "p99<8ms".')
+    seeds: int = Field(3, ge=1, description="Students trained with and without the teacher.")
+    compare_alone: bool = Field(True, description="Also train each student without the teacher.")
+    max_drop: float = Field(0.01, ge=0, lt=1, description="Accuracy a lower precision may lose; 0.01 is one point.")
+    calibration_size: int = Field(256, ge=32, description="Training images that INT8 ranges come from.")
+    threads: int = Field(1, ge=1, description="CPU threads of the network when it is timed.")
+    also_build: tuple[str, ...] = Field(("rtx-4090",), description="Targets that TensorRT-RTX builds for here as well.")
+
+
+def load_config(path: Path | None, *, flags: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
+    """Put a configuration together: preset, then file, then flags, then `--set` assignments; later ones win.
+
+    Args:
+        path: A YAML file, or None.
+        flags: Command-line flags as a partial document.
+        overrides: `a.b=c` assignments.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: Lists every problem.
+    """
+    given = apply_overrides(merged(read_yaml(path) if path else {}, flags), overrides)
+    data = given.get("data")
+    name = str(data.get("name", "digits")) if isinstance(data, Mapping) else "digits"
+    return validated(RunConfig, merged(preset(name), given), str(path or "configuration"))
+
+
+def preset(dataset: str) -> dict[str, Any]:
+    """Return what a run does by default for a data set."""
+    folder = resources.files("edgekd.pipeline") / "presets"
+    files = [folder / "default.yaml", folder / f"{dataset}.yaml"]
+    documents = [read_yaml(Path(str(file))) for file in files if file.is_file()]
+    return merged(*documents)
+
+
+def merged(*documents: Mapping[str, Any]) -> dict[str, Any]:
+    """Return documents laid over each other: keys of later ones win, mappings are merged."""
+    result: dict[str, Any] = {}
+    for document in documents:
+        for key, value in document.items():
+            below = result.get(key)
+            both = isinstance(below, Mapping) and isinstance(value, Mapping)
+            result[key] = merged(below, value) if both else value  # type: ignore[arg-type]
+    return result

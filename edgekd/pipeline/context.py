@@ -1,0 +1,67 @@
+"""What every stage of a run is given, and how stages keep their nouns in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgekd.core.artifacts import from_json, to_json
+from edgekd.core.budget import Budget
+from edgekd.core.events import Event, Listener
+from edgekd.data import ImageDataset
+from edgekd.distill import Recipe
+from edgekd.pipeline.config import RunConfig
+from edgekd.pipeline.ledger import Ledger
+from edgekd.targets import Target
+
+N = TypeVar("N")
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One run.
+
+    Attributes:
+        config: What was asked.
+        budget: Its latency limits, or None.
+        target: Device the student is for.
+        recipe: Distillation method.
+        dataset: The data, loaded.
+        ledger: Record of the run folder.
+        listener: Told of progress.
+    """
+
+    config: RunConfig
+    budget: Budget | None
+    target: Target
+    recipe: Recipe
+    dataset: ImageDataset
+    ledger: Ledger
+    listener: Listener
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.ledger.folder
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of the data."""
+        return (self.dataset.in_channels, self.dataset.resolution, self.dataset.resolution)
+
+    def note(self, stage: str, message: str) -> None:
+        """Tell the user something."""
+        self.listener(Event("note", stage, message))
+
+    def noun(self, kind: type[N], stage: str, inputs: Mapping[str, Any], make: Callable[[], N]) -> N:
+        """Return the noun a stage makes, from the ledger when it is done already.
+
+        Args:
+            kind: The noun's class.
+            stage: Stage name.
+            inputs: Plain data that decides the result.
+            make: Does the work.
+        """
+        return from_json(kind, self.ledger.stage(stage, inputs, lambda: to_json(make())))

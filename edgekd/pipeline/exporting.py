@@ -1,0 +1,142 @@
+"""The stages that turn the student into ONNX: export with proof, lower precisions, and the choice among them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.artifacts import OnnxModel, TrainedModel, from_json, to_json
+from edgekd.data import Split, calibration_images, eval_batches
+from edgekd.distill import logits_of
+from edgekd.engine import BACKENDS, BuildOptions, accuracy_of
+from edgekd.export import ParityReport, export_onnx, parity, require_parity, run_onnx, task_parity
+from edgekd.models import deploy, load_model
+from edgekd.pipeline.context import RunContext
+from edgekd.pipeline.timing import first_images, latency_on_target
+from edgekd.precision import Candidate, choose_precision, to_fp16, to_int8
+from edgekd.targets import get_target
+
+_PARITY_IMAGES = 128
+_EVAL_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The student as ONNX in float32, and the proof that it is the same network."""
+
+    model: OnnxModel
+    parity: ParityReport
+
+
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """What the run ships.
+
+    Attributes:
+        chosen: The model for the target.
+        models: Every model made, by role (`"fp32"`, `"fp16"`, `"int8"`, `"int8-cpu"`).
+        verdicts: One for each candidate, as plain data with accuracy and latency where known.
+    """
+
+    chosen: OnnxModel
+    models: dict[str, OnnxModel]
+    verdicts: tuple[dict[str, Any], ...]
+
+
+def exported(context: RunContext, student: TrainedModel) -> Exported:
+    """Export the student and require that torch and ONNX Runtime agree on real and random images, and on the task.
+
+    Raises:
+        ExportError: The network cannot be exported.
+        ParityError: The two sides disagree.
+    """
+    inputs = {"student": student.digest, "opset": context.target.max_opset, "data": context.dataset.digest}
+
+    def work() -> dict[str, Any]:
+        module = deploy(load_model(student))
+        model = export_onnx(
+            module,
+            context.folder / "onnx" / "student.fp32.onnx",
+            input_shape=student.spec.input_shape,
+            opset=context.target.max_opset,
+            parents=(student.digest,),
+        )
+        report = parity(module, model, first_images(context.dataset.val, _PARITY_IMAGES))
+        require_parity(report)
+        _require_task_parity(context, student, model)
+        return {"model": to_json(model), "parity": dataclasses.asdict(report)}
+
+    result = context.ledger.stage("export", inputs, work)
+    report = ParityReport(**{**result["parity"], "batches": tuple(result["parity"]["batches"])})
+    return Exported(from_json(OnnxModel, result["model"]), report)
+
+
+def precisions(context: RunContext, fp32: OnnxModel) -> PrecisionChoice:
+    """Make the lower precisions, judge each on the held-out split and by latency, and choose one for the target."""
+    config = context.config
+    inputs = {
+        "model": fp32.digest,
+        "data": context.dataset.digest,
+        "calibration_size": config.calibration_size,
+        "max_drop": config.max_drop,
+        "target": context.target.digest,
+        "threads": config.threads,
+    }
+
+    def work() -> dict[str, Any]:
+        models = _lowered(context, fp32)
+        roles = [role for role in models if _suits(role, context)]
+        rows = {role: _candidate(context, models[role]) for role in roles}
+        decision = choose_precision(list(rows.values()), max_drop=config.max_drop)
+        verdicts = [
+            {**dataclasses.asdict(verdict), "accuracy": row.accuracy, "p50_ms": row.p50_ms, "ms_kind": row.ms_kind}
+            for verdict, row in zip(decision.verdicts, rows.values(), strict=True)
+        ]
+        chosen = next(role for role, row in rows.items() if row is decision.chosen)
+        documents = {role: to_json(model) for role, model in models.items()}
+        return {"chosen": chosen, "models": documents, "verdicts": verdicts}
+
+    result = context.ledger.stage("precision", inputs, work)
+    models = {role: from_json(OnnxModel, document) for role, document in result["models"].items()}
+    return PrecisionChoice(models[result["chosen"]], models, tuple(result["verdicts"]))
+
+
+def accuracy_through(context: RunContext, model: OnnxModel, split: Split) -> float:
+    """Return the top-1 of an ONNX model on a split, through ONNX Runtime on this CPU."""
+    backend = BACKENDS["onnxruntime"]
+    options = BuildOptions(get_target("cpu"), threads=context.config.threads)
+    folder = context.folder / "engines" / f"cpu-{Path(model.file.path).stem}"
+    with backend.open(backend.build(model, folder, options)) as runner:
+        batches = eval_batches(split, batch_size=_EVAL_BATCH)
+        return accuracy_of(runner, ((batch.inputs.numpy(), batch.labels.numpy()) for batch in batches))
+
+
+def _lowered(context: RunContext, fp32: OnnxModel) -> dict[str, OnnxModel]:
+    config, folder = context.config, context.folder / "onnx"
+    calibration = calibration_images(context.dataset, size=config.calibration_size, seed=config.data.seed)
+    return {
+        "fp32": fp32,
+        "fp16": to_fp16(fp32, folder / "student.fp16.onnx"),
+        "int8": to_int8(fp32, folder / "student.int8.onnx", calibration=calibration, flavour="tensorrt"),
+        "int8-cpu": to_int8(fp32, folder / "student.int8-cpu.onnx", calibration=calibration, flavour="cpu"),
+    }
+
+
+def _suits(role: str, context: RunContext) -> bool:
+    is_cpu = context.target.kind == "cpu"
+    return role != ("int8" if is_cpu else "int8-cpu")
+
+
+def _candidate(context: RunContext, model: OnnxModel) -> Candidate:
+    accuracy = accuracy_through(context, model, context.dataset.val)
+    report = latency_on_target(context, model)
+    return Candidate(model, accuracy, report.p50_ms, report.kind)
+
+
+def _require_task_parity(context: RunContext, student: TrainedModel, model: OnnxModel) -> None:
+    module = deploy(load_model(student))
+    images = first_images(context.dataset.val, len(context.dataset.val))
+    logits = run_onnx(Path(model.file.path).read_bytes(), images, batch=_EVAL_BATCH)
+    require_parity(task_parity(logits_of(module, context.dataset.val).numpy(), logits, context.dataset.val.labels))

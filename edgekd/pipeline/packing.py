@@ -1,0 +1,60 @@
+"""The stage that packs what a device needs: the model, how to build it, and how to tell that it works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgekd.core.artifacts import Bundle, TrainedModel, from_json, to_json
+from edgekd.export import run_onnx
+from edgekd.pipeline.context import RunContext
+from edgekd.pipeline.exporting import PrecisionChoice
+from edgekd.pipeline.timing import first_images
+from edgekd.ship import BundlePlan, Golden, build_plan, health_check, pack, provenance, target_selector
+
+_GOLDEN_IMAGES = 8
+_TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "int8": 0.25}
+
+
+def bundle_of(context: RunContext, student: TrainedModel, choice: PrecisionChoice) -> Bundle:
+    """Pack the chosen model with golden inputs, build plan, health check and provenance."""
+    model = choice.chosen
+    role = f"model-{model.precision}"
+    inputs = {
+        "model": model.digest,
+        "student": student.digest,
+        "target": context.target.digest,
+        "budget": str(context.budget) if context.budget else None,
+        "recipe": context.recipe.digest,
+        "data": context.dataset.digest,
+    }
+
+    def work() -> dict[str, Any]:
+        images = first_images(context.dataset.val, _GOLDEN_IMAGES)
+        logits = run_onnx(Path(choice.models["fp32"].file.path).read_bytes(), images, batch=len(images))
+        plan = BundlePlan(
+            created=context.ledger.created,
+            targets=(target_selector(context.target),),
+            build=build_plan(model, context.target, role=role),
+            health=_health(context, model.precision, float(abs(logits).max())),
+            provenance=provenance(
+                recipe_sha256=context.recipe.digest,
+                data_sha256=context.dataset.digest,
+                parents=(student.digest, model.digest),
+                metrics={f"accuracy_{split}": value for split, value in student.accuracy.items()},
+            ),
+        )
+        folder = context.folder / "bundle"
+        files = {role: Path(model.file.path)}
+        bundle = pack(folder, name=_name(context), version=1, files=files, golden=Golden(images, logits), plan=plan)
+        return to_json(bundle)
+
+    return from_json(Bundle, context.ledger.stage("bundle", inputs, work))
+
+
+def _name(context: RunContext) -> str:
+    return f"{context.dataset.name}-{context.recipe.name.replace('+', '-')}"
+
+
+def _health(context: RunContext, precision: str, scale: float) -> Any:
+    return health_check(tolerance=_TOLERANCES[precision] * max(scale, 1.0), budget=context.budget)

@@ -1,0 +1,201 @@
+"""The last stage: everything the others found, as one report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekd import __version__
+from edgekd.core.artifacts import Bundle, Engine, FileRef, LatencyReport, TrainedModel
+from edgekd.models import count_macs, count_params, deploy, load_model
+from edgekd.pipeline.context import RunContext
+from edgekd.pipeline.exporting import Exported, PrecisionChoice
+from edgekd.pipeline.training import Training
+from edgekd.report import (
+    Accuracy,
+    AccuracySummary,
+    ArtifactRow,
+    BudgetResult,
+    Curve,
+    CurvePoint,
+    DataFacts,
+    LatencyRow,
+    PairedGain,
+    Parity,
+    PrecisionDecision,
+    PrecisionVerdict,
+    RunReport,
+    SizeRow,
+    TargetRef,
+    Verdict,
+)
+
+_PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "numpy")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the stages made.
+
+    Attributes:
+        teacher: The teacher.
+        alone: Students trained without it, one a seed.
+        distilled: Students trained with it, one a seed.
+        student: The distilled student that is shipped.
+        exported: It as ONNX, with parity.
+        choice: Its precisions.
+        engines: Engines built.
+        latencies: Timings, the chosen model on the target first.
+        bundle: What is shipped.
+        notes: What the reader should know.
+    """
+
+    teacher: Training
+    alone: tuple[Training, ...]
+    distilled: tuple[Training, ...]
+    student: TrainedModel
+    exported: Exported
+    choice: PrecisionChoice
+    engines: tuple[Engine, ...]
+    latencies: tuple[LatencyReport, ...]
+    bundle: Bundle
+    notes: tuple[str, ...]
+
+
+def report_of(context: RunContext, findings: Findings, command: str) -> RunReport:
+    """Put the report together."""
+    accuracy = _accuracy(findings)
+    gain = None if accuracy.alone is None else PairedGain.of(accuracy.distilled, accuracy.alone)
+    budget = _budget(context, findings.latencies[0])
+    dataset = context.dataset
+    return RunReport(
+        name=context.folder.name,
+        created=context.ledger.created,
+        command=command,
+        verdict=Verdict.of(budget),
+        budget=budget,
+        target=TargetRef(name=context.target.name, title=context.target.title),
+        data=DataFacts(
+            name=dataset.name,
+            digest=dataset.digest,
+            classes=dataset.num_classes,
+            train=len(dataset.train),
+            val=len(dataset.val),
+            test=len(dataset.test),
+        ),
+        method=context.recipe.name,
+        accuracy=accuracy,
+        gain=gain,
+        latency=tuple(LatencyRow.of(report) for report in findings.latencies),
+        parity=_parity(findings.exported),
+        precision=_decision(context, findings.choice),
+        sizes=(_size(findings.teacher.model), _size(findings.student, findings.choice)),
+        curves=_curves(findings),
+        artifacts=_artifacts(context, findings),
+        notes=(*dataset.notes, *findings.notes),
+        environment=_environment(),
+    )
+
+
+def _accuracy(findings: Findings) -> Accuracy:
+    return Accuracy(
+        teacher=_summary([findings.teacher]),
+        alone=_summary(findings.alone) if findings.alone else None,
+        distilled=_summary(findings.distilled),
+    )
+
+
+def _summary(trainings: Sequence[Training]) -> AccuracySummary:
+    by_seed = {training.model.seed: training.model.accuracy["test"] for training in trainings}
+    return AccuracySummary.of(trainings[0].model.spec.name, "test", by_seed)
+
+
+def _budget(context: RunContext, report: LatencyReport) -> BudgetResult | None:
+    if context.budget is None:
+        return None
+    return BudgetResult.of(context.budget, kind=report.kind, judged_ms=report.judged_ms)
+
+
+def _parity(exported: Exported) -> Parity:
+    report = exported.parity
+    return Parity(
+        max_abs=report.max_abs,
+        max_rel=report.max_rel,
+        argmax_agreement=report.argmax_agreement,
+        n=report.n,
+        tolerance=report.tolerance,
+        is_ok=report.is_ok,
+    )
+
+
+def _decision(context: RunContext, choice: PrecisionChoice) -> PrecisionDecision:
+    return PrecisionDecision(
+        chosen=choice.chosen.precision,
+        flavour=choice.chosen.flavour,
+        max_drop=context.config.max_drop,
+        verdicts=tuple(PrecisionVerdict(**verdict) for verdict in choice.verdicts),
+    )
+
+
+def _size(model: TrainedModel, choice: PrecisionChoice | None = None) -> SizeRow:
+    module = deploy(load_model(model))
+    files = {} if choice is None else {role: onnx.file.size_bytes for role, onnx in choice.models.items()}
+    return SizeRow(
+        network="teacher" if choice is None else "student",
+        net=model.spec.name,
+        params=count_params(module),
+        macs=count_macs(module, model.spec.input_shape),
+        onnx_bytes=files,
+    )
+
+
+def _curves(findings: Findings) -> tuple[Curve, ...]:
+    groups = [("teacher", (findings.teacher,)), ("alone", findings.alone), ("distilled", findings.distilled)]
+    return tuple(curve for role, trainings in groups for training in trainings for curve in _of(role, training))
+
+
+def _of(role: str, training: Training) -> list[Curve]:
+    points: dict[str, list[CurvePoint]] = defaultdict(list)
+    for epoch in training.history:
+        point = CurvePoint(epoch=epoch.epoch, loss=epoch.loss, val_accuracy=epoch.val_accuracy)
+        points[epoch.stage].append(point)
+    return [
+        Curve(stage=role if stage == "student" else stage, seed=training.model.seed, points=tuple(rows))
+        for stage, rows in points.items()
+    ]
+
+
+def _artifacts(context: RunContext, findings: Findings) -> tuple[ArtifactRow, ...]:
+    files: list[tuple[str, FileRef]] = [("teacher", findings.teacher.model.weights)]
+    files += [(f"{t.model.role} seed {t.model.seed}", t.model.weights) for t in (*findings.alone, *findings.distilled)]
+    files += [(f"onnx {role}", model.file) for role, model in findings.choice.models.items()]
+    files += [
+        (f"engine {engine.backend} {engine.target} {engine.precision}", engine.file) for engine in findings.engines
+    ]
+    files.append(("bundle manifest", findings.bundle.manifest))
+    return tuple(ArtifactRow.of(kind, file, folder=context.folder) for kind, file in files)
+
+
+def _environment() -> dict[str, str]:
+    versions = {"edgekd": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def shipped(distilled: Sequence[Training]) -> TrainedModel:
+    """Return the student to ship: the best on the held-out split, the first of equal ones."""
+    return max(distilled, key=lambda training: training.model.accuracy["val"]).model
+
+
+def run_files(folder: Path) -> list[str]:
+    """List what a run writes, for `--dry-run`."""
+    names = ["config.yaml", "run.json", "log.jsonl", "teacher/", "student/", "onnx/", "engines/", "bundle/"]
+    return [str(folder / name) for name in (*names, "report.json", "report.html")]

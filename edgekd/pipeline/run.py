@@ -1,0 +1,97 @@
+"""`edgekd distill` as one function: every stage in order, each kept in the ledger, a report at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from edgekd.core import atomic
+from edgekd.core.budget import parse_budget
+from edgekd.core.events import Event, Listener, silent
+from edgekd.data import load_dataset
+from edgekd.distill import load_recipe
+from edgekd.pipeline.building import engines, latencies
+from edgekd.pipeline.choosing import student_for
+from edgekd.pipeline.config import RunConfig
+from edgekd.pipeline.context import RunContext
+from edgekd.pipeline.exporting import exported, precisions
+from edgekd.pipeline.ledger import Ledger
+from edgekd.pipeline.packing import bundle_of
+from edgekd.pipeline.reporting import Findings, report_of, shipped
+from edgekd.pipeline.training import student_of, teacher_of
+from edgekd.report import RunReport, write_report
+from edgekd.targets import describe, get_target
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """Where and how to run.
+
+    Attributes:
+        folder: The run folder.
+        command: The command that makes or resumes the run, for the report.
+        fresh: Start over instead of resuming.
+        listener: Told of progress.
+    """
+
+    folder: Path
+    command: str
+    fresh: bool = False
+    listener: Listener = silent
+
+
+def distill(config: RunConfig, request: RunRequest) -> RunReport:
+    """Distil a student under a latency budget, export, quantise, build, time and pack it.
+
+    Running it again resumes: stages whose inputs and files are unchanged are kept.
+
+    Args:
+        config: What to do.
+        request: Where, and whom to tell.
+
+    Returns:
+        The report, also written to the run folder.
+
+    Raises:
+        EdgeKDError: Any stage failed; what was finished is kept.
+    """
+    target, budget = get_target(config.target), parse_budget(config.budget) if config.budget else None
+    for name in config.also_build:
+        get_target(name)
+    recipe = load_recipe(config.method)
+    with Ledger.open(request.folder, fresh=request.fresh, listen=request.listener) as ledger:
+        atomic.write_text(
+            ledger.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        )
+        ledger.listen(Event("note", "target", describe(target)))
+        context = RunContext(config, budget, target, recipe, load_dataset(config.data), ledger, ledger.listen)
+        findings = _findings(context)
+        report = report_of(context, findings, request.command)
+        write_report(report, ledger.folder)
+        return report
+
+
+def _findings(context: RunContext) -> Findings:
+    teacher = teacher_of(context)
+    spec, reason = student_for(context, teacher.model)
+    seeds = range(context.config.seeds)
+    alone = [student_of(context, "alone", spec, teacher.model, seed) for seed in seeds if context.config.compare_alone]
+    distilled = [student_of(context, "distilled", spec, teacher.model, seed) for seed in seeds]
+    student = shipped(distilled)
+    fp32 = exported(context, student)
+    choice = precisions(context, fp32.model)
+    built, notes = engines(context, choice)
+    return Findings(
+        teacher=teacher,
+        alone=tuple(alone),
+        distilled=tuple(distilled),
+        student=student,
+        exported=fp32,
+        choice=choice,
+        engines=built,
+        latencies=latencies(context, choice),
+        bundle=bundle_of(context, student, choice),
+        notes=(reason, *notes),
+    )

@@ -1,0 +1,44 @@
+"""How fast a model is: measured on this CPU, predicted for every other target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.core.artifacts import LatencyReport, OnnxModel
+from edgekd.data import Split, eval_batches
+from edgekd.engine import BACKENDS, BuildOptions
+from edgekd.latency import graph_from_onnx, predict
+from edgekd.pipeline.context import RunContext
+from edgekd.profile import measure
+from edgekd.targets import get_target
+
+
+def first_images(split: Split, count: int) -> NDArray[np.float32]:
+    """Return the first images of a split, float32 `[n, C, H, W]` in 0..1."""
+    batch = next(iter(eval_batches(split, batch_size=min(count, len(split)))))
+    images: NDArray[np.float32] = batch.inputs.numpy()
+    return images
+
+
+def cpu_folder(context: RunContext, model: OnnxModel) -> Path:
+    """Return where the ONNX Runtime engine of a model lies."""
+    return context.folder / "engines" / f"cpu-{Path(model.file.path).stem}"
+
+
+def measured_on_cpu(context: RunContext, model: OnnxModel) -> LatencyReport:
+    """Measure a model on this CPU, one image at a time."""
+    backend = BACKENDS["onnxruntime"]
+    options = BuildOptions(get_target("cpu"), threads=context.config.threads)
+    with backend.open(backend.build(model, cpu_folder(context, model), options)) as runner:
+        inputs = first_images(context.dataset.val, 1)
+        return measure(runner, inputs, target="cpu", precision=model.precision)
+
+
+def latency_on_target(context: RunContext, model: OnnxModel) -> LatencyReport:
+    """Measure a model where the target is this machine, predict it where it is not."""
+    if context.target.kind == "cpu":
+        return measured_on_cpu(context, model)
+    return predict(graph_from_onnx(Path(model.file.path)), context.target, model.precision)

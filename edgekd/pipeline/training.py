@@ -1,0 +1,140 @@
+"""The stages that train: the teacher where none is given, students with it and without it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import TypeAdapter
+from torch import nn
+
+from edgekd.core.artifacts import FileRef, NetSpec, TrainedModel, from_json, to_json
+from edgekd.core.errors import ConfigError
+from edgekd.distill import Epoch, Recipe, RunOptions, TrainSettings, evaluate, load_recipe, run_recipe
+from edgekd.models import load_model, load_teacher, save_weights
+from edgekd.pipeline.context import RunContext
+
+_EPOCHS = TypeAdapter(tuple[Epoch, ...])
+
+
+Role: TypeAlias = Literal["teacher", "alone", "distilled"]
+Trained: TypeAlias = tuple[nn.Module, tuple[Epoch, ...]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trained network and how its training went.
+
+    Attributes:
+        model: The network.
+        history: Every epoch; empty for a network that was given.
+    """
+
+    model: TrainedModel
+    history: tuple[Epoch, ...]
+
+
+@dataclass(frozen=True)
+class _Facts:
+    role: Role
+    spec: NetSpec
+    method: str
+    seed: int
+    parents: tuple[str, ...] = ()
+
+    @property
+    def stage(self) -> str:
+        return self.role if self.role == "teacher" else f"{self.role}/seed{self.seed}"
+
+
+def teacher_of(context: RunContext) -> Training:
+    """Load the teacher that was given, or train one.
+
+    Raises:
+        ConfigError: The teacher does not fit the data.
+    """
+    config, dataset = context.config.teacher, context.dataset
+    weights = None if config.weights is None else Path(config.weights)
+    if weights is not None and not weights.is_file():
+        raise ConfigError(f"teacher weights {weights}: no such file")
+    spec, module = load_teacher(
+        config.net,
+        in_channels=dataset.in_channels,
+        num_classes=dataset.num_classes,
+        resolution=dataset.resolution,
+        mean=config.mean or dataset.mean,
+        std=config.std or dataset.std,
+        weights=weights,
+    )
+    if weights is not None:
+        inputs = {"spec": spec.digest, "weights": FileRef.of(weights).sha256, "data": dataset.digest}
+        return _kept(context, _Facts("teacher", spec, "given", seed=0), inputs, lambda: (module, ()))
+    settings = _teacher_settings(context)
+    return _trained(context, "teacher", load_recipe("plain"), spec, None, settings=settings, seed=0)
+
+
+def student_of(
+    context: RunContext, role: Literal["alone", "distilled"], spec: NetSpec, teacher: TrainedModel, seed: int
+) -> Training:
+    """Train one student, with the teacher (`"distilled"`) or without (`"alone"`), from the same weights and batches."""
+    recipe = context.recipe if role == "distilled" else load_recipe("plain")
+    return _trained(context, role, recipe, spec, teacher, settings=context.config.train, seed=seed)
+
+
+def _teacher_settings(context: RunContext) -> TrainSettings:
+    epochs = context.config.teacher.epochs or context.config.train.epochs
+    return context.config.train.model_copy(update={"epochs": epochs})
+
+
+def _trained(
+    context: RunContext,
+    role: Role,
+    recipe: Recipe,
+    spec: NetSpec,
+    teacher: TrainedModel | None,
+    *,
+    settings: TrainSettings,
+    seed: int,
+) -> Training:
+    used = teacher if recipe.needs_teacher else None
+    facts = _Facts(role, spec, recipe.name, seed, (used.digest,) if used else ())
+    inputs = {
+        "recipe": recipe.digest,
+        "spec": spec.digest,
+        "teacher": used.digest if used else None,
+        "data": context.dataset.digest,
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+    }
+
+    def train() -> Trained:
+        folder = context.folder / "checkpoints" / facts.stage
+        outcome = run_recipe(
+            recipe,
+            student=spec,
+            teacher=(used.spec, load_model(used)) if used else None,
+            dataset=context.dataset,
+            settings=settings,
+            options=RunOptions(seed, facts.stage, folder, context.listener),
+        )
+        return outcome.student, outcome.history
+
+    return _kept(context, facts, inputs, train)
+
+
+def _kept(context: RunContext, facts: _Facts, inputs: dict[str, Any], train: Callable[[], Trained]) -> Training:
+    def work() -> dict[str, Any]:
+        module, history = train()
+        folder = context.folder / ("teacher" if facts.role == "teacher" else "student")
+        path = folder / f"{facts.stage.replace('/', '-')}.safetensors"
+        weights = save_weights(module, path, {"role": facts.role, "net": facts.spec.name})
+        splits = {"val": context.dataset.val, "test": context.dataset.test}
+        accuracy = {name: evaluate(module, split).accuracy for name, split in splits.items()}
+        model = TrainedModel(facts.role, facts.spec, weights, accuracy, facts.method, facts.seed, facts.parents)
+        return {"model": to_json(model), "history": [dataclasses.asdict(epoch) for epoch in history]}
+
+    result = context.ledger.stage(facts.stage, inputs, work)
+    return Training(from_json(TrainedModel, result["model"]), _EPOCHS.validate_python(result["history"]))

@@ -1,0 +1,167 @@
+"""Takes a lower precision only where it pays: accuracy within the gate and really faster, each verdict in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edgekd.core.artifacts import OnnxModel
+from edgekd.core.errors import ConfigError, DataError
+
+_ROUNDING = 1e-9
+_WIDTH = {"fp32": 0, "fp16": 1, "int8": 2}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model with what is known about it.
+
+    Attributes:
+        model: The model.
+        accuracy: Top-1 on held-out images, 0..1.
+        p50_ms: Median latency in milliseconds, or None when unknown.
+        ms_kind: `"measured"` or `"predicted"`; None exactly when `p50_ms` is.
+    """
+
+    model: OnnxModel
+    accuracy: float
+    p50_ms: float | None
+    ms_kind: Literal["measured", "predicted"] | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one candidate.
+
+    Attributes:
+        precision: Its precision.
+        flavour: Its flavour.
+        accepted: Whether it passes every gate; the reference fp32 always does.
+        reason: Why, with the numbers.
+    """
+
+    precision: str
+    flavour: str
+    accepted: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The candidate to ship, and a verdict for each candidate in the order given."""
+
+    chosen: Candidate
+    verdicts: tuple[Verdict, ...]
+
+
+def choose_precision(candidates: Sequence[Candidate], *, max_drop: float) -> Decision:
+    """Choose the fastest candidate that keeps fp32's accuracy; fp32 where nothing is shown to be better.
+
+    Latencies are compared only with a latency of the same kind: measured with measured, predicted with predicted.
+
+    Args:
+        candidates: One fp32 reference and any number of other precisions.
+        max_drop: Accuracy that may be lost against fp32, as a fraction: 0.01 is one point.
+
+    Returns:
+        The choice with a reason for each candidate. Ties go to fp32, then to the more accurate, then to the wider.
+
+    Raises:
+        ConfigError: There is not exactly one fp32 candidate, or `max_drop` is not a fraction.
+        DataError: An accuracy or latency is impossible, or a latency has no kind.
+    """
+    if not 0 <= max_drop < 1:
+        raise ConfigError(f"max_drop is {max_drop}; give a fraction such as 0.01 for one point of accuracy")
+    for candidate in candidates:
+        _check(candidate)
+    references = [candidate for candidate in candidates if candidate.model.precision == "fp32"]
+    if len(references) != 1:
+        raise ConfigError(f"choosing a precision needs exactly one fp32 model to compare with, got {len(references)}")
+    reference = references[0]
+    rejections = [
+        "" if candidate is reference else _rejection(candidate, reference, max_drop) for candidate in candidates
+    ]
+    faster = [c for c, problem in zip(candidates, rejections, strict=True) if c is not reference and not problem]
+    chosen = min(faster, key=_preference) if faster else reference
+    verdicts = [
+        Verdict(
+            candidate.model.precision,
+            candidate.model.flavour,
+            not problem,
+            problem or _acceptance(candidate, reference, chosen),
+        )
+        for candidate, problem in zip(candidates, rejections, strict=True)
+    ]
+    return Decision(chosen, tuple(verdicts))
+
+
+def _check(candidate: Candidate) -> None:
+    name = _name(candidate)
+    if not 0 <= candidate.accuracy <= 1:
+        raise DataError(f"{name}: accuracy is {candidate.accuracy}; it must lie in 0..1")
+    if (candidate.p50_ms is None) != (candidate.ms_kind is None):
+        raise DataError(
+            f"{name}: p50 {candidate.p50_ms} ms is {candidate.ms_kind}; say both figure and kind, or neither"
+        )
+    if candidate.p50_ms is not None and not 0 < candidate.p50_ms < math.inf:
+        raise DataError(f"{name}: p50 is {candidate.p50_ms} ms; it must be positive and finite")
+
+
+def _preference(candidate: Candidate) -> tuple[float, float, int]:
+    return (candidate.p50_ms or math.inf, -candidate.accuracy, _WIDTH[candidate.model.precision])
+
+
+def _rejection(candidate: Candidate, reference: Candidate, max_drop: float) -> str:
+    return _accuracy_rejection(candidate, reference, max_drop) or _speed_rejection(candidate, reference)
+
+
+def _accuracy_rejection(candidate: Candidate, reference: Candidate, max_drop: float) -> str:
+    drop = reference.accuracy - candidate.accuracy
+    if drop <= max_drop + _ROUNDING:
+        return ""
+    return (
+        f"{_name(candidate)}: accuracy {candidate.accuracy:.3f} is {100 * drop:.3g} points below fp32 "
+        f"{reference.accuracy:.3f}, the gate is {100 * max_drop:.3g}"
+    )
+
+
+def _speed_rejection(candidate: Candidate, reference: Candidate) -> str:
+    name = _name(candidate)
+    if candidate.p50_ms is None or reference.p50_ms is None:
+        missing = name if candidate.p50_ms is None else "fp32"
+        return f"{name}: {_accuracy_words(candidate, reference)}, but {missing} has no latency: no speed-up is shown"
+    if candidate.ms_kind != reference.ms_kind:
+        return (
+            f"{name}: p50 {candidate.p50_ms:.4g} ms is {candidate.ms_kind} and fp32 {reference.p50_ms:.4g} ms is "
+            f"{reference.ms_kind}; the two cannot be compared"
+        )
+    if candidate.p50_ms > reference.p50_ms:
+        return f"{name}: {_latency_words(candidate)} is slower than fp32 {reference.p50_ms:.4g} ms"
+    if candidate.p50_ms == reference.p50_ms:
+        return f"{name}: {_latency_words(candidate)} is no faster than fp32 {reference.p50_ms:.4g} ms; ties go to fp32"
+    return ""
+
+
+def _acceptance(candidate: Candidate, reference: Candidate, chosen: Candidate) -> str:
+    name = _name(candidate)
+    if candidate is reference:
+        return f"{name}: the reference, {'chosen' if chosen is reference else f'{_name(chosen)} is chosen instead'}"
+    facts = f"{_accuracy_words(candidate, reference)}; {_latency_words(candidate)} against {reference.p50_ms:.4g} ms"
+    outcome = "chosen" if candidate is chosen else f"{_name(chosen)} is preferred at {chosen.p50_ms:.4g} ms"
+    return f"{name}: {facts}; {outcome}"
+
+
+def _accuracy_words(candidate: Candidate, reference: Candidate) -> str:
+    return f"accuracy {candidate.accuracy:.3f} is within the gate of fp32 {reference.accuracy:.3f}"
+
+
+def _latency_words(candidate: Candidate) -> str:
+    prefix = "predicted " if candidate.ms_kind == "predicted" else ""
+    return f"{prefix}p50 {candidate.p50_ms:.4g} ms"
+
+
+def _name(candidate: Candidate) -> str:
+    model = candidate.model
+    return model.precision if model.flavour == "any" else f"{model.precision} ({model.flavour})"

@@ -1,0 +1,103 @@
+"""FP16 as types in the graph: what strongly typed TensorRT builds, where precision flags no longer exist.
+
+Inputs and logits stay float32. Inside, every operator runs in fp16 but those in `SENSITIVE_OPS` (exponentials,
+powers, norms and long sums lose or overflow in fp16), means over more than 64 elements, operators that ONNX does not
+define for fp16, and nodes with a constant that fp16 cannot hold. Each of them is written down with its reason in the
+file's metadata and returned by `kept_fp32`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.core.artifacts import OnnxModel
+from edgekd.core.errors import ConfigError, DataError, ExportError
+from edgekd.core.seeds import derive_seed
+from edgekd.export import Form, fp16_rounded, read_content, read_proto, run_onnx, with_shapes, write_model
+from edgekd.precision.fp16_graph import retyped
+from edgekd.precision.fp16_rules import reasons_for_fp32
+
+_NOTE = "edgekd.fp32_nodes"
+_CHECK_IMAGES = 8
+_WORST_RELATIVE = 0.05
+
+
+def to_fp16(model: OnnxModel, path: Path, *, images: npt.NDArray[np.float32] | None = None) -> OnnxModel:
+    """Convert an fp32 model to typed fp16 with float32 input and logits.
+
+    Args:
+        model: An fp32 model.
+        path: The file to write.
+        images: Real images to check the numbers on, float32 `[n, C, H, W]` in 0..1, besides random ones.
+
+    Returns:
+        The fp16 model; the same input gives the same bytes.
+
+    Raises:
+        ConfigError: The model is not fp32.
+        DataError: The images do not fit the model.
+        ExportError: The graph cannot be converted, or its fp16 logits on random images in 0..1 (or on `images`) are
+            not finite or more than 5 % (of their root mean square) away from the fp32 ones.
+        PreconditionError: `onnxruntime` is not installed.
+        StorageError: A file cannot be read or written.
+    """
+    if model.precision != "fp32":
+        raise ConfigError(f"fp16 is made from an fp32 model, not from {model.precision}")
+    source = with_shapes(read_proto(model))
+    reasons = reasons_for_fp32(source.graph, model.opset)
+    converted = retyped(source, frozenset(reasons))
+    _check_numbers(model, fp16_rounded(converted).SerializeToString(), _check_images(model, images))
+    notes = {_NOTE: json.dumps(reasons, sort_keys=True)}
+    return write_model(converted, path, Form("fp16", "any", (model.digest,), notes))
+
+
+def kept_fp32(model: OnnxModel) -> Mapping[str, str]:
+    """Return the nodes of an fp16 model that stayed in fp32, each with the reason.
+
+    Args:
+        model: A model written by `to_fp16`.
+
+    Returns:
+        Reasons by node name.
+
+    Raises:
+        ConfigError: The model was not written by `to_fp16`.
+        StorageError: The file is missing or has changed.
+    """
+    for entry in read_proto(model).metadata_props:
+        if entry.key == _NOTE:
+            reasons: dict[str, str] = json.loads(entry.value)
+            return reasons
+    raise ConfigError(f"{model.file.path} is {model.precision} and carries no list of fp32 nodes; make it with to_fp16")
+
+
+def _check_images(model: OnnxModel, images: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
+    rng = np.random.default_rng(derive_seed(0, "fp16", "check"))
+    drawn = rng.random((_CHECK_IMAGES, *model.input_shape), dtype=np.float32)
+    if images is None:
+        return drawn
+    if images.dtype != np.float32 or images.shape[1:] != model.input_shape or not np.isfinite(images).all():
+        wanted = ", ".join(map(str, model.input_shape))
+        raise DataError(f"fp16 is checked on finite float32 [n, {wanted}], got {images.dtype} {list(images.shape)}")
+    return np.concatenate([drawn, images])
+
+
+def _check_numbers(model: OnnxModel, content: bytes, images: npt.NDArray[np.float32]) -> None:
+    batch = model.batch or _CHECK_IMAGES
+    expected = run_onnx(read_content(model), images, batch=batch)
+    found = run_onnx(content, images, batch=batch)
+    if not np.isfinite(found).all():
+        bad = int((~np.isfinite(found)).sum())
+        raise ExportError(f"fp16 overflows: {bad} of {found.size} logits are NaN or infinite; keep this model in fp32")
+    scale = float(np.sqrt(np.mean(expected.astype(np.float64) ** 2)))
+    worst = float(np.abs(found - expected).max())
+    if worst > _WORST_RELATIVE * scale:
+        raise ExportError(
+            f"fp16 logits are off by {worst:.3g} where fp32 logits have a root mean square of {scale:.3g} "
+            f"(limit {_WORST_RELATIVE:.0%}); keep this model in fp32"
+        )

@@ -1,0 +1,123 @@
+"""Decides which nodes must not run in fp16, and says why in words."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from edgekd.core.errors import ExportError
+
+SENSITIVE_OPS = frozenset(
+    (
+        *("Softmax", "LogSoftmax", "Softplus", "Mish", "Exp", "Log", "Pow", "Sqrt", "Reciprocal", "CumSum"),
+        *("GroupNormalization", "InstanceNormalization", "LayerNormalization"),
+        *("LRN", "LpNormalization", "MeanVarianceNormalization", "RMSNormalization"),
+        *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+    )
+)
+MEANS = frozenset(("AveragePool", "GlobalAveragePool", "GlobalLpPool", "LpPool", "ReduceMean"))
+LARGEST_MEAN = 64
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_FP16_MAX = float(np.finfo(np.float16).max)
+
+
+def reasons_for_fp32(graph: onnx.GraphProto, opset: int) -> dict[str, str]:
+    """Return the nodes that stay in fp32, each with the reason.
+
+    Args:
+        graph: A graph with the shape of every value.
+        opset: Its default-domain opset.
+
+    Returns:
+        Reasons by node name; every other node may run in fp16.
+
+    Raises:
+        ExportError: A node has a subgraph or comes from another operator domain.
+    """
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    shapes = _shapes(graph)
+    reasons = {}
+    for node in graph.node:
+        _check_supported(node)
+        reason = _constant_reason(node, constants) or _operator_reason(node, opset) or _extent_reason(node, shapes)
+        if reason:
+            reasons[node.name] = reason
+    return reasons
+
+
+def takes_fp16(node: onnx.NodeProto, index: int, opset: int) -> bool:
+    """Say whether ONNX lets input `index` of a node be fp16."""
+    formal = onnx.defs.get_schema(node.op_type, opset, node.domain).inputs
+    return "tensor(float16)" in formal[min(index, len(formal) - 1)].types
+
+
+def _check_supported(node: onnx.NodeProto) -> None:
+    if node.domain not in ("", "ai.onnx"):
+        raise ExportError(f"node {node.name!r} is {node.domain}.{node.op_type}; fp16 rules cover standard ONNX only")
+    if any(item.HasField("g") or item.graphs for item in node.attribute):
+        raise ExportError(f"node {node.name!r} ({node.op_type}) has a subgraph; fp16 conversion does not enter it")
+
+
+def _constant_reason(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> str:
+    for name in node.input:
+        values = constants.get(name)
+        if values is None or values.dtype != np.float32:
+            continue
+        largest = float(np.abs(values).max(initial=0.0))
+        if largest > _FP16_MAX:
+            return f"constant {name} reaches {largest:.4g}, fp16 ends at {_FP16_MAX:g}"
+        vanishing = (values != 0) & (values.astype(np.float16) == 0)
+        if node.op_type not in _WEIGHTED and vanishing.any():
+            smallest = float(np.abs(values[vanishing]).min())
+            return f"constant {name} holds {smallest:.4g}, which is 0 in fp16"
+    return ""
+
+
+def _operator_reason(node: onnx.NodeProto, opset: int) -> str:
+    if node.op_type in SENSITIVE_OPS:
+        return f"{node.op_type} loses accuracy or overflows in fp16"
+    schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    if not schema.inputs or node.op_type == "ConstantOfShape":
+        return f"{node.op_type} makes float32 by definition"
+    if "tensor(float)" in schema.inputs[0].types and not takes_fp16(node, 0, opset):
+        return f"{node.op_type} takes no fp16 at opset {opset}"
+    return ""
+
+
+def _extent_reason(node: onnx.NodeProto, shapes: Mapping[str, tuple[int | str, ...]]) -> str:
+    if node.op_type not in MEANS:
+        return ""
+    extent = _kernel_extent(node) if node.op_type in ("AveragePool", "LpPool") else _reduced_extent(node, shapes)
+    if extent is None:
+        return f"{node.op_type} runs over an unknown number of elements"
+    if extent > LARGEST_MEAN:
+        return f"{node.op_type} over {extent} elements, fp16 is kept up to {LARGEST_MEAN}"
+    return ""
+
+
+def _kernel_extent(node: onnx.NodeProto) -> int:
+    return math.prod(next(item.ints for item in node.attribute if item.name == "kernel_shape"))
+
+
+def _reduced_extent(node: onnx.NodeProto, shapes: Mapping[str, tuple[int | str, ...]]) -> int | None:
+    before, after = shapes.get(node.input[0]), shapes.get(node.output[0])
+    if before is None or after is None:
+        return None
+    if Counter(size for size in before if isinstance(size, str)) != Counter(s for s in after if isinstance(s, str)):
+        return None
+    fixed_before = math.prod(size for size in before if isinstance(size, int))
+    return fixed_before // max(1, math.prod(size for size in after if isinstance(size, int)))
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | str, ...]]:
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return {
+        value.name: tuple(dim.dim_value or dim.dim_param or "?" for dim in value.type.tensor_type.shape.dim)
+        for value in values
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }

@@ -1,0 +1,49 @@
+"""What a run found, as `report.json` for programs and `report.html` for people; neither needs the network or torch."""
+
+from edgekd.report.facts import (
+    Accuracy,
+    AccuracySummary,
+    ArtifactRow,
+    BudgetResult,
+    Curve,
+    CurvePoint,
+    DataFacts,
+    LatencyRow,
+    PairedGain,
+    Parity,
+    PrecisionDecision,
+    PrecisionVerdict,
+    SeedValue,
+    SizeRow,
+    TargetRef,
+)
+from edgekd.report.files import read_report, write_report
+from edgekd.report.html import render_html
+from edgekd.report.run_report import REPORT_SCHEMA_VERSION, RunReport, Verdict
+from edgekd.report.schema import schema_document, schema_path
+
+__all__ = [
+    "Accuracy",
+    "AccuracySummary",
+    "ArtifactRow",
+    "BudgetResult",
+    "Curve",
+    "CurvePoint",
+    "DataFacts",
+    "LatencyRow",
+    "PairedGain",
+    "Parity",
+    "PrecisionDecision",
+    "PrecisionVerdict",
+    "REPORT_SCHEMA_VERSION",
+    "RunReport",
+    "SeedValue",
+    "SizeRow",
+    "TargetRef",
+    "Verdict",
+    "read_report",
+    "render_html",
+    "schema_document",
+    "schema_path",
+    "write_report",
+]

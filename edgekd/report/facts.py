@@ -1,0 +1,303 @@
+"""The parts of a report. Summaries carry the values they summarise and refuse to disagree with them."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from edgekd.core.artifacts import FileRef, LatencyReport, Precision
+from edgekd.core.budget import Budget, Limit
+
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Milliseconds: TypeAlias = Annotated[float, Field(gt=0)]
+Count: TypeAlias = Annotated[int, Field(ge=0)]
+Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Kind: TypeAlias = Literal["predicted", "measured"]
+Network: TypeAlias = Literal["teacher", "student"]
+
+
+class ReportModel(BaseModel):
+    """Frozen, strict, no unknown keys, no NaN: the settings of every model here."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class TargetRef(ReportModel):
+    """The device the run was for."""
+
+    name: str = Field(description="Target name, e.g. jetson-orin")
+    title: str = Field(description="What the name stands for")
+
+
+class DataFacts(ReportModel):
+    """The data set, and how many images each split has."""
+
+    name: str
+    digest: Digest
+    classes: Annotated[int, Field(ge=2)]
+    train: Count
+    val: Count
+    test: Count
+
+
+class SeedValue(ReportModel):
+    """One number of one seed."""
+
+    seed: int
+    value: float
+
+
+class AccuracySummary(ReportModel):
+    """Top-1 accuracy of one network over seeds; `std` is the sample deviation, null with a single seed."""
+
+    net: str = Field(description="Architecture, e.g. resnet8-w4@8")
+    split: str = Field(description="Split it was measured on")
+    mean: Share
+    std: Annotated[float, Field(ge=0)] | None
+    seeds: Annotated[tuple[SeedValue, ...], Field(min_length=1)]
+
+    @classmethod
+    def of(cls, net: str, split: str, by_seed: Mapping[int, float]) -> AccuracySummary:
+        """Summarise accuracies 0..1 by seed."""
+        seeds = _seed_values(by_seed)
+        return cls(net=net, split=split, mean=_mean(seeds), std=_std(seeds), seeds=seeds)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> AccuracySummary:
+        _require_agreement("accuracy", self.seeds, self.mean, self.std)
+        if not all(0 <= item.value <= 1 for item in self.seeds):
+            raise ValueError("an accuracy is outside 0..1")
+        return self
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Accuracy by seed."""
+        return {item.seed: item.value for item in self.seeds}
+
+
+class Accuracy(ReportModel):
+    """The three networks side by side; `alone` is null when the student was not also trained without a teacher."""
+
+    teacher: AccuracySummary
+    alone: AccuracySummary | None
+    distilled: AccuracySummary
+
+
+class PairedGain(ReportModel):
+    """Accuracy distilled minus alone, seed by seed."""
+
+    mean: float
+    std: Annotated[float, Field(ge=0)] | None
+    differences: Annotated[tuple[SeedValue, ...], Field(min_length=1)]
+
+    @classmethod
+    def of(cls, distilled: AccuracySummary, alone: AccuracySummary) -> PairedGain | None:
+        """Compare two summaries over the seeds they share; None when they share none."""
+        shared = sorted(distilled.by_seed.keys() & alone.by_seed.keys())
+        if not shared:
+            return None
+        differences = _seed_values({seed: distilled.by_seed[seed] - alone.by_seed[seed] for seed in shared})
+        return cls(mean=_mean(differences), std=_std(differences), differences=differences)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> PairedGain:
+        _require_agreement("gain", self.differences, self.mean, self.std)
+        return self
+
+
+class LatencyRow(ReportModel):
+    """Latency of one network on one target; `low_ms`..`high_ms` is the interval of the median."""
+
+    target: str
+    network: Network = "student"
+    precision: Precision
+    kind: Kind
+    p50_ms: Milliseconds
+    p99_ms: Milliseconds
+    low_ms: Milliseconds
+    high_ms: Milliseconds
+    backend: str
+    conditions: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, report: LatencyReport, *, network: Network = "student") -> LatencyRow:
+        """Take over a latency report; conditions become plain JSON."""
+        return cls(
+            target=report.target,
+            network=network,
+            precision=report.precision,
+            kind=report.kind,
+            p50_ms=report.p50_ms,
+            p99_ms=report.p99_ms,
+            low_ms=report.low_ms,
+            high_ms=report.high_ms,
+            backend=report.backend,
+            conditions=json.loads(json.dumps(dict(report.conditions), allow_nan=False)),
+        )
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> LatencyRow:
+        if not (self.low_ms <= self.p50_ms <= self.high_ms and self.p50_ms <= self.p99_ms):
+            raise ValueError("a latency is not low <= p50 <= high and p50 <= p99")
+        return self
+
+
+class BudgetLimit(ReportModel):
+    """One limit, and the figure it was compared with."""
+
+    metric: Literal["p50", "p90", "p99", "mean"]
+    limit_ms: Milliseconds
+    judged_ms: Milliseconds
+
+
+class BudgetResult(ReportModel):
+    """The latency budget and what became of it."""
+
+    text: str = Field(description="The budget as written, e.g. p99<8ms")
+    kind: Kind = Field(description="Whether measured or predicted figures were compared with it")
+    limits: Annotated[tuple[BudgetLimit, ...], Field(min_length=1)]
+    misses: tuple[str, ...] = Field(description="One sentence for each limit missed")
+
+    @classmethod
+    def of(cls, budget: Budget, *, kind: Kind, judged_ms: Mapping[str, float]) -> BudgetResult:
+        """Judge a budget.
+
+        Args:
+            budget: The limits.
+            kind: Where the figures come from.
+            judged_ms: Figure in milliseconds by statistic, the same that the gate compared.
+
+        Returns:
+            The result, misses in words.
+
+        Raises:
+            ConfigError: A statistic that the budget limits is not in `judged_ms`.
+        """
+        misses = budget.misses(judged_ms)
+        limits = tuple(
+            BudgetLimit(metric=limit.metric, limit_ms=limit.limit_ms, judged_ms=judged_ms[limit.metric])  # type: ignore[arg-type]
+            for limit in budget.limits
+        )
+        return cls(text=str(budget), kind=kind, limits=limits, misses=misses)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> BudgetResult:
+        budget = Budget(tuple(Limit(item.metric, item.limit_ms) for item in self.limits))
+        if len(budget.misses({item.metric: item.judged_ms for item in self.limits})) != len(self.misses):
+            raise ValueError("the misses do not follow from the limits and the judged figures")
+        return self
+
+
+class Parity(ReportModel):
+    """How closely the ONNX model repeats the torch model on the same inputs."""
+
+    max_abs: Annotated[float, Field(ge=0)]
+    max_rel: Annotated[float, Field(ge=0)]
+    argmax_agreement: Share
+    n: Annotated[int, Field(ge=1)]
+    tolerance: Annotated[float, Field(ge=0)]
+    is_ok: bool
+
+
+class PrecisionVerdict(ReportModel):
+    """What became of one precision, with its reason; figures are null when unknown."""
+
+    precision: Precision
+    flavour: str
+    accepted: bool
+    reason: str
+    accuracy: Share | None = None
+    p50_ms: Milliseconds | None = None
+    ms_kind: Kind | None = None
+
+    @model_validator(mode="after")
+    def _is_labelled(self) -> PrecisionVerdict:
+        if (self.p50_ms is None) != (self.ms_kind is None):
+            raise ValueError("a latency needs its kind, and a kind its latency")
+        return self
+
+
+class PrecisionDecision(ReportModel):
+    """Which precision is shipped, and why the others are not."""
+
+    chosen: Precision
+    flavour: str
+    max_drop: Share = Field(description="Accuracy that may be lost against fp32; 0.01 is one point")
+    verdicts: Annotated[tuple[PrecisionVerdict, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _chose_an_accepted_one(self) -> PrecisionDecision:
+        accepted = {(verdict.precision, verdict.flavour) for verdict in self.verdicts if verdict.accepted}
+        if (self.chosen, self.flavour) not in accepted:
+            raise ValueError("the chosen precision is not among the accepted ones")
+        return self
+
+
+class SizeRow(ReportModel):
+    """How large a network is."""
+
+    network: Network
+    net: str
+    params: Count
+    macs: Annotated[Count, Field(description="Multiply-accumulates of one inference at batch 1")]
+    onnx_bytes: dict[str, Count] = Field(default_factory=dict, description="Length of the ONNX file by precision")
+
+
+class CurvePoint(ReportModel):
+    """One epoch; `val_accuracy` is null where it was not measured."""
+
+    epoch: Count
+    loss: float
+    val_accuracy: Share | None = None
+
+
+class Curve(ReportModel):
+    """How one stage of one seed went."""
+
+    stage: str = Field(description="teacher, alone, distilled, or the name of another stage")
+    seed: int
+    points: tuple[CurvePoint, ...]
+
+
+class ArtifactRow(ReportModel):
+    """A file the run made."""
+
+    kind: str
+    path: str = Field(description="Relative to the run folder where it lies inside")
+    sha256: Digest
+    bytes: Count
+
+    @classmethod
+    def of(cls, kind: str, file: FileRef, *, folder: Path) -> ArtifactRow:
+        """Describe a file, its path relative to the run folder when it lies inside."""
+        path = Path(file.path)
+        shown = path.relative_to(folder) if path.is_relative_to(folder) else path
+        return cls(kind=kind, path=shown.as_posix(), sha256=file.sha256, bytes=file.size_bytes)
+
+
+def _seed_values(by_seed: Mapping[int, float]) -> tuple[SeedValue, ...]:
+    return tuple(SeedValue(seed=seed, value=float(value)) for seed, value in sorted(by_seed.items()))
+
+
+def _mean(seeds: tuple[SeedValue, ...]) -> float:
+    return statistics.fmean(item.value for item in seeds)
+
+
+def _std(seeds: tuple[SeedValue, ...]) -> float | None:
+    return statistics.stdev(item.value for item in seeds) if len(seeds) > 1 else None
+
+
+def _require_agreement(name: str, seeds: tuple[SeedValue, ...], mean: float, std: float | None) -> None:
+    if len({item.seed for item in seeds}) != len(seeds):
+        raise ValueError(f"{name}: a seed is given twice")
+    expected = _std(seeds)
+    is_mean_right = math.isclose(mean, _mean(seeds), abs_tol=1e-9)
+    is_std_right = std is None if expected is None else std is not None and math.isclose(std, expected, abs_tol=1e-9)
+    if not (is_mean_right and is_std_right):
+        raise ValueError(f"{name}: mean and std are not those of the seeds")

@@ -1,0 +1,97 @@
+"""Figures and sentences as the page prints them; the words for a prediction are chosen here and nowhere else."""
+
+from __future__ import annotations
+
+from edgekd.report.facts import PairedGain
+from edgekd.report.run_report import RunReport, Verdict
+
+PREDICTED = "predicted, not measured"
+_HEADLINES = {
+    Verdict.KEPT: "Budget kept, measured",
+    Verdict.MISSED: "Budget missed, measured",
+    Verdict.NO_BUDGET: "No latency budget was given",
+    Verdict.PREDICTED_KEPT: f"Budget kept: {PREDICTED}",
+    Verdict.PREDICTED_MISSED: f"Budget missed: {PREDICTED}",
+}
+_TONES = {
+    Verdict.KEPT: "good",
+    Verdict.MISSED: "bad",
+    Verdict.NO_BUDGET: "plain",
+    Verdict.PREDICTED_KEPT: "good open",
+    Verdict.PREDICTED_MISSED: "bad open",
+}
+_UNITS = ("B", "KiB", "MiB", "GiB")
+
+
+def figure(value: float) -> str:
+    """Return a figure with three significant digits, without exponent for everyday sizes."""
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    digits = max(0, 2 - _exponent(value))
+    return f"{value:.{digits}f}"
+
+
+def milliseconds(value: float) -> str:
+    """Return a latency with its unit."""
+    return f"{figure(value)} ms"
+
+
+def percent(share: float) -> str:
+    """Return a share 0..1 as a percentage with two decimals."""
+    return f"{100 * share:.2f} %"
+
+
+def points(difference: float) -> str:
+    """Return a difference of shares in percentage points, with its sign."""
+    return f"{100 * difference:+.2f}".replace("-", "\N{MINUS SIGN}") + " points"
+
+
+def count(value: int) -> str:
+    """Return a number in thousands groups up to 99,999, then with k, M or G."""
+    if value < 100_000:
+        return f"{value:,}"
+    thousands = min((len(str(value)) - 1) // 3, 3)
+    return f"{figure(value / 1000**thousands)} {' kMG'[thousands]}"
+
+
+def size(size_bytes: int) -> str:
+    """Return a length in bytes, KiB, MiB or GiB."""
+    value, unit = float(size_bytes), 0
+    while value >= 1024 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{size_bytes} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
+
+
+def headline(report: RunReport) -> str:
+    """Return the verdict in a few words."""
+    return _HEADLINES[report.verdict]
+
+
+def tone(report: RunReport) -> str:
+    """Return the CSS classes of the verdict banner; `open` marks a prediction."""
+    return _TONES[report.verdict]
+
+
+def explanation(report: RunReport) -> str:
+    """Return the verdict's figures in one or two sentences."""
+    budget = report.budget
+    if budget is None:
+        return f"Latencies below are for {report.target.title}; nothing was asked of them."
+    figures = ", ".join(f"{item.metric} {milliseconds(item.judged_ms)}" for item in budget.limits)
+    if budget.kind == "measured":
+        return f"{budget.text} on {report.target.title}. Measured: {figures}."
+    return f"{budget.text} on {report.target.title}. Upper end of the prediction: {figures}. No device was timed."
+
+
+def gain_sentence(gain: PairedGain) -> str:
+    """Return how the distilled student compares with the one trained alone, seed by seed."""
+    total = len(gain.differences)
+    better = sum(item.value > 0 for item in gain.differences)
+    spread = f" ± {100 * gain.std:.2f}" if gain.std is not None else ""
+    return f"Distilled minus alone: {points(gain.mean)}{spread}, better in {better} of {total} paired seeds."
+
+
+def _exponent(value: float) -> int:
+    return int(f"{abs(value):.2e}".partition("e")[2])

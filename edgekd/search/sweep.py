@@ -1,0 +1,171 @@
+"""A sweep over one family: the largest member that keeps the budget, and what is reachable when none does.
+
+Within one depth latency grows with width, so each depth is bisected instead of swept; over depths nothing is assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edgekd.core.artifacts import LatencyReport, NetSpec
+from edgekd.core.budget import Budget
+from edgekd.core.errors import BudgetExceeded, ConfigError
+
+
+@dataclass(frozen=True)
+class Space:
+    """Members of one family to choose from.
+
+    Attributes:
+        family: Family name.
+        depths: Depths allowed.
+        widths: Widths allowed.
+    """
+
+    family: str
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Considered:
+    """A member that was timed.
+
+    Attributes:
+        spec: The member.
+        macs: Multiply-accumulates of one inference.
+        latency: Its latency, measured or predicted.
+        is_kept: Whether it keeps the budget.
+    """
+
+    spec: NetSpec
+    macs: int
+    latency: LatencyReport
+    is_kept: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The student, and why.
+
+    Attributes:
+        spec: The member chosen.
+        reason: One sentence.
+        considered: Every member that was timed, smallest first.
+    """
+
+    spec: NetSpec
+    reason: str
+    considered: tuple[Considered, ...]
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A member and its cost.
+
+    Attributes:
+        spec: The member.
+        macs: Multiply-accumulates of one inference.
+    """
+
+    spec: NetSpec
+    macs: int
+
+
+def candidates(
+    space: Space, *, make: Callable[[int, int], NetSpec], macs_of: Callable[[NetSpec], int], max_macs: int
+) -> tuple[Sized, ...]:
+    """List the members of a space that are not too large.
+
+    Args:
+        space: Family, depths, widths.
+        make: Depth and width to a spec.
+        macs_of: Multiply-accumulates of a spec.
+        max_macs: Members above this are left out.
+
+    Returns:
+        The members, smallest first.
+
+    Raises:
+        ConfigError: None is left.
+    """
+    specs = [make(depth, width) for depth in sorted(set(space.depths)) for width in sorted(set(space.widths))]
+    sized = sorted((Sized(spec, macs_of(spec)) for spec in specs), key=lambda member: member.macs)
+    kept = tuple(member for member in sized if member.macs <= max_macs)
+    if not kept:
+        raise ConfigError(
+            f"no {space.family} of depths {list(space.depths)} and widths {list(space.widths)} has at most "
+            f"{max_macs:,} MACs; the smallest, {sized[0].spec.name}, has {sized[0].macs:,}"
+        )
+    return kept
+
+
+def choose_student(
+    members: Sequence[Sized], budget: Budget | None, *, latency_of: Callable[[NetSpec], LatencyReport]
+) -> Choice:
+    """Choose the largest member that keeps the budget.
+
+    A prediction is held against the budget by its upper end.
+
+    Args:
+        members: What to choose from, smallest first.
+        budget: The limits, or None to take the largest member.
+        latency_of: Measures or predicts a member; called as seldom as bisection allows.
+
+    Returns:
+        The choice.
+
+    Raises:
+        BudgetExceeded: No member keeps the budget; says what the fastest one reaches.
+    """
+    if budget is None:
+        largest = members[-1].spec
+        return Choice(largest, f"{largest.name} is the largest student allowed; no latency budget was given", ())
+    timed: dict[str, Considered] = {}
+
+    def consider(member: Sized) -> Considered:
+        if member.spec.digest not in timed:
+            latency = latency_of(member.spec)
+            is_kept = not budget.misses(latency.judged_ms)
+            timed[member.spec.digest] = Considered(member.spec, member.macs, latency, is_kept)
+        return timed[member.spec.digest]
+
+    depths = dict.fromkeys(member.spec.depth for member in members)
+    largest_of_depth = [_largest([m for m in members if m.spec.depth == depth], consider) for depth in depths]
+    considered = tuple(sorted(timed.values(), key=lambda item: item.macs))
+    winners = [winner for winner in largest_of_depth if winner is not None]
+    if not winners:
+        raise _unreachable(budget, considered)
+    winner = max(winners, key=lambda item: item.macs)
+    return Choice(winner.spec, _reason(winner, budget, len(members)), considered)
+
+
+def _largest(members: Sequence[Sized], consider: Callable[[Sized], Considered]) -> Considered | None:
+    low, high = 0, len(members)
+    best: Considered | None = None
+    while low < high:
+        middle = (low + high) // 2
+        considered = consider(members[middle])
+        if considered.is_kept:
+            best, low = considered, middle + 1
+        else:
+            high = middle
+    return best
+
+
+def _reason(winner: Considered, budget: Budget, members: int) -> str:
+    judged = ", ".join(f"{limit.metric} {winner.latency.judged_ms[limit.metric]:.4g} ms" for limit in budget.limits)
+    how = "measured" if winner.latency.kind == "measured" else "upper end, predicted, not measured"
+    return f"{winner.spec.name} is the largest of {members} students that keeps {budget}: {judged} ({how})"
+
+
+def _unreachable(budget: Budget, considered: Sequence[Considered]) -> BudgetExceeded:
+    fastest = min(considered, key=lambda item: item.latency.judged_ms[budget.limits[0].metric])
+    judged = ", ".join(f"{limit.metric}<{fastest.latency.judged_ms[limit.metric]:.4g}ms" for limit in budget.limits)
+    how = "measured" if fastest.latency.kind == "measured" else "predicted, upper end"
+    return BudgetExceeded(
+        f"no student keeps {budget} on {fastest.latency.target}: the smallest reachable is {judged} "
+        f"({how}, {fastest.spec.name}); allow smaller students (--set student.widths=..., student.depths=...), "
+        "another family, or a larger budget"
+    )

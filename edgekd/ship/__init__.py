@@ -1,0 +1,21 @@
+"""From artefacts to a bundle folder that a device can check: packing, looking inside, verifying."""
+
+from edgekd.ship.bundle import inspect, pack, verify
+from edgekd.ship.golden import GOLDEN_PATH, Golden, read_golden
+from edgekd.ship.plan import BundlePlan, TargetFacts, build_plan, health_check, member_path, provenance, target_selector
+
+__all__ = [
+    "BundlePlan",
+    "GOLDEN_PATH",
+    "Golden",
+    "TargetFacts",
+    "build_plan",
+    "health_check",
+    "inspect",
+    "member_path",
+    "pack",
+    "provenance",
+    "read_golden",
+    "target_selector",
+    "verify",
+]

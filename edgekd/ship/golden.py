@@ -1,0 +1,106 @@
+"""Golden inputs: a few real inputs with the logits the ONNX model gave, so that a device can judge its own engine.
+
+The npz is written by hand because `numpy.savez` stamps the time of writing into the archive: equal arrays must give
+equal bytes, or the bundle's digest would change with the clock.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekd.core.errors import BundleError, DataError
+
+GOLDEN_PATH = "golden.npz"
+MAX_GOLDEN_BYTES = 64 << 20
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_NAMES = ("inputs", "logits")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Inputs and the answers expected for them.
+
+    Attributes:
+        inputs: float32 `[N, C, H, W]` in 0..1.
+        logits: float32 `[N, K]` of the float32 ONNX model.
+    """
+
+    inputs: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+    def problems(self) -> tuple[str, ...]:
+        """List, in words, what makes the arrays unusable."""
+        inputs, logits = self.inputs, self.logits
+        claims = [
+            (
+                inputs.dtype == np.float32 and inputs.ndim == 4,
+                f"inputs are {inputs.dtype} {inputs.shape}, not float32 NCHW",
+            ),
+            (
+                logits.dtype == np.float32 and logits.ndim == 2,
+                f"logits are {logits.dtype} {logits.shape}, not float32 NK",
+            ),
+            (len(inputs) == len(logits) > 0, f"{len(inputs)} inputs and {len(logits)} rows of logits"),
+            (
+                inputs.nbytes + logits.nbytes <= MAX_GOLDEN_BYTES,
+                f"longer than {MAX_GOLDEN_BYTES} bytes; use fewer inputs",
+            ),
+        ]
+        problems = [message for holds, message in claims if not holds]
+        return tuple(problems or self._value_problems())
+
+    def _value_problems(self) -> list[str]:
+        are_finite = bool(np.isfinite(self.inputs).all() and np.isfinite(self.logits).all())
+        claims = [
+            (are_finite, "NaN or infinity in inputs or logits"),
+            (self.inputs.min(initial=0.0) >= 0 and self.inputs.max(initial=0.0) <= 1, "inputs are not in 0..1"),
+        ]
+        return [message for holds, message in claims if not holds]
+
+
+def npz_bytes(golden: Golden) -> bytes:
+    """Return the npz for golden inputs: stored, unstamped, the same bytes for the same arrays.
+
+    Raises:
+        DataError: The arrays cannot serve as golden inputs; every reason is listed.
+    """
+    if problems := golden.problems():
+        raise DataError("golden inputs: " + "; ".join(problems))
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as members:
+        for name in _NAMES:
+            content = io.BytesIO()
+            array = np.ascontiguousarray(getattr(golden, name), dtype="<f4")
+            np.lib.format.write_array(content, array, version=(1, 0), allow_pickle=False)
+            member = zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH)
+            member.create_system, member.external_attr = 3, 0o644 << 16
+            members.writestr(member, content.getvalue())
+    return archive.getvalue()
+
+
+def read_golden(path: Path) -> Golden:
+    """Read golden inputs without trusting them: no pickles, no compressed members, bounded size.
+
+    Raises:
+        BundleError: The file is not such an npz.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise BundleError(f"{path}: compressed members are not accepted")
+        if sum(member.file_size for member in members) > MAX_GOLDEN_BYTES + 4096:
+            raise BundleError(f"{path}: longer than {MAX_GOLDEN_BYTES} bytes")
+        with np.load(path, allow_pickle=False) as arrays:
+            golden = Golden(*(arrays[name] for name in _NAMES))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path}: not a golden npz: {error}") from error
+    if problems := golden.problems():
+        raise BundleError(f"{path}: " + "; ".join(problems))
+    return golden

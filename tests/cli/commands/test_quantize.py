@@ -1,0 +1,70 @@
+"""Quantize writes the precision into a file that runs."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def logits_of(path, images):
+    return onnxruntime.InferenceSession(str(path)).run(None, {"input": images})[0]
+
+
+def test_fp16_stores_half_the_bytes_and_nearly_the_same_logits(edgekd, net, tmp_path):
+    output = tmp_path / "h.onnx"
+    result = edgekd("quantize", net.onnx, "--precision", "fp16", "-o", output, "--json")
+    document = json.loads(result.stdout)
+    assert document["model"]["precision"] == "fp16"
+    assert document["model"]["parents"] == [document["source"]["digest"]]
+    weights = [t for t in onnx.load(output).graph.initializer if np.prod(t.dims) > 100]
+    assert weights
+    assert {t.data_type for t in weights} == {onnx.TensorProto.FLOAT16}
+    images = np.random.default_rng(0).random((4, 1, 8, 8), dtype=np.float32)
+    expected = logits_of(net.onnx, images)
+    assert np.abs(logits_of(output, images) - expected).max() < 0.02 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("flavour", "zero_point"), [("cpu", onnx.TensorProto.UINT8), ("tensorrt", onnx.TensorProto.INT8)]
+)
+def test_int8_has_the_activations_of_its_runtime(edgekd, net, tmp_path, flavour, zero_point):
+    output = tmp_path / "q.onnx"
+    words = ("--flavour", flavour, "--calibration", "digits", "--size", "64", "-o", output)
+    result = edgekd("quantize", net.onnx, *words)
+    assert result.exit_code == 0, result.output
+    assert f"int8 for {flavour} runtimes" in result.stdout
+    graph = onnx.load(output).graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    first = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in types)
+    assert types[first.input[2]] == zero_point
+
+
+def test_int8_without_images_is_refused(edgekd, net, tmp_path):
+    result = edgekd("quantize", net.onnx, "-o", tmp_path / "q.onnx")
+    assert result.exit_code == 2
+    assert "--calibration" in result.stderr
+
+
+def test_dry_run_and_existing_file(edgekd, net, tmp_path):
+    output = tmp_path / "q.onnx"
+    assert edgekd("quantize", net.onnx, "--precision", "fp16", "-o", output, "--dry-run").exit_code == 0
+    assert not output.exists()
+    output.write_bytes(b"mine")
+    assert edgekd("quantize", net.onnx, "--precision", "fp16", "-o", output).exit_code == 2
+    assert output.read_bytes() == b"mine"
+
+
+def test_int8_of_fp16_is_refused(edgekd, net, tmp_path):
+    edgekd("quantize", net.onnx, "--precision", "fp16", "-o", tmp_path / "h.onnx")
+    result = edgekd("quantize", tmp_path / "h.onnx", "--calibration", "digits", "-o", tmp_path / "q.onnx")
+    assert result.exit_code == 2
+    assert "fp32" in result.stderr
+
+
+def test_unknown_precision_is_a_usage_error(edgekd, net, tmp_path):
+    result = edgekd("quantize", net.onnx, "--precision", "int4", "-o", tmp_path / "q.onnx")
+    assert result.exit_code == 2
+    assert "int8" in result.stderr

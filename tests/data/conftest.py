@@ -1,0 +1,53 @@
+"""Writers of small data sets in their published byte layouts, made without edgekd."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def _idx_bytes(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def idx_bytes() -> Callable[[np.ndarray], bytes]:
+    """Return the IDX encoder: magic, big-endian sizes, bytes."""
+    return _idx_bytes
+
+
+@pytest.fixture
+def idx_folder(tmp_path: Path) -> Path:
+    """Return a folder with 40 + 20 random 6x6 pictures of ten classes as four plain IDX files."""
+    rng = np.random.default_rng(7)
+    for stem, count in (("train", 40), ("t10k", 20)):
+        pixels = rng.integers(0, 256, (count, 6, 6), np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        (tmp_path / f"{stem}-images-idx3-ubyte").write_bytes(_idx_bytes(pixels))
+        (tmp_path / f"{stem}-labels-idx1-ubyte").write_bytes(_idx_bytes(labels))
+    return tmp_path
+
+
+@pytest.fixture
+def write_picture() -> Callable[..., None]:
+    """Return a writer of one picture file with random or given pixels; parents are made."""
+
+    def write(path: Path, *, size: tuple[int, int] = (12, 10), mode: str = "RGB", seed: int = 0) -> None:
+        channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
+        pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], *channels), np.uint8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels, mode).save(path)
+
+    return write
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path, write_picture: Callable[..., None]) -> Path:
+    """Return `<class>/*.png` with 10 cats and 20 dogs, RGB, 12 x 10 pixels."""
+    for label, (name, count) in enumerate((("cat", 10), ("dog", 20))):
+        for row in range(count):
+            write_picture(tmp_path / "pets" / name / f"{row:03d}.png", seed=100 * label + row)
+    return tmp_path / "pets"

@@ -1,0 +1,238 @@
+"""The whole path against a fake restricted to the true names of 8.6, 10.3, 10.14 and 11.4."""
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from edgekd.core.artifacts import FileRef
+from edgekd.core.errors import BuildError, PreconditionError, TargetError
+from edgekd.engine import BACKENDS, BuildOptions
+from edgekd.engine.cuda_driver import Gpus
+from edgekd.engine.device_memory import CudaPythonMemory
+from edgekd.engine.plan_job import job_for
+from edgekd.engine.plan_network import BuilderLog, BuildRefused
+from edgekd.engine.tensorrt import TensorRt, Typing, typing_of
+from edgekd.engine.tensorrt.build import build_plan
+from edgekd.engine.tensorrt_rtx import TensorRtRtx
+from edgekd.targets import get_target
+
+ORIN = get_target("jetson-orin")
+
+
+def backend_with(trt, cudart, sms=(87,)):
+    return TensorRt(lambda: trt, lambda: Gpus(sms), lambda: CudaPythonMemory(cudart))
+
+
+def missing():
+    raise ImportError("No module named 'tensorrt'")
+
+
+def test_fake_invents_no_names(trt):
+    api = Path(__file__).parent / "api"
+    known = [json.loads(path.read_text())["classes"] for path in api.glob("*.json")]
+    for name, members in trt.fake_members.items():
+        everywhere = {member for classes in known for member in classes.get(name, [])}
+        if name != "ILogger":
+            assert set(members) <= everywhere, name
+    assert not hasattr(trt.Builder, "build_engine")
+    with pytest.raises(AttributeError, match="has no max_workspace_sizes"):
+        trt.Builder(type("L", (), {"_is_initialised": True})).create_builder_config().max_workspace_sizes = 1
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8"])
+def test_build_and_run_on_every_version(trt, cudart, onnx_model, images, tmp_path, kind):
+    model = onnx_model(kind)
+    cache = tmp_path / "timing.cache"
+    options = BuildOptions(ORIN, batch=2, max_batch=8, workspace_mb=64, timing_cache=cache)
+    backend = backend_with(trt, cudart)
+    engine = backend.build(model, tmp_path / "engine", options)
+    is_strong = not trt.__version__.startswith("8")
+    flags = {"fp32": [], "fp16": ["FP16"], "int8": ["INT8"]}[kind]
+    facts = engine.facts
+    assert (facts["typing"], facts["builder_flags"]) == (("strong", []) if is_strong else ("weak", flags))
+    assert (facts["version"], engine.target) == (trt.__version__, "sm_87")
+    assert facts["fusion"]["compute_precisions"][kind] >= 2
+    assert facts["timing_cache"]["size_bytes"] == len(cache.read_bytes()) > 0
+    assert "a warning of the builder" in facts["warnings"]
+    assert json.loads((tmp_path / "engine" / "build.json").read_text())["facts"]["fusion"] == facts["fusion"]
+    proto = onnx.load(model.file.path)
+    proto.opset_import[0].version = 19
+    (expected,) = ReferenceEvaluator(proto).run(None, {"input": images[:5]})
+    with backend.open(engine) as runner:
+        np.testing.assert_allclose(runner.run(images[:5]), expected, atol=1e-5)
+        np.testing.assert_allclose(runner.run(images[:2]), expected[:2], atol=1e-5)
+        view = np.ascontiguousarray(images[:5].transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        np.testing.assert_array_equal(runner.run(view), runner.run(images[:5]))
+        assert runner.provider == "tensorrt through cuda-python"
+        assert runner.facts["max_batch"] == 8
+    assert cudart.live == {}
+    assert cudart.streams == set()
+    with pytest.raises(BuildError, match="closed"):
+        runner.run(images)
+
+
+def test_build_in_process_uses_only_names_that_exist(trt, onnx_model, tmp_path):
+    steps = []
+    options = BuildOptions(ORIN, workspace_mb=32)
+    job = job_for(onnx_model("fp16"), options, plan=tmp_path / "p", report=tmp_path / "r", compute_capability="")
+    plan, facts = build_plan(trt, job, BuilderLog(), lambda *step: steps.append(step))
+    assert plan.startswith(b"ftrt")
+    assert facts["num_parsed_layers"] == 9
+    has_monitor = hasattr(trt, "IProgressMonitor")
+    assert steps == ([("Building Engine", 0, 2), ("Building Engine", 1, 2), ("Building Engine", 2, 2)] * has_monitor)
+
+
+def test_weakly_typed_build_without_its_flag_is_refused_by_the_read_back(
+    make_fake_tensorrt, cudart, onnx_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("edgekd.engine.tensorrt.features._PRECISION_FLAGS", {"fp16": ()})
+    trt = make_fake_tensorrt("8.6")
+    job = job_for(
+        onnx_model("fp16"), BuildOptions(ORIN), plan=tmp_path / "p", report=tmp_path / "r", compute_capability=""
+    )
+    _, facts = build_plan(trt, job, BuilderLog(), lambda *step: None)
+    assert facts["fusion"]["compute_precisions"] == {"fp32": 3}
+
+
+def test_build_is_refused_when_the_precision_is_not_the_one_asked_for(trt_10_3, cudart, onnx_model, tmp_path):
+    mislabelled = dataclasses.replace(onnx_model("fp32"), precision="fp16")
+    with pytest.raises(BuildError, match=r"fp16 was asked for, but of 3 .* 3 in fp32"):
+        backend_with(trt_10_3, cudart).build(mislabelled, tmp_path / "engine", BuildOptions(ORIN))
+    assert not (tmp_path / "engine" / "model.engine").exists()
+
+
+def test_parser_errors_are_listed_with_node_names_where_the_version_has_them(trt, cudart, onnx_model, tmp_path):
+    def edit(proto):
+        proto.graph.node[1].op_type = "Frobnicate"
+        proto.graph.node[1].domain = "my.ops"
+        proto.opset_import.append(onnx.helper.make_opsetid("my.ops", 1))
+
+    where = "node 1: " if trt.__version__.startswith("8") else r"node 1 'node_relu0' \(Frobnicate\): "
+    with pytest.raises(BuildError, match=where + "No importer registered for op: Frobnicate"):
+        backend_with(trt, cudart).build(onnx_model("fp32", edit=edit), tmp_path / "engine", BuildOptions(ORIN))
+
+
+def test_timing_cache_of_another_version_is_refused(trt_10_3, cudart, onnx_model, tmp_path):
+    cache = tmp_path / "timing.cache"
+    cache.write_bytes(b"of another version")
+    with pytest.raises(BuildError, match="is of another GPU or TensorRT; delete it"):
+        backend_with(trt_10_3, cudart).build(
+            onnx_model("fp32"), tmp_path / "engine", BuildOptions(ORIN, timing_cache=cache)
+        )
+    assert cache.read_bytes() == b"of another version"
+
+
+def test_open_refuses_other_versions_gpus_and_altered_plans(make_fake_tensorrt, trt_10_3, cudart, onnx_model, tmp_path):
+    engine = backend_with(trt_10_3, cudart).build(onnx_model("fp32"), tmp_path / "engine", BuildOptions(ORIN))
+    other = make_fake_tensorrt("11.4")
+    with pytest.raises(
+        TargetError, match=f"built by TensorRT {trt_10_3.__version__}, this machine has {other.__version__}"
+    ):
+        backend_with(other, cudart).open(engine)
+    with pytest.raises(
+        TargetError, match="running this engine needs a GPU of sm_87 on this machine: this machine has sm_90"
+    ):
+        backend_with(trt_10_3, cudart, sms=(90,)).open(engine)
+    Path(engine.file.path).write_bytes(b"altered")
+    with pytest.raises(BuildError, match="changed after it was built"):
+        backend_with(trt_10_3, cudart).open(engine)
+
+
+def test_runner_frees_device_memory_when_it_cannot_be_made(trt_10_3, cudart, onnx_model, tmp_path):
+    backend = backend_with(trt_10_3, cudart)
+    engine = backend.build(onnx_model("fp32"), tmp_path / "engine", BuildOptions(ORIN))
+    cudart.limit = 1
+    with pytest.raises(BuildError, match="cudaMalloc failed: cudaErrorMemoryAllocation"):
+        backend.open(engine)
+    assert cudart.live == {}
+    assert cudart.streams == set()
+
+
+def test_open_refuses_a_plan_whose_outputs_are_not_float32(trt_10_3, cudart, onnx_model, tmp_path):
+    def edit(proto):
+        proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+
+    backend = backend_with(trt_10_3, cudart)
+    engine = backend.build(onnx_model("fp32"), tmp_path / "engine", BuildOptions(ORIN))
+    content = Path(engine.file.path).read_bytes()
+    header, _, model = content.partition(b"\n")
+    proto = onnx.load_from_string(model)
+    edit(proto)
+    Path(engine.file.path).write_bytes(header + b"\n" + proto.SerializeToString())
+    with pytest.raises(BuildError, match="tensor 'logits' of the engine is .*must stay float32"):
+        backend.open(dataclasses.replace(engine, file=FileRef.of(Path(engine.file.path))))
+    Path(engine.file.path).write_bytes(b"no plan")
+    with pytest.raises(BuildError, match="the runtime refused the engine: the plan has a wrong magic tag"):
+        backend.open(dataclasses.replace(engine, file=FileRef.of(Path(engine.file.path))))
+    assert cudart.streams == set()
+    with pytest.raises(BuildError, match="'logits' is not float32"):
+        backend.build(onnx_model("fp32", edit=edit), tmp_path / "half", BuildOptions(ORIN))
+
+
+def test_build_for_another_gpu_than_this_machines_is_refused(trt_10_3, cudart, onnx_model, tmp_path):
+    with pytest.raises(TargetError, match="building for jetson-orin needs a GPU of sm_87 on this machine: no driver"):
+        TensorRt(lambda: trt_10_3, lambda: Gpus((), "no driver")).build(
+            onnx_model("fp32"), tmp_path, BuildOptions(ORIN)
+        )
+    with pytest.raises(BuildError, match="unsigned activations"):
+        backend_with(trt_10_3, cudart).build(onnx_model("int8-cpu"), tmp_path, BuildOptions(ORIN))
+
+
+def test_rtx_engines_are_opened_by_the_same_runner(trt_10_3, cudart, onnx_model, images, tmp_path):
+    def memory():
+        return CudaPythonMemory(cudart)
+
+    built = backend_with(trt_10_3, cudart).build(onnx_model("fp32"), tmp_path, BuildOptions(ORIN))
+    engine = dataclasses.replace(built, backend="tensorrt_rtx")
+    with TensorRtRtx(lambda: trt_10_3, lambda: Gpus((87,)), memory).open(engine) as runner:
+        assert runner.run(images[:1]).shape == (1, 10)
+        assert runner.provider == "tensorrt_rtx through cuda-python"
+    with pytest.raises(PreconditionError, match=r"edgekd\[rtx\]"):
+        TensorRtRtx(missing, lambda: Gpus((87,)), memory).open(engine)
+    with pytest.raises(PreconditionError, match=r"edgekd\[trt\]"):
+        TensorRt(missing, lambda: Gpus((87,)), memory).open(built)
+
+
+def test_typing_without_strong_types_needs_the_flag_of_the_precision(make_fake_tensorrt):
+    trt = make_fake_tensorrt("8.6")
+    assert typing_of(trt, "int8") == Typing("weak", 1 << trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH, ("INT8",))
+    trt.BuilderFlag = make_fake_tensorrt("11.4").BuilderFlag
+    with pytest.raises(BuildRefused, match="has neither strong typing nor the flag FP16"):
+        typing_of(trt, "fp16")
+    new = make_fake_tensorrt("11.4")
+    assert typing_of(new, "fp16") == Typing("strong", 1 << new.NetworkDefinitionCreationFlag.STRONGLY_TYPED, ())
+
+
+def test_available_gives_the_first_reason(trt_10_3, onnx_model, tmp_path, monkeypatch):
+    reason = TensorRt(missing).available()
+    assert "pip install 'edgekd[trt]'" in reason
+    assert "comes with JetPack" in reason
+    with pytest.raises(PreconditionError, match=r"edgekd\[trt\]"):
+        TensorRt(missing).build(onnx_model("fp32"), tmp_path, BuildOptions(ORIN))
+    assert (
+        TensorRt(lambda: trt_10_3, lambda: Gpus((), "no NVIDIA driver: gone")).available() == "no NVIDIA driver: gone"
+    )
+    monkeypatch.setattr(importlib, "import_module", lambda name: missing())
+    assert "cuda-python or pycuda" in TensorRt(lambda: trt_10_3, lambda: Gpus((87,))).available()
+
+
+@pytest.mark.trt
+def test_build_and_run_on_hardware(onnx_model, images, tmp_path):
+    backend = BACKENDS["tensorrt"]
+    reason = backend.available()
+    if reason is not None:
+        pytest.skip(reason)
+    from edgekd.engine.cuda_driver import visible_gpus
+
+    target = dataclasses.replace(ORIN, sm=visible_gpus().sms[0])
+    model = onnx_model("fp16")
+    engine = backend.build(model, tmp_path, BuildOptions(target, max_batch=8))
+    (expected,) = ReferenceEvaluator(model.file.path).run(None, {"input": images})
+    with backend.open(engine) as runner:
+        np.testing.assert_allclose(runner.run(images), expected, atol=2e-2)

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgekd.core.artifacts import FileRef
+from edgekd.core.errors import ExportError, StorageError
+from edgekd.export import Form, read_content, read_proto, write_model
+
+FORM = Form("fp32", "any", (), {})
+
+
+def flat_model(
+    *, in_name="input", out_name="logits", kind=TensorProto.FLOAT, in_dims=("n", 1, 2, 2), out_dims=("n", 4)
+):
+    node = helper.make_node("Flatten", [in_name], [out_name], name="flatten")
+    inputs = [helper.make_tensor_value_info(in_name, kind, in_dims)]
+    outputs = [helper.make_tensor_value_info(out_name, kind, out_dims)]
+    graph = helper.make_graph([node], "g", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+
+def test_write_model_describes_the_graph(tmp_path):
+    form = Form("int8", "cpu", ("p",), {"edgekd.note": "x"})
+    model = write_model(flat_model(in_dims=(2, 1, 2, 2), out_dims=(2, 4)), tmp_path / "m.onnx", form)
+    assert (model.precision, model.flavour, model.parents, model.opset) == ("int8", "cpu", ("p",), 17)
+    assert (model.batch, model.input_shape) == (2, (1, 2, 2))
+    assert model.file == FileRef.of(tmp_path / "m.onnx")
+    keys = [entry.key for entry in read_proto(model).metadata_props]
+    assert "edgekd.note" in keys
+    assert keys == sorted(keys)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"in_name": "image"}, r"inputs \['image'\]"),
+        ({"out_name": "scores"}, r"returns \['scores'\]"),
+        ({"kind": TensorProto.FLOAT16}, "FLOAT16"),
+        ({"in_dims": ("n", 1, "h", 2), "out_dims": ("n", "k")}, "the input is"),
+        ({"in_dims": ("n", 4), "out_dims": ("n", 4)}, "the input is"),
+        ({"out_dims": ("m", 4)}, r"\[n, classes\]"),
+    ],
+)
+def test_write_model_refuses_other_interfaces(tmp_path, changes, message):
+    with pytest.raises(ExportError, match=message):
+        write_model(flat_model(**changes), tmp_path / "m.onnx", FORM)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_write_model_refuses_an_invalid_graph(tmp_path):
+    proto = flat_model()
+    proto.graph.node[0].input[0] = "nowhere"
+    with pytest.raises(ExportError, match="not valid ONNX"):
+        write_model(proto, tmp_path / "m.onnx", FORM)
+
+
+def test_read_content_refuses_a_changed_or_missing_file(tmp_path):
+    model = write_model(flat_model(), tmp_path / "m.onnx", FORM)
+    assert onnx.load_from_string(read_content(model)).graph.node[0].op_type == "Flatten"
+    Path(model.file.path).write_bytes(b"x" * model.file.size_bytes)
+    with pytest.raises(StorageError, match="changed"):
+        read_content(model)
+    Path(model.file.path).unlink()
+    with pytest.raises(StorageError, match="cannot read"):
+        read_content(model)

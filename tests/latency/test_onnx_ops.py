@@ -1,0 +1,117 @@
+"""What is not a static, standard ONNX model is refused with the reason."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgekd.core.errors import ConfigError, DataError
+from edgekd.latency import graph_from_onnx
+
+node = helper.make_node
+Save = Callable[..., Path]
+
+
+def test_dynamic_height_is_refused_by_name(save_onnx: Save) -> None:
+    path = save_onnx([node("Relu", ["x"], ["y"])], x=["n", 3, "height", "width"])
+    with pytest.raises(DataError, match=r"dimension 2 of input 'x' \(height\), dimension 3 of input 'x' \(width\)"):
+        graph_from_onnx(path)
+
+
+def test_other_fixed_batch_is_refused(save_onnx: Save) -> None:
+    path = save_onnx([node("Relu", ["x"], ["y"])], x=[4, 3, 8, 8])
+    assert graph_from_onnx(path).batch == graph_from_onnx(path, batch=4).batch == 4
+    with pytest.raises(ConfigError, match=r"batch 2 asked for, but input 'x' is fixed at 4"):
+        graph_from_onnx(path, batch=2)
+    with pytest.raises(ConfigError, match="at least 1"):
+        graph_from_onnx(path, batch=0)
+
+
+def test_custom_operators_are_refused_by_name(save_onnx: Save) -> None:
+    nodes = [node("Magic", ["x"], ["y"], domain="com.acme")]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.acme", 1)]
+    with pytest.raises(DataError, match=r"outside the ONNX standard: com\.acme\.Magic"):
+        graph_from_onnx(save_onnx(nodes, x=[1, 3], opsets=opsets))
+
+
+def test_control_flow_is_refused_with_the_reason(save_onnx: Save) -> None:
+    branch = helper.make_graph(
+        [node("Identity", ["x"], ["z"])], "b", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 3])]
+    )
+    nodes = [
+        node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        node("Cast", ["sum"], ["flag"], to=TensorProto.BOOL),
+        node("If", ["flag"], ["y"], then_branch=branch, else_branch=branch),
+    ]
+    with pytest.raises(DataError, match="If .*control flow"):
+        graph_from_onnx(save_onnx(nodes, x=[1, 3]))
+
+
+def test_zero_sized_tensor_is_refused(save_onnx: Save) -> None:
+    constants = {"s": np.array([0], np.int64), "e": np.array([0], np.int64), "a": np.array([1], np.int64)}
+    nodes = [node("Slice", ["x", "s", "e", "a"], ["z"]), node("Relu", ["z"], ["y"])]
+    with pytest.raises(DataError, match=r"tensors without elements: 'z', 'y'"):
+        graph_from_onnx(save_onnx(nodes, x=[1, 3], constants=constants))
+
+
+def test_data_dependent_size_is_refused(save_onnx: Save) -> None:
+    nodes = [
+        node("Cast", ["x"], ["times"], to=TensorProto.INT64),
+        node("Tile", ["x", "times"], ["c"]),
+        node("Relu", ["c"], ["y"]),
+    ]
+    with pytest.raises(DataError, match=r"size of 2 tensor\(s\) cannot be known .*'c', 'y'"):
+        graph_from_onnx(save_onnx(nodes, x=[1]))
+
+
+def test_inconsistent_shapes_are_refused(save_onnx: Save) -> None:
+    constants = {"w": np.ones((4, 5, 3, 3), np.float32)}
+    with pytest.raises(DataError, match="shapes cannot be inferred"):
+        graph_from_onnx(
+            save_onnx(
+                [node("Gemm", ["x", "w2"], ["y"])], x=[2, 3], constants={"w2": np.ones((4, 5), np.float32), **constants}
+            )
+        )
+
+
+def test_missing_broken_and_empty_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        graph_from_onnx(tmp_path / "none.onnx")
+    broken, empty = tmp_path / "broken.onnx", tmp_path / "empty.onnx"
+    broken.write_bytes(b"\xff\xfe not a model at all")
+    empty.write_bytes(b"")
+    with pytest.raises(DataError, match="not a readable ONNX model"):
+        graph_from_onnx(broken)
+    with pytest.raises(DataError, match="not an ONNX model with inputs"):
+        graph_from_onnx(empty)
+
+
+def test_missing_external_weights_are_named(save_onnx: Save, tmp_path: Path) -> None:
+    path = save_onnx(
+        [node("Conv", ["x", "w"], ["y"])], x=[1, 3, 8, 8], constants={"w": np.ones((64, 3, 3, 3), np.float32)}
+    )
+    model = onnx.load(str(path))
+    onnx.save(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert graph_from_onnx(path).layers[1].weight_elems == 64 * 27
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(DataError, match=r"weights\.bin"):
+        graph_from_onnx(path)
+
+
+def test_local_functions_are_inlined(tmp_path: Path) -> None:
+    function = helper.make_function(
+        "mine", "Twice", ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 17)]
+    )
+    graph = helper.make_graph(
+        [node("Twice", ["x"], ["y"], domain="mine")],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+    model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=8)
+    onnx.save(model, str(tmp_path / "f.onnx"))
+    assert [layer.kind for layer in graph_from_onnx(tmp_path / "f.onnx").layers] == ["input"]

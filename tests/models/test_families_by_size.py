@@ -1,0 +1,110 @@
+"""Sizes against closed forms and published figures, for the families other than ResNet."""
+
+import pytest
+
+from edgekd.models import build, count_macs, count_params, spec_for
+
+
+def network(family, *, depth, width, num_classes=10, resolution=32, in_channels=3):
+    spec = spec_for(
+        family,
+        depth=depth,
+        width=width,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        resolution=resolution,
+        mean=(0.5,) * in_channels,
+        std=(0.25,) * in_channels,
+    )
+    return build(spec)
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "classes", "params"),
+    [
+        (28, 160, 10, 36_479_194),
+        (40, 32, 100, 2_255_156),
+        (16, 32, 100, 703_284),
+        (40, 16, 100, 569_780),
+    ],
+)
+def test_wide_resnet_has_the_published_parameters(depth, width, classes, params):
+    assert count_params(network("wrn", depth=depth, width=width, num_classes=classes)) == params
+
+
+def test_wide_resnet_macs_match_closed_form():
+    conv = lambda inputs, outputs, pixels: inputs * outputs * 9 * pixels  # noqa: E731
+    expected = conv(3, 16, 1024)
+    for inputs, outputs, pixels in ((16, 32, 1024), (32, 64, 256), (64, 128, 64)):
+        expected += conv(inputs, outputs, pixels) + 3 * conv(outputs, outputs, pixels) + inputs * outputs * pixels
+    expected += 128 * 10
+    assert count_macs(network("wrn", depth=16, width=32), (3, 32, 32)) == expected
+
+
+def test_wide_resnet_stem_narrows_only_below_sixteen_channels():
+    assert network("wrn", depth=10, width=8).get_submodule("net.conv1").out_channels == 8
+    assert network("wrn", depth=10, width=64).get_submodule("net.conv1").out_channels == 16
+
+
+def test_mobilenetv2_has_the_published_size():
+    module = network("mobilenetv2", depth=17, width=16, num_classes=1000, resolution=224)
+    assert count_params(module) == 3_504_872
+    assert count_macs(module, (3, 224, 224)) == 300_774_272
+
+
+def test_mobilenetv2_first_layers_match_closed_form_when_halved():
+    module = network("mobilenetv2", depth=7, width=8, resolution=32, in_channels=1)
+    pixels = 32 * 32
+    assert count_macs(module.get_submodule("net.stem"), (1, 32, 32)) == 9 * 16 * pixels
+    assert count_macs(module.get_submodule("net.stage1"), (16, 32, 32)) == (9 * 16 + 16 * 8) * pixels
+    expected = (8 * 48 + 9 * 48 + 48 * 16) * pixels
+    assert count_macs(module.get_submodule("net.stage2"), (8, 32, 32)) == expected
+
+
+@pytest.mark.parametrize(
+    ("width", "channels"),
+    [
+        (4, (4, 8, 8, 16, 24, 40, 80, 320)),
+        (12, (12, 24, 24, 48, 72, 120, 240, 960)),
+        (16, (16, 24, 32, 64, 96, 160, 320, 1280)),
+    ],
+)
+def test_mobilenetv2_scales_its_channels_in_eights(width, channels):
+    net = network("mobilenetv2", depth=7, width=width).get_submodule("net")
+    projected = [net.get_submodule(f"stage{index}.0.body")[-1].num_features for index in range(1, 8)]
+    assert (*projected, net.get_submodule("last.1").num_features) == channels
+
+
+def test_mobilenetv2_adds_the_input_only_where_shapes_agree():
+    net = network("mobilenetv2", depth=17, width=16).get_submodule("net")
+    flags = [[block.is_residual for block in net.get_submodule(f"stage{index}")] for index in range(1, 8)]
+    assert flags == [[False], *([[False] + [True] * n for n in (1, 2, 3, 2, 2)]), [False]]
+
+
+@pytest.mark.parametrize(("depth", "convs"), [(8, (1, 1, 1, 1, 1)), (11, (1, 1, 2, 2, 2)), (13, (2, 2, 2, 2, 2))])
+def test_vgg_matches_closed_form(depth, convs):
+    params = macs = 0
+    inputs, pixels = 3, 1024
+    for stage, count in enumerate(convs):
+        outputs = 16 * (1, 2, 4, 8, 8)[stage]
+        pixels //= 4 if stage in (1, 2, 3) else 1
+        for _ in range(count):
+            params += inputs * outputs * 9 + 2 * outputs
+            macs += inputs * outputs * 9 * pixels
+            inputs = outputs
+    module = network("vgg", depth=depth, width=16)
+    assert count_params(module) == params + 128 * 10 + 10
+    assert count_macs(module, (3, 32, 32)) == macs + 128 * 10
+
+
+def test_repvgg_matches_closed_form_before_deployment():
+    def block(inputs, outputs, *, is_same):
+        return inputs * outputs * 10 + 2 * outputs * (3 if is_same else 2)
+
+    params = block(3, 8, is_same=False) + 2 * block(8, 8, is_same=True)
+    params += block(8, 16, is_same=False) + block(16, 16, is_same=True)
+    params += block(16, 32, is_same=False) + block(32, 32, is_same=True) + 32 * 10 + 10
+    macs = 10 * (3 * 8 + 2 * 64) * 1024 + 10 * (8 * 16 + 256) * 256 + 10 * (16 * 32 + 1024) * 64 + 320
+    module = network("repvgg", depth=7, width=8)
+    assert count_params(module) == params
+    assert count_macs(module, (3, 32, 32)) == macs

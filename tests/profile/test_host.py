@@ -1,0 +1,52 @@
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from edgekd.profile import FakeHost, SystemHost
+
+
+def write(root: Path, files: dict[str, str]) -> SystemHost:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return SystemHost(root)
+
+
+def test_a_pc_is_read(tmp_path):
+    first = "processor\t: 0\nmodel name\t: Good CPU @ 2GHz\ncpu MHz\t\t: 2000.5\n"
+    cpuinfo = f"{first}\nmodel name\t: Good CPU\ncpu MHz\t\t: 1000.5\n"
+    governor = {"sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n"}
+    state = write(tmp_path, {"proc/cpuinfo": cpuinfo, **governor}).state()
+    assert (state.cpu_model, state.governor, state.clock_mhz) == ("Good CPU @ 2GHz", "schedutil", 1500.5)
+    assert state.logical_cpus == len(os.sched_getaffinity(0))
+    assert state.load_1min == pytest.approx(os.getloadavg()[0], abs=0.5)
+
+
+def test_a_board_without_clock_in_cpuinfo_is_read_from_cpufreq(tmp_path):
+    files = {
+        f"sys/devices/system/cpu/cpu{i}/cpufreq/scaling_cur_freq": f"{khz}\n" for i, khz in ((0, 729600), (1, 1510400))
+    }
+    state = write(tmp_path, {"proc/cpuinfo": "Model\t\t: A board\nCPU part\t: 0xd42\n", **files}).state()
+    assert (state.cpu_model, state.clock_mhz, state.governor) == ("A board", 1120.0, "unknown")
+
+
+def test_a_machine_that_tells_nothing_is_unknown_not_invented(tmp_path):
+    state = SystemHost(tmp_path).state()
+    assert (state.governor, state.clock_mhz) == ("unknown", None)
+    assert state.cpu_model
+
+
+def test_system_clock_runs_in_nanoseconds():
+    host = SystemHost()
+    start = host.now_ns()
+    time.sleep(0.01)
+    assert 10_000_000 <= host.now_ns() - start < 2_000_000_000
+
+
+def test_fake_clock_moves_only_when_told():
+    host = FakeHost()
+    assert host.now_ns() == host.now_ns() == 0
+    host.advance_ms(1.5)
+    assert host.now_ns() == 1_500_000

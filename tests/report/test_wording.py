@@ -1,0 +1,95 @@
+"""Figures and sentences of the page."""
+
+import pytest
+
+from edgekd.core.budget import parse_budget
+from edgekd.report import BudgetResult, PairedGain, SeedValue, TargetRef, Verdict
+from edgekd.report.wording import (
+    count,
+    explanation,
+    figure,
+    gain_sentence,
+    headline,
+    milliseconds,
+    percent,
+    points,
+    size,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0, "0"), (1.0, "1.00"), (12.345, "12.3"), (123.4, "123"), (0.012345, "0.0123"), (9.996, "10.0"),
+        (0.09996, "0.100"), (99.96, "100"), (-2.5, "-2.50"), (12345.6, "12346"),
+        (3.8e-6, "3.80e-06"), (2.5e7, "2.50e+07"),
+    ],
+)  # fmt: skip
+def test_figure_has_three_significant_digits(value, words):
+    assert figure(value) == words
+    assert float(words) == pytest.approx(value, rel=5.1e-3)
+
+
+def test_units_are_written_out():
+    assert milliseconds(0.1123) == "0.112 ms"
+    assert percent(0.93804) == "93.80 %"
+    assert points(0.0343) == "+3.43 points"
+    assert points(-0.01) == "\N{MINUS SIGN}1.00 points"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0, "0"),
+        (99_999, "99,999"),
+        (272_186, "272 k"),
+        (2_560_000, "2.56 M"),
+        (999_999, "1000 k"),
+        (4_100_000_000, "4.10 G"),
+    ],
+)
+def test_count_is_short(value, words):
+    assert count(value) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (24_310, "23.7 KiB"), (5 << 40, "5120.0 GiB")]
+)
+def test_size_is_in_binary_units(value, words):
+    assert size(value) == words
+
+
+def _report_with(change, kind, value_ms):
+    budget = BudgetResult.of(parse_budget("p99<1ms"), kind=kind, judged_ms={"p99": value_ms})
+    target = {"target": TargetRef(name="cpu", title="this machine")} if kind == "measured" else {}
+    return change(budget=budget, verdict=Verdict.of(budget), **target)
+
+
+@pytest.mark.parametrize("value_ms", [0.5, 2.0])
+def test_predicted_verdict_always_says_that_it_is_not_measured(change, value_ms):
+    report = _report_with(change, "predicted", value_ms)
+    assert "predicted, not measured" in headline(report)
+    assert "prediction" in explanation(report)
+    assert "No device was timed" in explanation(report)
+
+
+@pytest.mark.parametrize(("value_ms", "word"), [(0.5, "kept"), (2.0, "missed")])
+def test_measured_verdict_says_so_and_never_predicts(change, value_ms, word):
+    report = _report_with(change, "measured", value_ms)
+    assert headline(report) == f"Budget {word}, measured"
+    assert "predict" not in explanation(report)
+    assert milliseconds(value_ms) in explanation(report)
+
+
+def test_run_without_budget_claims_nothing(change):
+    report = change(budget=None, verdict=Verdict.NO_BUDGET)
+    assert headline(report) == "No latency budget was given"
+    assert "nothing was asked" in explanation(report)
+
+
+def test_gain_counts_seeds_that_are_strictly_better():
+    differences = tuple(SeedValue(seed=seed, value=value) for seed, value in enumerate([0.03, 0.0, -0.03]))
+    sentence = gain_sentence(PairedGain(mean=0.0, std=0.03, differences=differences))
+    assert sentence == "Distilled minus alone: +0.00 points ± 3.00, better in 1 of 3 paired seeds."
+    alone = gain_sentence(PairedGain(mean=0.03, std=None, differences=differences[:1]))
+    assert alone == "Distilled minus alone: +3.00 points, better in 1 of 1 paired seeds."
