@@ -14,6 +14,7 @@ from edgekd.cli.commands.doctor import doctor
 from edgekd.cli.commands.export import export
 from edgekd.cli.commands.profile import profile
 from edgekd.cli.commands.quantize import quantize
+from edgekd.cli.commands.schema import schema
 from edgekd.cli.console import Verbosity
 from edgekd.cli.failure import ReportingGroup
 from edgekd.cli.outcome import delivering
@@ -62,6 +63,7 @@ app.command("profile")(delivering(profile))
 app.add_typer(report.app, name="report")
 app.add_typer(methods.app, name="methods")
 app.add_typer(targets.app, name="targets")
+app.command("schema")(delivering(schema))
 app.command("doctor")(delivering(doctor))
 
 

@@ -13,13 +13,14 @@ from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError
 from edgekd.core.events import Listener, silent
 from edgekd.core.seeds import derive_seed
-from edgekd.data import ImageDataset, augmentation, default_augmentation
+from edgekd.data import Augment, ImageDataset, augmentation, default_augmentation
 from edgekd.distill.loop import Epoch, LoopContext, make_accelerator, run_stage
 from edgekd.distill.net import TracedNet
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.settings import TrainSettings
 from edgekd.distill.stage import add_attachments, build_stage
-from edgekd.models import FAMILIES, build, discover_taps
+from edgekd.distill.threads import cpu_threads, threads_for
+from edgekd.models import FAMILIES, build, count_macs, discover_taps
 
 
 @dataclass(frozen=True)
@@ -83,33 +84,62 @@ def run_recipe(
     if recipe.needs_teacher and teacher is None:
         raise ConfigError(f"recipe {recipe.name!r} needs a teacher and none was given")
     accelerator = make_accelerator(settings)
-    input_shape = (dataset.in_channels, dataset.resolution, dataset.resolution)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(options.seed, "student"))
-        roles = {"student": _traced(student, build(student), dataset.resolution)}
-        if teacher is not None and recipe.needs_teacher:
-            roles["teacher"] = _traced(teacher[0], copy.deepcopy(teacher[1]), dataset.resolution)
-        torch.manual_seed(derive_seed(options.seed, "auxiliaries"))
-        add_attachments(recipe, roles, input_shape)
+        roles = _roles(recipe, student, teacher, dataset, options.seed)
         for net in roles.values():
             net.to(accelerator.device)
-        name = default_augmentation(dataset.name) if settings.augment == "auto" else settings.augment
-        context = LoopContext(
-            dataset,
-            settings,
-            augmentation(name),
-            options.seed,
-            accelerator,
-            options.label,
-            options.folder,
-            options.listener,
-        )
-        history: list[Epoch] = []
-        for spec in recipe.stages:
-            stage = build_stage(spec, roles, input_shape)
-            stage.learner.to(accelerator.device)
-            history += run_stage(stage, context)
-    return Outcome(roles["student"].backbone.cpu().eval().requires_grad_(False), tuple(history))
+        with cpu_threads(settings.threads or threads_for(_macs_per_step(roles, dataset, settings))):
+            history = _run_stages(
+                recipe,
+                roles,
+                LoopContext(
+                    dataset,
+                    settings,
+                    _augment(dataset, settings),
+                    options.seed,
+                    accelerator,
+                    options.label,
+                    options.folder,
+                    options.listener,
+                ),
+            )
+    return Outcome(roles["student"].backbone.cpu().eval().requires_grad_(False), history)
+
+
+def _roles(
+    recipe: Recipe, student: NetSpec, teacher: tuple[NetSpec, nn.Module] | None, dataset: ImageDataset, seed: int
+) -> dict[str, TracedNet]:
+    torch.manual_seed(derive_seed(seed, "student"))
+    roles = {"student": _traced(student, build(student), dataset.resolution)}
+    if teacher is not None and recipe.needs_teacher:
+        roles["teacher"] = _traced(teacher[0], copy.deepcopy(teacher[1]), dataset.resolution)
+    torch.manual_seed(derive_seed(seed, "auxiliaries"))
+    add_attachments(recipe, roles, _input_shape(dataset))
+    return roles
+
+
+def _run_stages(recipe: Recipe, roles: dict[str, TracedNet], context: LoopContext) -> tuple[Epoch, ...]:
+    history: list[Epoch] = []
+    for spec in recipe.stages:
+        stage = build_stage(spec, roles, _input_shape(context.dataset))
+        stage.learner.to(context.accelerator.device)
+        history += run_stage(stage, context)
+    return tuple(history)
+
+
+def _macs_per_step(roles: dict[str, TracedNet], dataset: ImageDataset, settings: TrainSettings) -> int:
+    channels, height, width = _input_shape(dataset)
+    sizes = [(channels, net.resolution or height, net.resolution or width) for net in roles.values()]
+    macs = sum(count_macs(net.backbone, size) for net, size in zip(roles.values(), sizes, strict=True))
+    return macs * settings.batch_size
+
+
+def _augment(dataset: ImageDataset, settings: TrainSettings) -> Augment:
+    return augmentation(default_augmentation(dataset.name) if settings.augment == "auto" else settings.augment)
+
+
+def _input_shape(dataset: ImageDataset) -> tuple[int, int, int]:
+    return (dataset.in_channels, dataset.resolution, dataset.resolution)
 
 
 def penultimate_of(spec: NetSpec, module: nn.Module) -> str:

@@ -33,6 +33,7 @@ class TrainSettings(StrictModel):
     max_grad_norm: float | None = Field(None, gt=0)
     select: Literal["best", "last"] = Field("best", description="Which epoch to keep, judged on the held-out split.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(None, ge=1, description="CPU threads; one for small networks, else all, by default.")
 
 
 def learning_rate(settings: TrainSettings, milestones: tuple[float, ...], progress: float) -> float:

@@ -36,14 +36,12 @@ class Kernel:
         output: The tensor it writes.
         pointwise: Element-wise operations taken in, an activation made of several nodes counting once.
         residuals: Operands of other layers taken in.
-        position: Place in the launch order: that of the anchor, or of the last operand it waits for.
     """
 
     role: str
     anchor: Op | None
     reads: list[str]
     output: str
-    position: int
     pointwise: int = 0
     residuals: int = 0
 
@@ -72,7 +70,7 @@ class _Fusion:
     wiring: Wiring
     rule: Mapping[str, Any]
     taken: set[int] = field(default_factory=set)
-    written_at: dict[str, int] = field(default_factory=dict)
+    written: set[str] = field(default_factory=set)
 
 
 def graph_from_onnx(path: Path, batch: int = 1) -> LayerGraph:
@@ -128,14 +126,31 @@ def fused_kernels(graph: OpGraph, roles: tuple[str, ...], rule: Mapping[str, Any
         Kernels in launch order.
     """
     state = _Fusion(graph, roles, _wiring(graph, roles), rule)
-    kernels = [_extended(state, Kernel("input", None, [name], name, -1)) for name in graph.inputs]
+    kernels = [_extended(state, Kernel("input", None, [name], name)) for name in graph.inputs]
     for position, op in enumerate(graph.ops):
         if position in state.taken or roles[position] == "view":
             continue
         state.taken.add(position)
         reads = list({_memory(state, name): name for name in graph.activations(op)}.values())
-        kernels.append(_extended(state, Kernel(roles[position], op, reads, op.outputs[0], position)))
-    return sorted(kernels, key=lambda kernel: kernel.position)
+        kernels.append(_extended(state, Kernel(roles[position], op, reads, op.outputs[0])))
+    return _launch_order(kernels, state.wiring)
+
+
+def _launch_order(kernels: list[Kernel], wiring: Wiring) -> list[Kernel]:
+    """Put kernels after those whose results they read, otherwise in the order of their anchors."""
+    writer = {kernel.output: kernel for kernel in kernels}
+    ordered: dict[str, Kernel] = {}
+
+    def launch(kernel: Kernel) -> None:
+        for name in kernel.reads:
+            source = wiring.source[name]
+            if source in writer and source not in ordered and source != kernel.output:
+                launch(writer[source])
+        ordered.setdefault(kernel.output, kernel)
+
+    for kernel in kernels:
+        launch(kernel)
+    return list(ordered.values())
 
 
 def _extended(state: _Fusion, kernel: Kernel) -> Kernel:
@@ -146,7 +161,7 @@ def _extended(state: _Fusion, kernel: Kernel) -> Kernel:
     elif kernel.role == "copy" and state.rule["merges_copies"]:
         while _take_copy(state, kernel):
             pass
-    state.written_at[kernel.output] = kernel.position
+    state.written.add(kernel.output)
     return kernel
 
 
@@ -173,9 +188,8 @@ def _take_residual(state: _Fusion, kernel: Kernel) -> bool:
         return False
     op = state.graph.ops[position]
     others = [name for name in state.graph.activations(op) if state.wiring.source[name] != kernel.output]
-    if not all(_is_ready(state, name, kernel) for name in others):
+    if not all(_is_ready(state, name) for name in others):
         return False
-    kernel.position = max([kernel.position, *(state.wiring.made_at[state.wiring.source[name]] for name in others)])
     is_read_again = kernel.role in state.rule["folds_affine"]
     known = set() if is_read_again else {_memory(state, name) for name in kernel.reads}
     new = list({_memory(state, name): name for name in others if _memory(state, name) not in known}.values())
@@ -236,31 +250,20 @@ def _is_elementwise(state: _Fusion, position: int, tensor: str) -> bool:
     return state.roles[position] in ("pointwise", "scale") and keeps_size and position not in state.taken
 
 
-def _is_ready(state: _Fusion, tensor: str, kernel: Kernel) -> bool:
-    """Say whether an operand exists before `kernel` must run, or can: a copy beside it is launched first."""
+def _is_ready(state: _Fusion, tensor: str) -> bool:
+    """Say whether an operand can exist before the kernel that asks for it runs.
+
+    It never depends on that kernel, whose output has one reader. One whose own kernel could take the addition in, and
+    comes later, is left to it; a copy or a pooling beside the kernel is launched first.
+    """
     source = state.wiring.source[tensor]
-    if source in state.written_at:
-        return state.written_at[source] < kernel.position
-    role = state.roles[state.wiring.made_at[source]]
-    return role not in state.rule["folds_affine"] and not _depends_on(state, source, kernel.output)
+    return source in state.written or state.roles[state.wiring.made_at[source]] not in state.rule["folds_affine"]
 
 
 def _memory(state: _Fusion, tensor: str) -> str:
     """Name what is read: views of a whole tensor are that tensor, parts of one are themselves."""
     source = state.wiring.source[tensor]
     return source if state.graph.elems(source) == state.graph.elems(tensor) else tensor
-
-
-def _depends_on(state: _Fusion, tensor: str, ancestor: str) -> bool:
-    waiting, seen = [tensor], set[str]()
-    while waiting:
-        source = state.wiring.source[waiting.pop()]
-        if source == ancestor:
-            return True
-        if source not in seen and source not in state.written_at:
-            seen.add(source)
-            waiting.extend(state.graph.activations(state.graph.ops[state.wiring.made_at[source]]))
-    return False
 
 
 def _wiring(graph: OpGraph, roles: tuple[str, ...]) -> Wiring:

@@ -41,7 +41,7 @@ class OpGraph:
         name: File name without its suffix.
         inputs: Activations fed from outside.
         outputs: What the network returns.
-        ops: Nodes in topological order; those computed from constants alone are left out.
+        ops: Nodes in topological order; those computed from constants alone, or that nobody reads, are left out.
         shapes: Shape of every tensor, constants included.
         constants: Names of the tensors known before the network runs.
         values: Small integer constants, for slices and axes.
@@ -95,12 +95,14 @@ def read_ops(path: Path, batch: int) -> OpGraph:
             ops.append(_op_of(node))
     inputs = tuple(item.name for item in graph.input if item.name not in constants)
     outputs = tuple(item.name for item in graph.output)
-    return OpGraph(path.stem, inputs, outputs, tuple(ops), shapes, frozenset(constants), _small_integers(graph))
+    used = _used(ops, outputs)
+    return OpGraph(path.stem, inputs, outputs, used, shapes, frozenset(constants), _small_integers(graph))
 
 
 def require_sizes(graph: OpGraph, path: Path) -> None:
     """Check that every activation has a known size above zero; raises `DataError` naming the first that have not."""
-    needed = [*graph.inputs, *(output for op in graph.ops for output in op.outputs[:1])]
+    made = [name for op in graph.ops for name in (*graph.activations(op), op.outputs[0])]
+    needed = list(dict.fromkeys([*graph.inputs, *made]))
     unknown = [name for name in needed if name not in graph.shapes]
     if unknown:
         raise DataError(
@@ -110,6 +112,15 @@ def require_sizes(graph: OpGraph, path: Path) -> None:
     empty = [name for name in needed if graph.elems(name) == 0]
     if empty:
         raise DataError(f"{path}: tensors without elements: {_names(empty)}; the network does nothing there")
+
+
+def _used(ops: list[Op], outputs: tuple[str, ...]) -> tuple[Op, ...]:
+    wanted, kept = set(outputs), []
+    for op in reversed(ops):
+        if wanted.intersection(op.outputs):
+            wanted.update(op.inputs)
+            kept.append(op)
+    return tuple(reversed(kept))
 
 
 def _loaded(path: Path) -> Any:

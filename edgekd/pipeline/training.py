@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from edgekd.core.artifacts import FileRef, NetSpec, TrainedModel, from_json, to_json
+from edgekd.core.atomic import write_json
 from edgekd.core.errors import ConfigError
 from edgekd.distill import Epoch, Recipe, RunOptions, TrainSettings, evaluate, load_recipe, run_recipe
 from edgekd.models import load_model, load_teacher, save_weights
@@ -134,6 +135,7 @@ def _kept(context: RunContext, facts: _Facts, inputs: dict[str, Any], train: Cal
         splits = {"val": context.dataset.val, "test": context.dataset.test}
         accuracy = {name: evaluate(module, split).accuracy for name, split in splits.items()}
         model = TrainedModel(facts.role, facts.spec, weights, accuracy, facts.method, facts.seed, facts.parents)
+        write_json(path.with_suffix(".json"), to_json(model))
         return {"model": to_json(model), "history": [dataclasses.asdict(epoch) for epoch in history]}
 
     result = context.ledger.stage(facts.stage, inputs, work)

@@ -11,6 +11,7 @@ from edgekd.core.artifacts import OnnxModel
 from edgekd.core.errors import ConfigError, DataError
 
 _ROUNDING = 1e-9
+_WORTHWHILE_GAIN = 0.02
 _WIDTH = {"fp32": 0, "fp16": 1, "int8": 2}
 
 
@@ -59,7 +60,8 @@ class Decision:
 def choose_precision(candidates: Sequence[Candidate], *, max_drop: float) -> Decision:
     """Choose the fastest candidate that keeps fp32's accuracy; fp32 where nothing is shown to be better.
 
-    Latencies are compared only with a latency of the same kind: measured with measured, predicted with predicted.
+    Latencies are compared only with a latency of the same kind: measured with measured, predicted with predicted. Two
+    within 2 % of each other count as equal: neither a repeated measurement nor a model tells them apart.
 
     Args:
         candidates: One fp32 reference and any number of other precisions.
@@ -84,7 +86,7 @@ def choose_precision(candidates: Sequence[Candidate], *, max_drop: float) -> Dec
         "" if candidate is reference else _rejection(candidate, reference, max_drop) for candidate in candidates
     ]
     faster = [c for c, problem in zip(candidates, rejections, strict=True) if c is not reference and not problem]
-    chosen = min(faster, key=_preference) if faster else reference
+    chosen = _preferred(faster) if faster else reference
     verdicts = [
         Verdict(
             candidate.model.precision,
@@ -109,8 +111,10 @@ def _check(candidate: Candidate) -> None:
         raise DataError(f"{name}: p50 is {candidate.p50_ms} ms; it must be positive and finite")
 
 
-def _preference(candidate: Candidate) -> tuple[float, float, int]:
-    return (candidate.p50_ms or math.inf, -candidate.accuracy, _WIDTH[candidate.model.precision])
+def _preferred(faster: Sequence[Candidate]) -> Candidate:
+    fastest_ms = min(candidate.p50_ms or math.inf for candidate in faster)
+    equal = [c for c in faster if c.p50_ms is not None and c.p50_ms * (1 - _WORTHWHILE_GAIN) <= fastest_ms]
+    return min(equal, key=lambda c: (-c.accuracy, _WIDTH[c.model.precision], c.p50_ms))
 
 
 def _rejection(candidate: Candidate, reference: Candidate, max_drop: float) -> str:
@@ -139,8 +143,12 @@ def _speed_rejection(candidate: Candidate, reference: Candidate) -> str:
         )
     if candidate.p50_ms > reference.p50_ms:
         return f"{name}: {_latency_words(candidate)} is slower than fp32 {reference.p50_ms:.4g} ms"
-    if candidate.p50_ms == reference.p50_ms:
-        return f"{name}: {_latency_words(candidate)} is no faster than fp32 {reference.p50_ms:.4g} ms; ties go to fp32"
+    gain = 1 - candidate.p50_ms / reference.p50_ms
+    if gain < _WORTHWHILE_GAIN:
+        return (
+            f"{name}: {_latency_words(candidate)} gains {gain:.1%} on fp32 {reference.p50_ms:.4g} ms; "
+            f"under {_WORTHWHILE_GAIN:.0%} is a tie, and ties go to fp32"
+        )
     return ""
 
 

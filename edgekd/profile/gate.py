@@ -42,17 +42,8 @@ def verdict(report: LatencyReport, budget: Budget) -> GateVerdict:
         ConfigError: The budget limits a statistic that the report does not have.
         DataError: The report calls itself neither measured nor predicted.
     """
-    if report.kind == "predicted":
-        upper, tail = report.high_ms, report.p99_ms
-        words = f"{report.target}, predicted, not measured: upper estimate of "
-        values = {"p50": upper, "mean": upper, "p90": tail, "p99": tail}
-    elif report.kind == "measured":
-        words = f"{report.target}, measured: "
-        values = {"p50": report.p50_ms, "p99": report.p99_ms}
-        for metric in ("p90", "mean"):
-            if f"{metric}_ms" in report.conditions:
-                values[metric] = float(report.conditions[f"{metric}_ms"])
-    else:
+    if report.kind not in ("predicted", "measured"):
         raise DataError(f"a latency report is measured or predicted, not {report.kind!r}")
-    misses = tuple(words + miss for miss in budget.misses(values))
+    how = "measured: " if report.kind == "measured" else "predicted, not measured: upper estimate of "
+    misses = tuple(f"{report.target}, {how}{miss}" for miss in budget.misses(report.judged_ms))
     return GateVerdict(not misses, report.kind, misses)

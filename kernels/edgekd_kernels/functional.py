@@ -1,7 +1,7 @@
 """Distillation losses as plain functions: tensors first, options by keyword, one value for each sample.
 
-Every function returns `[B]` in float32 or wider, such that the mean over `[B]` is the loss as its paper defines it. Gradients never
-reach the teacher's tensors. Here each loss is its textbook formula in PyTorch.
+Every function returns `[B]` in float32 or wider, such that the mean over `[B]` is the loss as its paper defines it.
+Gradients never reach the teacher's tensors. Here each loss is its textbook formula in PyTorch.
 """
 
 from __future__ import annotations

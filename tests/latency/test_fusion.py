@@ -138,6 +138,27 @@ def test_residual_is_added_by_the_later_convolution_and_counted_once(save_onnx: 
     assert [layer.in_elems for layer in layers] == [128, 128, 128 + 256]
 
 
+def test_constant_after_an_activation_is_not_folded_into_the_weights(save_onnx: Save, weights: Weights) -> None:
+    nodes = [conv("x", "c"), node("Relu", ["c"], ["r"]), node("Mul", ["r", "k"], ["y"])]
+    constants = {"w": weights(4, 2, 3, 3), "k": weights(1, 4, 1, 1)}
+    assert kernels(save_onnx(nodes, x=[1, 2, 8, 8], constants=constants)) == [("input", 0, 0), ("conv_kxk", 2, 0)]
+
+
+def test_kernel_waits_for_an_operand_that_waits_itself(save_onnx: Save, weights: Weights) -> None:
+    nodes = [
+        conv("x", "a"),
+        conv("x", "b", "v"),
+        node("MaxPool", ["x"], ["p"], kernel_shape=[1, 1], name="pool"),
+        node("Add", ["b", "p"], ["s"]),
+        node("Add", ["a", "s"], ["y"]),
+    ]
+    layers = graph_from_onnx(
+        save_onnx(nodes, x=[1, 2, 8, 8], constants={"w": weights(2, 2, 3, 3), "v": weights(2, 2, 3, 3)})
+    ).layers
+    assert [layer.name for layer in layers] == ["x", "pool", "conv_b", "conv_a"]
+    assert [layer.fused_residual for layer in layers] == [0, 0, 1, 1]
+
+
 def test_second_residual_needs_its_own_kernel(save_onnx: Save, weights: Weights) -> None:
     nodes = [
         node("MaxPool", ["x"], ["a"], kernel_shape=[1, 1]),
@@ -285,6 +306,12 @@ def test_constants_computed_in_the_graph_cost_nothing(save_onnx: Save, weights: 
     assert [layer.kind for layer in graph_from_onnx(path, batch=3).layers] == ["input", "conv_1x1"]
 
 
+def test_branch_that_nobody_reads_costs_nothing(save_onnx: Save, weights: Weights) -> None:
+    nodes = [conv("x", "y"), conv("x", "unused"), node("Relu", ["unused"], ["gone"])]
+    path = save_onnx(nodes, x=[1, 2, 8, 8], constants={"w": weights(4, 2, 3, 3)})
+    assert kernels(path) == [("input", 0, 0), ("conv_kxk", 0, 0)]
+
+
 def test_transposed_convolution_macs_count_its_inputs(save_onnx: Save, weights: Weights) -> None:
     nodes = [node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2])]
     layer = only(save_onnx(nodes, x=[1, 3, 4, 4], constants={"w": weights(3, 5, 2, 2)}), "conv_kxk")
@@ -296,7 +323,7 @@ def test_unknown_operators_are_all_named_with_reasons(save_onnx: Save) -> None:
     with pytest.raises(
         DataError, match=r"Det \(1\): not in the fusion rules; NonZero \(1\): its output size depends"
     ) as caught:
-        graph_from_onnx(save_onnx(nodes, x=[4, 4]))
+        graph_from_onnx(save_onnx(nodes, x=[4, 4], outputs=("d", "y")))
     assert "cannot be" in str(caught.value)
 
 

@@ -98,6 +98,8 @@ def test_cached_traffic_is_faster_by_the_gain() -> None:
     hardware, gained = dataclasses.replace(HARDWARE, l2_bytes=2**21), dataclasses.replace(PARAMETERS, l2_gain=3.0)
     assert one(layer, hardware)[1] == pytest.approx(2**21 / 100e9 * 1e6)
     assert one(layer, hardware, gained)[1] == pytest.approx(2**21 / 100e9 * 1e6 / 2)
+    twice = dataclasses.replace(layer, in_elems=2**20, out_elems=2**20)  # 1 / (1 + 2^2) of the gain is left
+    assert one(twice, hardware, gained)[1] == pytest.approx(2**22 / 100e9 * 1e6 / 1.4)
 
 
 def test_floor_is_in_clock_cycles() -> None:

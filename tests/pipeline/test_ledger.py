@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -302,7 +303,7 @@ def test_fresh_runs_everything_again_and_keeps_the_record_and_the_users_files(tm
 
 def test_fresh_begins_a_run_in_a_new_folder(tmp_path):
     with Ledger.open(tmp_path / "run", fresh=True) as ledger:
-        assert ledger.created.endswith("+00:00")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", ledger.created)
 
 
 def test_run_killed_between_setting_the_record_aside_and_the_new_one_goes_on(tmp_path):
@@ -335,6 +336,15 @@ def test_damaged_run_json_is_refused_with_advice_and_fresh_recovers(tmp_path, co
     with Ledger.open(folder, fresh=True) as ledger:
         ledger.stage("s", {}, lambda: {})
     assert (folder / "run.previous.json").read_bytes() == content
+
+
+def test_run_json_that_cannot_be_read_is_a_storage_error(tmp_path):
+    (tmp_path / "run" / "run.json").mkdir(parents=True)
+    with (
+        pytest.raises(StorageError, match="cannot open the run folder .*: Is a directory"),
+        Ledger.open(tmp_path / "run"),
+    ):
+        pass
 
 
 def test_folder_with_other_things_is_refused_untouched(tmp_path):

@@ -63,3 +63,9 @@ def test_report_sees_what_is_missing():
     assert (report.weighted, report.quantized, report.per_channel, report.floating) == (2, 1, 0, ("second",))
     assert (report.residual_adds, report.quantized_adds, report.quantized_biases) == (1, 0, 1)
     assert (report.activation_types, report.weight_types, report.is_symmetric) == (("uint8",), ("int8",), False)
+
+
+def test_report_needs_input_and_weight_both_quantised():
+    nodes = [*quantised("x"), *quantised("w"), node("Gemm", "x_dq w", "first"), node("Gemm", "first w_dq", "second")]
+    report = inspect_graph(graph(nodes, s=SCALE, z=ZERO, w=np.ones((4, 4), np.float32)))
+    assert (report.weighted, report.quantized, report.floating) == (2, 0, ("first", "second"))

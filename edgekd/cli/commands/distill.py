@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,12 +11,10 @@ import typer
 
 from edgekd.cli.console import Verbosity, progress
 from edgekd.cli.outcome import Outcome
-from edgekd.cli.table import format_table
 from edgekd.core.errors import ExitCode
 
 if TYPE_CHECKING:
     from edgekd.pipeline.config import RunConfig
-    from edgekd.report import AccuracySummary, LatencyRow, RunReport
 
 
 def distill(
@@ -64,6 +61,7 @@ def distill(
     folder = out or Path("runs") / default_name(settings)
     if dry_run:
         return _planned(settings, folder)
+    from edgekd.cli.report_text import report_text
     from edgekd.pipeline.run import RunRequest
     from edgekd.pipeline.run import distill as run
 
@@ -71,7 +69,8 @@ def distill(
     with progress(is_quiet=verbosity.is_quiet) as listener:
         report = run(settings, RunRequest(folder, shlex.join(["edgekd", *sys.argv[1:]]), fresh, listener))
     exit_code = ExitCode.GATE_MISSED if report.budget is not None and report.budget.misses else ExitCode.DONE
-    return Outcome(report.model_dump(mode="json"), _told(report, folder), exit_code)
+    text = f"{report_text(report)}\n\n{folder / 'report.html'}"
+    return Outcome(report.model_dump(mode="json"), text, exit_code)
 
 
 def default_name(settings: RunConfig) -> str:
@@ -113,50 +112,3 @@ def _planned(settings: RunConfig, folder: Path) -> Outcome:
         f"{describe(target)}\nmethod: {recipe.title}\n\n{yaml.safe_dump(document, sort_keys=False)}\nwould write:\n  "
     )
     return Outcome({"config": document, "folder": str(folder), "writes": files}, text + "\n  ".join(files))
-
-
-def _told(report: RunReport, folder: Path) -> str:
-    rows = [
-        ("teacher", report.accuracy.teacher),
-        ("alone", report.accuracy.alone),
-        ("distilled", report.accuracy.distilled),
-    ]
-    accuracy = format_table(
-        ("network", "architecture", "test accuracy", "seeds"),
-        [(name, row.net, _percent(row), str(len(row.seeds))) for name, row in rows if row is not None],
-    )
-    latency = format_table(
-        ("target", "precision", "p50 ms", "interval of p50", "p99 ms", "how"), [_timed(row) for row in report.latency]
-    )
-    verdicts = report.precision.verdicts if report.precision else ()
-    sections = [
-        f"{report.target.name}: {report.target.title}",
-        accuracy,
-        latency,
-        _lines("precision", [f"{verdict.precision} ({verdict.flavour}): {verdict.reason}" for verdict in verdicts]),
-        _lines("notes", report.notes),
-        f"{_verdict(report)}\nreport: {folder / 'report.html'}",
-    ]
-    return "\n\n".join(sections)
-
-
-def _lines(title: str, lines: Sequence[str]) -> str:
-    return "\n".join([title, *(f"  {line}" for line in lines)])
-
-
-def _percent(row: AccuracySummary) -> str:
-    spread = "" if row.std is None else f" ± {100 * row.std:.2f}"
-    return f"{100 * row.mean:.2f}{spread} %"
-
-
-def _timed(row: LatencyRow) -> tuple[str, ...]:
-    how = "measured" if row.kind == "measured" else "predicted, not measured"
-    interval = f"{row.low_ms:.4f}..{row.high_ms:.4f}"
-    return (row.target, row.precision, f"{row.p50_ms:.4f}", interval, f"{row.p99_ms:.4f}", how)
-
-
-def _verdict(report: RunReport) -> str:
-    if report.budget is None:
-        return "verdict: no budget was given"
-    misses = "".join(f"\n  {miss}" for miss in report.budget.misses)
-    return f"verdict: {report.verdict.value}: {report.budget.text} ({report.budget.kind}){misses}"

@@ -1,0 +1,224 @@
+"""A whole run: what it writes, that its figures are those of the files, that it resumes, that bad input stops it."""
+
+import json
+import shutil
+
+import jsonschema
+import numpy as np
+import onnx
+import onnx.reference
+import pytest
+
+from edgekd.core.artifacts import TrainedModel, from_json
+from edgekd.core.errors import BudgetExceeded, ConfigError, RunLocked, StorageError, TrainingDiverged
+from edgekd.data import DataConfig, load_dataset
+from edgekd.distill import load_recipe
+from edgekd.models import load_model
+from edgekd.pipeline.ledger import Ledger, read_log
+from edgekd.report import Verdict, read_report, schema_document
+from edgekd.ship import read_golden, verify
+
+
+def _started(events):
+    return [event.stage for event in events if event.kind == "start"]
+
+
+def test_a_run_writes_what_it_says(finished):
+    folder, report, _ = finished
+    for name in ("config.yaml", "run.json", "log.jsonl", "report.json", "report.html", "bundle/bundle.json"):
+        assert (folder / name).is_file(), name
+    for row in report.artifacts:
+        file = folder / row.path
+        assert file.stat().st_size == row.bytes, row.path
+    jsonschema.validate(json.loads((folder / "report.json").read_text()), schema_document())
+    assert read_report(folder) == report
+
+
+def test_the_report_has_the_keys_that_programs_rely_on(finished):
+    document = json.loads((finished[0] / "report.json").read_text())
+    assert document["schema_version"] == 1
+    assert document["verdict"] == "predicted kept"
+    assert {"mean", "std", "seeds"} <= document["accuracy"]["distilled"].keys()
+    assert {"teacher", "alone", "distilled"} == document["accuracy"].keys()
+    for row in document["latency"]:
+        assert {"target", "precision", "kind", "p50_ms", "p99_ms", "low_ms", "high_ms"} <= row.keys()
+    for row in document["artifacts"]:
+        assert {"kind", "path", "sha256", "bytes"} <= row.keys()
+
+
+def test_accuracies_are_those_of_the_saved_weights_on_the_test_split(finished):
+    folder, report, _ = finished
+    dataset = load_dataset(DataConfig(name="digits", limit=400))
+    images = dataset.test.images.gather(np.arange(len(dataset.test))).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    for role, summary in (("alone", report.accuracy.alone), ("distilled", report.accuracy.distilled)):
+        for seed, value in summary.by_seed.items():
+            model = from_json(TrainedModel, json.loads((folder / "student" / f"{role}-seed{seed}.json").read_text()))
+            import torch
+
+            with torch.no_grad():
+                predicted = load_model(model)(torch.from_numpy(images)).argmax(dim=1).numpy()
+            assert value == pytest.approx((predicted == dataset.test.labels).mean(), abs=1e-9)
+
+
+def test_the_shipped_onnx_scores_as_an_independent_evaluator_says(finished):
+    folder, report, _ = finished
+    dataset = load_dataset(DataConfig(name="digits", limit=400))
+    images = dataset.val.images.gather(np.arange(len(dataset.val))).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    logits = onnx.reference.ReferenceEvaluator(str(folder / "onnx" / "student.fp32.onnx")).run(None, {"input": images})[
+        0
+    ]
+    reference = next(v for v in report.precision.verdicts if v.precision == "fp32")
+    assert reference.accuracy == pytest.approx((logits.argmax(axis=1) == dataset.val.labels).mean(), abs=1e-9)
+
+
+def test_the_student_that_ships_is_the_best_on_the_held_out_split(finished):
+    folder, _, _ = finished
+    models = [json.loads(path.read_text()) for path in sorted((folder / "student").glob("distilled-*.json"))]
+    best = max(models, key=lambda model: model["accuracy"]["val"])
+    manifest = json.loads((folder / "bundle" / "bundle.json").read_text())
+    assert best["digest"] in manifest["provenance"]["parents"]
+
+
+def test_the_bundle_is_intact_and_its_golden_answers_are_those_of_the_model(finished):
+    folder, _, _ = finished
+    verify(folder / "bundle")
+    golden = read_golden(folder / "bundle" / "golden.npz")
+    evaluator = onnx.reference.ReferenceEvaluator(str(folder / "onnx" / "student.fp32.onnx"))
+    np.testing.assert_allclose(evaluator.run(None, {"input": golden.inputs})[0], golden.logits, rtol=1e-3, atol=1e-4)
+    manifest = json.loads((folder / "bundle" / "bundle.json").read_text())
+    assert manifest["health"]["budget_ms"] == {"p99": 5.0}
+    assert manifest["targets"][0]["sm"] == 87
+    assert manifest["provenance"]["recipe_sha256"] == load_recipe("mas").digest
+
+
+def test_predictions_are_never_called_measurements(finished):
+    _, report, _ = finished
+    kinds = {(row.target, row.kind) for row in report.latency}
+    assert kinds == {("jetson-orin", "predicted"), ("cpu", "measured")}
+    assert report.verdict is Verdict.PREDICTED_KEPT
+    assert any("no engine was built for jetson-orin" in note for note in report.notes)
+
+
+def test_the_same_command_again_keeps_every_stage(finished, run, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "moved")
+    report, events = run(tmp_path / "moved", target="jetson-orin", budget="p99<5ms")
+    assert _started(events) == []
+    assert report.accuracy == finished[1].accuracy
+    assert report.created == finished[1].created
+
+
+def test_a_changed_input_runs_only_what_depends_on_it(finished, run, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "moved")
+    _, events = run(tmp_path / "moved", "max_drop=0.5", target="jetson-orin", budget="p99<5ms")
+    assert "precision" in _started(events)
+    assert not any(
+        stage.startswith(("teacher", "alone", "distilled", "choose", "export")) for stage in _started(events)
+    )
+
+
+def test_another_method_keeps_the_teacher_and_the_students_alone(finished, run, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "moved")
+    report, events = run(tmp_path / "moved", method="kd", target="jetson-orin", budget="p99<5ms")
+    started = [stage for stage in _started(events) if "/seed" in stage or stage in ("teacher", "choose")]
+    assert started == ["distilled/seed0", "distilled/seed1"]
+    assert report.method == "kd"
+    assert report.accuracy.alone == finished[1].accuracy.alone
+
+
+def test_an_altered_artefact_is_made_again(finished, run, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "moved")
+    victim = tmp_path / "moved" / "student" / "distilled-seed1.safetensors"
+    content = victim.read_bytes()
+    victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    _, events = run(tmp_path / "moved", target="jetson-orin", budget="p99<5ms")
+    assert _started(events)[0] == "distilled/seed1"
+    assert victim.read_bytes() == content
+
+
+def test_the_log_tells_the_whole_run(finished):
+    stages = {line.event.stage for line in read_log(finished[0] / "log.jsonl")}
+    assert {"teacher", "choose", "alone/seed0", "distilled/seed1", "export", "precision", "latency", "bundle"} <= stages
+
+
+def test_on_the_cpu_the_budget_is_held_against_a_measurement(finished, run, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "kept")
+    report, _ = run(tmp_path / "kept", target="cpu", budget="p99<1s")
+    assert report.verdict is Verdict.KEPT
+    assert report.budget.kind == "measured"
+    assert report.latency[0].kind == "measured"
+    assert report.latency[0].conditions["samples"] >= 300
+
+
+def test_an_impossible_budget_says_the_smallest_reachable_and_keeps_what_was_done(finished, run, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "moved")
+    with pytest.raises(
+        BudgetExceeded, match=r"no student keeps p50<1e-06ms on jetson-orin: the smallest reachable is p50<"
+    ):
+        run(tmp_path / "moved", target="jetson-orin", budget="p50<0.000001ms")
+    assert read_report(tmp_path / "moved").verdict is Verdict.PREDICTED_KEPT
+
+
+def test_without_comparison_only_distilled_students_are_trained(finished, run, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "moved")
+    report, _ = run(tmp_path / "moved", "compare_alone=false", target="jetson-orin")
+    assert report.accuracy.alone is None
+    assert report.gain is None
+    assert report.verdict is Verdict.NO_BUDGET
+
+
+def test_a_given_teacher_is_loaded_checked_and_not_trained(finished, run, tmp_path):
+    weights = finished[0] / "teacher" / "teacher.safetensors"
+    report, events = run(
+        tmp_path / "run",
+        f"teacher.weights={weights}",
+        "seeds=1",
+        "compare_alone=false",
+        "train.epochs=1",
+        target="jetson-orin",
+    )
+    assert report.accuracy.teacher.mean == finished[1].accuracy.teacher.mean
+    assert not any(event.kind == "progress" and event.stage.startswith("teacher") for event in events)
+
+
+@pytest.mark.parametrize(
+    "overrides, flags, error, fragment",
+    [
+        ([], {"target": "jetson-orn"}, ConfigError, "did you mean jetson-orin"),
+        ([], {"target": "cpu", "budget": "p98<8ms"}, ConfigError, "p98"),
+        ([], {"target": "cpu", "method": "maz"}, ConfigError, "unknown method 'maz'"),
+        (["also_build=[rtx-4091]"], {"target": "cpu"}, ConfigError, "did you mean rtx-4090"),
+        (["teacher.weights=none.pth"], {"target": "cpu"}, ConfigError, "no such file"),
+        (["student.widths=[64]"], {"target": "cpu"}, ConfigError, "smallest, resnet8-w64@8, has"),
+        (
+            ["train.lr=1e9", "train.schedule=constant"],
+            {"target": "cpu"},
+            TrainingDiverged,
+            "training diverged in stage",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_error(run, tmp_path, overrides, flags, error, fragment):
+    with pytest.raises(error, match=fragment):
+        run(tmp_path / "run", *overrides, **flags)
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
+def test_a_teacher_with_other_classes_is_refused(finished, run, tmp_path):
+    from edgekd.core.artifacts import NetSpec
+    from edgekd.models import build, save_weights
+
+    spec = NetSpec("resnet", 8, 8, 8, 1, 7, (0.3,), (0.2,), {"shortcut": "A"})
+    save_weights(build(spec), tmp_path / "seven.safetensors", {})
+    with pytest.raises(ConfigError, match=r"linear"):
+        run(tmp_path / "run", f"teacher.weights={tmp_path / 'seven.safetensors'}", target="cpu")
+
+
+def test_two_runs_in_one_folder_are_refused(run, tmp_path):
+    with Ledger.open(tmp_path / "run"), pytest.raises(RunLocked, match="in use by process"):
+        run(tmp_path / "run", target="cpu")
+
+
+def test_a_folder_of_other_things_is_refused(run, tmp_path):
+    (tmp_path / "thesis.txt").write_text("x")
+    with pytest.raises(StorageError, match="not empty"):
+        run(tmp_path, target="cpu")
