@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/edgekd distill --target jetson-orin --out $(RUN_FOLDER)
+	$(BIN)/edgekd distill --target jetson-orin --budget "p99<1ms" --out $(RUN_FOLDER)
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90

@@ -1,7 +1,9 @@
-"""Fixtures that any test may use."""
+"""Fixtures that any test may use, and one CPU thread for PyTorch: tests run in several processes at once."""
 
 import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

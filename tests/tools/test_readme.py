@@ -1,0 +1,44 @@
+"""README.md: its tables are those of the result files, its commands and links exist."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from edgekd.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TOOL = runpy.run_path(str(ROOT / "tools" / "bench" / "readme_tables.py"))
+
+
+def test_tables_are_those_of_the_result_files():
+    assert TOOL["rendered"](README) == README
+
+
+@pytest.mark.parametrize("name", sorted(TOOL["TABLES"]))
+def test_every_table_stands_in_the_readme(name):
+    assert f"<!-- table:{name} -->" in README
+
+
+def test_result_files_name_device_versions_and_commit():
+    for file in (ROOT / "tools" / "bench" / "results").iterdir():
+        assert re.fullmatch(r"[\w.-]+_cpu-[\w.-]+_torch[\d.]+_[0-9a-f]{7,}\.(json|csv)", file.name), file.name
+
+
+def test_links_lead_somewhere():
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_make_targets_that_it_names_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"\bmake (\w+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"^ *edgekd ([a-z]+)", README, re.MULTILINE))))
+def test_commands_that_it_names_exist(command):
+    assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
