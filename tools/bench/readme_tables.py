@@ -80,7 +80,9 @@ def main() -> None:
     before = README.read_text(encoding="utf-8")
     after = rendered(before)
     if "--check" in sys.argv[1:]:
-        sys.exit("README.md differs from the result files: python tools/bench/readme_tables.py" if before != after else 0)
+        sys.exit(
+            "README.md differs from the result files: python tools/bench/readme_tables.py" if before != after else 0
+        )
     README.write_text(after, encoding="utf-8")
 
 
