@@ -138,5 +138,7 @@ def _count(event: Event) -> str:
 
 
 def _details(event: Event) -> list[str]:
-    numbers = " ".join(f"{name} {value:.4g}" for name, value in event.values.items())
+    if event.kind == "progress" and event.message:
+        return [event.message]
+    numbers = " ".join(f"{name} {value:.4g}" for name, value in event.values.items() if name != "seconds")
     return [part for part in (event.message, numbers) if part]
