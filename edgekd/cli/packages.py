@@ -119,16 +119,6 @@ OPTIONAL = (
         probe="import timm",
         version_of="timm.__version__",
     ),
-    Package(
-        name="plotly",
-        module="plotly",
-        distributions=("plotly",),
-        minimum="5.20",
-        purpose="plots in reports",
-        fix="pip install 'edgekd[report]'",
-        probe="import plotly",
-        version_of="plotly.__version__",
-    ),
 )
 
 # A model of one node is run by each provider in turn, falling back to the CPU forbidden. Azure's provider is left out:

@@ -155,9 +155,9 @@ def penultimate_of(spec: NetSpec, module: nn.Module) -> str:
     if spec.family in FAMILIES:
         return FAMILIES[spec.family].penultimate
     vectors = [tap.path for tap in discover_taps(module, spec.input_shape) if len(tap.shape) == 1]
-    if len(vectors) < 2:
-        raise ConfigError(f"{spec.name} exposes no feature vector before its logits; found {vectors}")
-    return vectors[-2]
+    if not vectors:
+        raise ConfigError(f"{spec.name} exposes no feature vector [B, D] before its logits")
+    return vectors[-1]
 
 
 def _traced(spec: NetSpec, module: nn.Module, resolution: int) -> TracedNet:

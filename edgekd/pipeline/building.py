@@ -29,17 +29,14 @@ def engines(context: RunContext, choice: PrecisionChoice) -> tuple[tuple[Engine,
     notes: list[str] = []
     for name in wanted:
         target = get_target(name)
-        backend = _backend_for(target)
-        if backend is None:
-            notes.append(_on_device(target))
-            continue
-        model = _model_for(target, choice)
         try:
-            built.append(_engine(context, backend, target, model))
-        except (PreconditionError, TargetError, BuildError) as error:
+            built.append(_engine(context, _backend_for(target), target, _model_for(target, choice)))
+        except (PreconditionError, TargetError) as error:
+            notes.append(f"no engine was built for {name}: {error}; the bundle holds the ONNX and the build plan")
+        except BuildError as error:
             if name == context.config.target:
                 raise
-            notes.append(f"no {backend} engine for {name}: {error}")
+            notes.append(f"no engine was built for {name}: {error}")
     return tuple(built), tuple(notes)
 
 
@@ -85,22 +82,17 @@ def _engine(context: RunContext, backend: str, target: Target, model: OnnxModel)
     return context.noun(Engine, f"build/{target.name}", inputs, lambda: BACKENDS[backend].build(model, folder, options))
 
 
-def _backend_for(target: Target) -> str | None:
+def _backend_for(target: Target) -> str:
     if target.kind == "cpu":
         return "onnxruntime"
     if BACKENDS["tensorrt"].available() is None:
         return "tensorrt"
-    return "tensorrt_rtx" if target.kind == "gpu" else None
+    if target.kind == "jetson":
+        raise TargetError("TensorRT builds on the device it builds for")
+    return "tensorrt_rtx"
 
 
 def _model_for(target: Target, choice: PrecisionChoice) -> OnnxModel:
     if (target.kind == "cpu") == (choice.chosen.flavour == "cpu") or choice.chosen.flavour == "any":
         return choice.chosen
     return choice.models["fp16"]
-
-
-def _on_device(target: Target) -> str:
-    return (
-        f"no engine was built for {target.name}: TensorRT builds on the device it builds for; "
-        "the bundle holds the ONNX and the build plan"
-    )

@@ -11,14 +11,16 @@ from typing import Any, Literal, TypeAlias
 from pydantic import TypeAdapter
 from torch import nn
 
-from edgekd.core.artifacts import FileRef, NetSpec, TrainedModel, from_json, to_json
+from edgekd.core.artifacts import NetSpec, TrainedModel, from_json, to_json
 from edgekd.core.atomic import write_json
+from edgekd.core.digest import sha256_of_arrays
 from edgekd.core.errors import ConfigError
 from edgekd.distill import Epoch, Recipe, RunOptions, TrainSettings, evaluate, load_recipe, run_recipe
 from edgekd.models import load_model, load_teacher, save_weights
 from edgekd.pipeline.context import RunContext
 
 _EPOCHS = TypeAdapter(tuple[Epoch, ...])
+_BETTER_THAN_CHANCE = 1.5
 
 
 Role: TypeAlias = Literal["teacher", "alone", "distilled"]
@@ -52,10 +54,10 @@ class _Facts:
 
 
 def teacher_of(context: RunContext) -> Training:
-    """Load the teacher that was given, or train one.
+    """Load the teacher that was given, or train one of the zoo. A Python function gives its network with weights.
 
     Raises:
-        ConfigError: The teacher does not fit the data.
+        ConfigError: The teacher does not fit the data, or knows nothing about it.
     """
     config, dataset = context.config.teacher, context.dataset
     weights = None if config.weights is None else Path(config.weights)
@@ -70,11 +72,27 @@ def teacher_of(context: RunContext) -> Training:
         std=config.std or dataset.std,
         weights=weights,
     )
-    if weights is not None:
-        inputs = {"spec": spec.digest, "weights": FileRef.of(weights).sha256, "data": dataset.digest}
+    if spec.family == "timm" and weights is None:
+        raise ConfigError(
+            f"teacher {config.net} comes without weights, none are downloaded: give --teacher-weights FILE"
+        )
+    if weights is not None or spec.family == "python":
+        _require_knowledge(context, config.net, module)
+        state = {name: value.cpu().numpy() for name, value in module.state_dict().items()}
+        inputs = {"spec": spec.digest, "weights": sha256_of_arrays(state), "data": dataset.digest}
         return _kept(context, _Facts("teacher", spec, "given", seed=0), inputs, lambda: (module, ()))
     settings = _teacher_settings(context)
     return _trained(context, "teacher", load_recipe("plain"), spec, None, settings=settings, seed=0)
+
+
+def _require_knowledge(context: RunContext, name: str, module: nn.Module) -> None:
+    accuracy = evaluate(module, context.dataset.val).accuracy
+    chance = 1 / context.dataset.num_classes
+    if accuracy < _BETTER_THAN_CHANCE * chance:
+        raise ConfigError(
+            f"teacher {name} scores {accuracy:.1%} on held-out images where chance is {chance:.1%}: its weights, class "
+            "order or normalisation (--set teacher.mean=[...], teacher.std=[...]) do not fit this data"
+        )
 
 
 def student_of(

@@ -96,7 +96,7 @@ def test_predictions_are_never_called_measurements(finished):
     kinds = {(row.target, row.kind) for row in report.latency}
     assert kinds == {("jetson-orin", "predicted"), ("cpu", "measured")}
     assert report.verdict is Verdict.PREDICTED_KEPT
-    assert any("no engine was built for jetson-orin" in note for note in report.notes)
+    assert any("no engine was built for jetson-orin: TensorRT builds on the device" in note for note in report.notes)
 
 
 def test_the_same_command_again_keeps_every_stage(finished, run, tmp_path):
@@ -213,6 +213,54 @@ def test_a_teacher_with_other_classes_is_refused(finished, run, tmp_path):
         run(tmp_path / "run", f"teacher.weights={tmp_path / 'seven.safetensors'}", target="cpu")
 
 
+_TEACHER_FILE = """
+import pathlib
+import torch
+from edgekd.core.artifacts import NetSpec
+from edgekd.models import build, load_weights
+
+def make(num_classes):
+    net = build(NetSpec("resnet", 8, 8, 8, 1, num_classes, (0.0,), (1.0,), {{"shortcut": "A"}}))
+    {body}
+    return net
+"""
+
+
+def _python_teacher(tmp_path, body):
+    (tmp_path / "mine.py").write_text(_TEACHER_FILE.format(body=body))
+    return f"teacher.net={tmp_path / 'mine.py'}:make"
+
+
+def test_a_teacher_from_a_python_file_is_used_as_it_comes(finished, run, tmp_path):
+    weights = finished[0] / "teacher" / "teacher.safetensors"
+    teacher = _python_teacher(tmp_path, f"load_weights(net, pathlib.Path({str(weights)!r}))")
+    report, _ = run(tmp_path / "run", teacher, "seeds=1", "compare_alone=false", "train.epochs=1", target="jetson-orin")
+    assert report.accuracy.teacher.net == "python:mine.py:make"
+    assert report.accuracy.teacher.mean == pytest.approx(finished[1].accuracy.teacher.mean, abs=0.02)
+
+
+def test_a_teacher_that_knows_nothing_is_refused(run, tmp_path):
+    teacher = _python_teacher(tmp_path, "torch.nn.init.zeros_(net[-1].linear.weight)")
+    with pytest.raises(ConfigError, match=r"where chance is 10.0%: its weights, class order or normalisation"):
+        run(tmp_path / "run", teacher, target="jetson-orin")
+
+
+def test_a_timm_teacher_without_weights_is_refused(run, tmp_path, monkeypatch):
+    from edgekd.pipeline import training
+
+    real = training.load_teacher
+
+    def fake(ref, **facts):
+        import dataclasses
+
+        found, module = real("resnet8-w8", **facts)
+        return dataclasses.replace(found, family="timm", options={"model": "resnet18"}), module
+
+    monkeypatch.setattr(training, "load_teacher", fake)
+    with pytest.raises(ConfigError, match="comes without weights, none are downloaded"):
+        run(tmp_path / "run", target="cpu")
+
+
 def test_two_runs_in_one_folder_are_refused(run, tmp_path):
     with Ledger.open(tmp_path / "run"), pytest.raises(RunLocked, match="in use by process"):
         run(tmp_path / "run", target="cpu")
@@ -222,3 +270,13 @@ def test_a_folder_of_other_things_is_refused(run, tmp_path):
     (tmp_path / "thesis.txt").write_text("x")
     with pytest.raises(StorageError, match="not empty"):
         run(tmp_path, target="cpu")
+
+
+def test_engines_are_really_built_for_rtx_cards_and_explained_where_they_cannot_be(finished, run, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    shutil.copytree(finished[0], tmp_path / "moved")
+    report, _ = run(tmp_path / "moved", "also_build=[rtx-3090]", target="h200", budget="p99<1s")
+    built = [row for row in report.artifacts if row.kind.startswith("engine")]
+    assert [row.kind.split()[:3] for row in built] == [["engine", "tensorrt_rtx", "sm_86"]]
+    assert (tmp_path / "moved" / built[0].path).read_bytes()[:4] == b"vtrt"
+    assert any(note.startswith("no engine was built for h200:") and "sm_90" in note for note in report.notes)

@@ -53,7 +53,7 @@ def test_unknown_check_is_a_usage_error(edgekd, checks_are):
 
 def test_this_machine_is_checked_for_real(edgekd, tmp_path, monkeypatch):
     monkeypatch.setattr(checkup, "REQUIRED", [package for package in checkup.REQUIRED if package.name == "pillow"])
-    monkeypatch.setattr(checkup, "OPTIONAL", [package for package in checkup.OPTIONAL if package.name == "plotly"])
+    monkeypatch.setattr(checkup, "OPTIONAL", [package for package in checkup.OPTIONAL if package.name == "triton"])
     result = edgekd("doctor", "--folder", tmp_path, "--json")
     document = json.loads(result.stdout)
     checks = {check["name"]: check for check in document["checks"]}
