@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from edgekd.core.artifacts import OnnxModel, TrainedModel, from_json, to_json
 from edgekd.data import Split, calibration_images, eval_batches
-from edgekd.distill import logits_of
 from edgekd.engine import BACKENDS, BuildOptions, accuracy_of
 from edgekd.export import (
     ParityReport,
@@ -23,11 +25,12 @@ from edgekd.export import (
 )
 from edgekd.models import deploy, load_model
 from edgekd.pipeline.context import RunContext
-from edgekd.pipeline.timing import cpu_folder, first_images, latency_on_target
+from edgekd.pipeline.timing import cpu_folder, latency_on_target, spread_images
 from edgekd.precision import Candidate, choose_precision, to_fp16, to_int8
 from edgekd.targets import get_target
 
 _PARITY_IMAGES = 128
+_TASK_IMAGES = 1024
 _EVAL_BATCH = 256
 
 
@@ -72,9 +75,9 @@ def exported(context: RunContext, student: TrainedModel) -> Exported:
             opset=context.target.max_opset,
             parents=(student.digest,),
         )
-        report = parity(module, model, first_images(context.dataset.val, _PARITY_IMAGES))
+        report = parity(module, model, spread_images(context.dataset.val, _PARITY_IMAGES)[0])
         require_parity(report)
-        _require_task_parity(context, student, model)
+        _require_task_parity(context, module, model)
         return {"model": to_json(model), "parity": dataclasses.asdict(report)}
 
     result = context.ledger.stage("export", inputs, work)
@@ -150,8 +153,9 @@ def _candidate(context: RunContext, model: OnnxModel) -> Candidate:
     return Candidate(model, accuracy, report.p50_ms, report.kind)
 
 
-def _require_task_parity(context: RunContext, student: TrainedModel, model: OnnxModel) -> None:
-    module = deploy(load_model(student))
-    images = first_images(context.dataset.val, len(context.dataset.val))
+def _require_task_parity(context: RunContext, module: nn.Module, model: OnnxModel) -> None:
+    images, labels = spread_images(context.dataset.val, _TASK_IMAGES)
+    with torch.no_grad():
+        expected = module.eval()(torch.from_numpy(images)).numpy()
     logits = run_onnx(Path(model.file.path).read_bytes(), images, batch=_EVAL_BATCH)
-    require_parity(task_parity(logits_of(module, context.dataset.val).numpy(), logits, context.dataset.val.labels))
+    require_parity(task_parity(expected, logits, labels))

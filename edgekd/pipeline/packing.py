@@ -9,7 +9,7 @@ from edgekd.core.artifacts import Bundle, TrainedModel, from_json, to_json
 from edgekd.export import run_onnx
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.exporting import PrecisionChoice
-from edgekd.pipeline.timing import first_images
+from edgekd.pipeline.timing import spread_images
 from edgekd.ship import BundlePlan, Golden, build_plan, health_check, pack, provenance, target_selector
 
 _GOLDEN_IMAGES = 8
@@ -30,7 +30,7 @@ def bundle_of(context: RunContext, student: TrainedModel, choice: PrecisionChoic
     }
 
     def work() -> dict[str, Any]:
-        images = first_images(context.dataset.val, _GOLDEN_IMAGES)
+        images, _ = spread_images(context.dataset.val, _GOLDEN_IMAGES)
         logits = run_onnx(Path(choice.models["fp32"].file.path).read_bytes(), images, batch=len(images))
         plan = BundlePlan(
             created=context.ledger.created,

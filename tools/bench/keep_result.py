@@ -35,12 +35,13 @@ def clean_commit() -> str:
 
 
 def keep(run: Path) -> Path:
-    """Copy a run's report into the results folder, replacing older ones of the same data set and target."""
+    """Copy a run's report into the results folder, folders cut from its command, replacing older ones of its kind."""
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     stem = f"{report['data']['name']}-{report['target']['name']}"
     name = f"{stem}_cpu-{cpu_name()}_torch{report['environment']['torch'].partition('+')[0]}_{clean_commit()}.json"
     for older in RESULTS.glob(f"{stem}_*.json"):
         older.unlink()
+    report["command"] = re.sub(r"/[^\s']*/", "", report["command"])
     (RESULTS / name).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return RESULTS / name
 
