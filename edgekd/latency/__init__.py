@@ -4,7 +4,7 @@ from edgekd.latency.fusion import graph_from_onnx
 from edgekd.latency.kernel_model import Hardware, KernelParameters, KernelTimes, kernel_times
 from edgekd.latency.layer_tables import graphs_from_csv
 from edgekd.latency.layers import KINDS, Layer, LayerGraph, LayerKind, with_batch
-from edgekd.latency.parameters import ParameterFile, load_parameters, parameters_for
+from edgekd.latency.parameters import ParameterFile, load_parameters, parameters_for, predictable_precisions
 from edgekd.latency.predict import LayerTime, explain, predict, predict_many
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "load_parameters",
     "parameters_for",
     "predict",
+    "predictable_precisions",
     "predict_many",
     "with_batch",
 ]

@@ -232,3 +232,20 @@ def require_precision(target: Target, precision: Precision) -> None:
     if precision not in target.peaks_tflops:
         known = ", ".join(sorted(target.peaks_tflops)) or "nothing known"
         raise TargetError(f"{target.name!r} has no fast {precision}: it runs {known}")
+
+
+def predictable_precisions(target: Target) -> tuple[Precision, ...]:
+    """List the precisions a target can be predicted at.
+
+    Args:
+        target: The device.
+
+    Returns:
+        Those of fp32, fp16 and int8 that it runs at speed.
+
+    Raises:
+        TargetError: Nothing can be predicted for it.
+    """
+    fp16_hardware(target)
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    return tuple(precision for precision in precisions if precision in target.peaks_tflops)

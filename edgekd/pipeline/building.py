@@ -9,7 +9,7 @@ from edgekd.core.artifacts import Engine, LatencyReport, OnnxModel, from_json, t
 from edgekd.core.errors import BuildError, PreconditionError, TargetError
 from edgekd.engine import BACKENDS, BuildOptions
 from edgekd.pipeline.context import RunContext
-from edgekd.pipeline.exporting import PrecisionChoice
+from edgekd.pipeline.exporting import PrecisionChoice, suits
 from edgekd.pipeline.timing import latency_on_target, measured_on_cpu
 from edgekd.targets import Target, get_target
 
@@ -46,9 +46,8 @@ def latencies(context: RunContext, choice: PrecisionChoice) -> tuple[LatencyRepo
     Returns:
         The chosen model on the target first, then the rest.
     """
-    on_target = [choice.chosen, *(model for model in _others(choice) if model.flavour != "cpu")]
-    if context.target.kind == "cpu":
-        on_target = [choice.chosen, *(model for model in _others(choice) if model.flavour != "tensorrt")]
+    others = [model for model in choice.models.values() if model.digest != choice.chosen.digest]
+    on_target = [choice.chosen, *(model for model in others if suits(model, context.target))]
     inputs = {
         "models": [model.digest for model in on_target],
         "target": context.target.digest,
@@ -64,10 +63,6 @@ def latencies(context: RunContext, choice: PrecisionChoice) -> tuple[LatencyRepo
 
     result = context.ledger.stage("latency", inputs, work)
     return tuple(from_json(LatencyReport, document) for document in result["reports"])
-
-
-def _others(choice: PrecisionChoice) -> list[OnnxModel]:
-    return [model for model in choice.models.values() if model.digest != choice.chosen.digest]
 
 
 def _engine(context: RunContext, backend: str, target: Target, model: OnnxModel) -> Engine:

@@ -25,9 +25,9 @@ from edgekd.export import (
 )
 from edgekd.models import deploy, load_model
 from edgekd.pipeline.context import RunContext
-from edgekd.pipeline.timing import cpu_folder, latency_on_target, spread_images
+from edgekd.pipeline.timing import cpu_folder, latency_on_target, spread_images, timed_precisions
 from edgekd.precision import Candidate, choose_precision, to_fp16, to_int8
-from edgekd.targets import get_target
+from edgekd.targets import Target, get_target
 
 _PARITY_IMAGES = 128
 _TASK_IMAGES = 1024
@@ -99,7 +99,7 @@ def precisions(context: RunContext, fp32: OnnxModel) -> PrecisionChoice:
 
     def work() -> dict[str, Any]:
         models = _lowered(context, fp32)
-        roles = [role for role in models if _suits(role, context)]
+        roles = [role for role, model in models.items() if suits(model, context.target)]
         rows = {role: _candidate(context, models[role]) for role in roles}
         decision = choose_precision(list(rows.values()), max_drop=config.max_drop)
         verdicts = [
@@ -142,9 +142,10 @@ def _lowered(context: RunContext, fp32: OnnxModel) -> dict[str, OnnxModel]:
     }
 
 
-def _suits(role: str, context: RunContext) -> bool:
-    is_cpu = context.target.kind == "cpu"
-    return role != ("int8" if is_cpu else "int8-cpu")
+def suits(model: OnnxModel, target: Target) -> bool:
+    """Say whether a model is one to run on a target: the right flavour, in a precision that can be timed there."""
+    is_right_flavour = model.flavour != ("tensorrt" if target.kind == "cpu" else "cpu")
+    return is_right_flavour and model.precision in timed_precisions(target)
 
 
 def _candidate(context: RunContext, model: OnnxModel) -> Candidate:

@@ -16,10 +16,11 @@ from edgekd.pipeline.building import engines, latencies
 from edgekd.pipeline.choosing import student_for
 from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.context import RunContext
-from edgekd.pipeline.exporting import exported, precisions
+from edgekd.pipeline.exporting import PrecisionChoice, exported, precisions
 from edgekd.pipeline.ledger import Ledger
 from edgekd.pipeline.packing import bundle_of
 from edgekd.pipeline.reporting import Findings, report_of, shipped
+from edgekd.pipeline.timing import timed_precisions
 from edgekd.pipeline.training import student_of, teacher_of
 from edgekd.report import RunReport, write_report
 from edgekd.targets import describe, get_target
@@ -61,6 +62,7 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
     for name in config.also_build:
         get_target(name)
     recipe = load_recipe(config.method)
+    timed_precisions(target)
     with Ledger.open(request.folder, fresh=request.fresh, listen=request.listener) as ledger:
         atomic.write_text(
             ledger.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
@@ -93,5 +95,10 @@ def _findings(context: RunContext) -> Findings:
         engines=built,
         latencies=latencies(context, choice),
         bundle=bundle_of(context, student, choice),
-        notes=(reason, *notes),
+        notes=(reason, *notes, *_untimed(context, choice)),
     )
+
+
+def _untimed(context: RunContext, choice: PrecisionChoice) -> list[str]:
+    missing = {model.precision for model in choice.models.values()} - set(timed_precisions(context.target))
+    return [f"{precision} was not considered: {context.target.name} does not run it at speed" for precision in missing]

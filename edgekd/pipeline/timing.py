@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekd.core.artifacts import LatencyReport, OnnxModel
+from edgekd.core.artifacts import LatencyReport, OnnxModel, Precision
 from edgekd.data import Split, unit_floats
 from edgekd.engine import BACKENDS, BuildOptions
-from edgekd.latency import graph_from_onnx, predict
+from edgekd.latency import graph_from_onnx, predict, predictable_precisions
 from edgekd.pipeline.context import RunContext
 from edgekd.profile import measure
-from edgekd.targets import get_target
+from edgekd.targets import Target, get_target
 
 
 def spread_images(split: Split, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -42,6 +42,15 @@ def measured_on_cpu(context: RunContext, model: OnnxModel) -> LatencyReport:
     with backend.open(backend.build(model, cpu_folder(context, model), options)) as runner:
         inputs, _ = spread_images(context.dataset.val, 1)
         return measure(runner, inputs, target="cpu", precision=model.precision)
+
+
+def timed_precisions(target: Target) -> tuple[Precision, ...]:
+    """List the precisions whose latency on a target can be known here.
+
+    Raises:
+        TargetError: None can, for lack of figures of the device.
+    """
+    return ("fp32", "fp16", "int8") if target.kind == "cpu" else predictable_precisions(target)
 
 
 def latency_on_target(context: RunContext, model: OnnxModel) -> LatencyReport:

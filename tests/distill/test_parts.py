@@ -281,6 +281,19 @@ def test_the_learner_adds_weighted_means_over_samples_and_sums_over_sources():
     assert losses.by_term["v"].item() == pytest.approx(4.0)
 
 
+def test_a_supervised_term_counts_once_however_many_sources_there_are():
+    spec = TraceSpec(4, {}, "")
+
+    def two(batch, step, own):
+        return (_trace(torch.full((6, 4), 3.0)), _trace(torch.full((6, 4), 5.0)))
+
+    torch.manual_seed(0)
+    learner = Learner(_net().eval(), [("ce", CrossEntropy(spec, spec), Constant(1.0))], two)
+    batch = _batch()
+    expected = torch.nn.functional.cross_entropy(learner.net(batch.inputs).logits, batch.labels)
+    torch.testing.assert_close(learner(batch, STEP).total, expected)
+
+
 @pytest.mark.parametrize(
     "schedule, progress, expected",
     [

@@ -10,7 +10,7 @@ import onnx.reference
 import pytest
 
 from edgekd.core.artifacts import TrainedModel, from_json
-from edgekd.core.errors import BudgetExceeded, ConfigError, RunLocked, StorageError, TrainingDiverged
+from edgekd.core.errors import BudgetExceeded, ConfigError, RunLocked, StorageError, TargetError, TrainingDiverged
 from edgekd.data import DataConfig, load_dataset
 from edgekd.distill import load_recipe
 from edgekd.models import load_model
@@ -259,6 +259,19 @@ def test_a_timm_teacher_without_weights_is_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "load_teacher", fake)
     with pytest.raises(ConfigError, match="comes without weights, none are downloaded"):
         run(tmp_path / "run", target="cpu")
+
+
+def test_a_precision_that_the_target_lacks_is_not_considered(finished, run, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "moved")
+    report, _ = run(tmp_path / "moved", target="jetson-nano")
+    assert {verdict.precision for verdict in report.precision.verdicts} == {"fp32", "fp16"}
+    assert "int8 was not considered: jetson-nano does not run it at speed" in report.notes
+
+
+def test_a_target_that_cannot_be_predicted_is_refused_before_anything_is_trained(run, tmp_path):
+    with pytest.raises(TargetError, match="cannot be predicted"):
+        run(tmp_path / "run", target="drive-thor")
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_runs_in_one_folder_are_refused(run, tmp_path):
