@@ -132,6 +132,18 @@ def test_the_test_split_takes_no_part_in_training(run, dataset, student, setting
     _assert_equal(_weights(outcome), _weights(run("kd")))
 
 
+def test_the_teachers_branches_do_not_depend_on_the_student(run, dataset, settings, teacher):
+    wider = run_recipe(
+        load_recipe("mag"),
+        student=NetSpec("resnet", 8, 4, 8, 1, 4, (0.3,), (0.2,)),
+        teacher=teacher,
+        dataset=dataset,
+        settings=settings,
+        options=RunOptions(),
+    )
+    assert wider.history[0].loss == run("mag").history[0].loss
+
+
 def test_the_best_epoch_on_the_held_out_split_is_kept(run, dataset):
     settings = TrainSettings(epochs=5, batch_size=32, augment="none", device="cpu", schedule="constant", lr=1.5)
     best = run("plain", settings=settings, seed=3)

@@ -42,3 +42,16 @@ def test_make_targets_that_it_names_exist():
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"^ *edgekd ([a-z]+)", README, re.MULTILINE))))
 def test_commands_that_it_names_exist(command):
     assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+
+
+def _commands():
+    joined = README.replace("\\\n", " ")
+    return [line.split("#")[0].split() for line in joined.splitlines() if re.match(r"^ *edgekd [a-z]+ ", line)]
+
+
+@pytest.mark.parametrize("words", _commands(), ids=lambda words: " ".join(words[1:3]))
+def test_options_that_it_names_exist(words):
+    group = words[1:3] if words[1] in ("targets", "methods", "report") else words[1:2]
+    text = CliRunner().invoke(app, [*group, "--help"]).stdout
+    for option in (word for word in words if word.startswith("-")):
+        assert re.search(rf"(^|[\s,]){re.escape(option)}\b", text, re.MULTILINE), f"{group} has no {option}"
