@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError, TrainingDiverged
@@ -79,6 +80,8 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
     """Return the Accelerate front for these settings; raises `ConfigError` when the device is not there."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda was asked for, but torch sees no CUDA GPU; use --set train.device=cpu")
+    # Accelerate keeps one state for a process; the next run in it may want another device or precision.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(cpu=settings.device == "cpu", mixed_precision=settings.precision)
 
 

@@ -232,6 +232,14 @@ def test_the_last_good_checkpoint_is_written_each_epoch(run, tmp_path):
         assert torch.equal(saved[f"backbone.{name}"], value)
 
 
+def test_precision_may_change_between_runs_of_one_process(run):
+    full = run("mas")
+    half = run("mas", settings=TrainSettings(epochs=2, batch_size=32, augment="none", device="cpu", precision="bf16"))
+    assert half.history[-1].loss == pytest.approx(full.history[-1].loss, rel=0.1)
+    assert half.history[-1].loss != full.history[-1].loss
+    assert all(value.dtype != torch.bfloat16 for value in half.student.state_dict().values())
+
+
 def test_progress_is_told_once_an_epoch(run):
     events = []
     run("mag", label="seed0", listener=events.append)
