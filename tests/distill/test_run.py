@@ -72,9 +72,11 @@ def test_mas_that_averages_nothing_but_the_logits_is_mag(run):
 
 @pytest.mark.parametrize("method", [*recipe_names(), "mag+sp", "mas+vid"])
 def test_every_recipe_trains_the_student_and_leaves_the_teacher_untouched(run, teacher, method):
+    teacher[1].requires_grad_(True)
     before = copy.deepcopy(teacher[1].state_dict())
     outcome = run(method)
     _assert_equal(before, teacher[1].state_dict())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in teacher[1].parameters())
     assert outcome.history[-1].loss < 1e4
     assert all(np.isfinite(list(record.terms.values())).all() for record in outcome.history)
     start = run(method, settings=TrainSettings(epochs=1, lr=1e-12, batch_size=32, augment="none", device="cpu"))
