@@ -19,6 +19,7 @@ from edgekd.core.errors import StorageError
 
 N = TypeVar("N")
 Precision = Literal["fp32", "fp16", "int8"]
+Flavour = Literal["any", "cpu", "tensorrt"]
 
 
 def to_json(noun: Any) -> dict[str, Any]:
@@ -178,7 +179,7 @@ class OnnxModel:
 
     file: FileRef
     precision: Precision
-    flavour: Literal["any", "cpu", "tensorrt"]
+    flavour: Flavour
     opset: int
     input_name: str
     input_shape: tuple[int, int, int]

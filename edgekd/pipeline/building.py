@@ -58,7 +58,8 @@ def latencies(context: RunContext, choice: PrecisionChoice) -> tuple[LatencyRepo
     def work() -> dict[str, Any]:
         reports = [latency_on_target(context, model) for model in on_target]
         if context.target.kind != "cpu":
-            reports += [measured_on_cpu(context, choice.models[role]) for role in ("fp32", "int8-cpu")]
+            for_cpu = [choice.models[role] for role in ("fp32", "int8-cpu") if role in choice.models]
+            reports += [measured_on_cpu(context, model) for model in for_cpu]
         return {"reports": [to_json(report) for report in reports]}
 
     result = context.ledger.stage("latency", inputs, work)
@@ -90,4 +91,4 @@ def _backend_for(target: Target) -> str:
 def _model_for(target: Target, choice: PrecisionChoice) -> OnnxModel:
     if (target.kind == "cpu") == (choice.chosen.flavour == "cpu") or choice.chosen.flavour == "any":
         return choice.chosen
-    return choice.models["fp16"]
+    return choice.models.get("fp16", choice.models["fp32"])

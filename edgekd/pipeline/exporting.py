@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from edgekd.core.artifacts import OnnxModel, TrainedModel, from_json, to_json
+from edgekd.core.artifacts import Flavour, OnnxModel, Precision, TrainedModel, from_json, to_json
+from edgekd.core.errors import ExportError
 from edgekd.data import Split, calibration_images, eval_batches
 from edgekd.engine import BACKENDS, BuildOptions, accuracy_of
 from edgekd.export import (
@@ -26,12 +29,13 @@ from edgekd.export import (
 from edgekd.models import deploy, load_model
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.timing import cpu_folder, latency_on_target, spread_images, timed_precisions
-from edgekd.precision import Candidate, choose_precision, to_fp16, to_int8
+from edgekd.precision import Candidate, Verdict, choose_precision, to_fp16, to_int8
 from edgekd.targets import Target, get_target
 
 _PARITY_IMAGES = 128
 _TASK_IMAGES = 1024
 _EVAL_BATCH = 256
+_UNKNOWN = {"accuracy": None, "p50_ms": None, "ms_kind": None}
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class PrecisionChoice:
 
     Attributes:
         chosen: The model for the target.
-        models: Every model made, by role (`"fp32"`, `"fp16"`, `"int8"`, `"int8-cpu"`).
+        models: Every model that could be made, by role (`"fp32"`, `"fp16"`, `"int8"`, `"int8-cpu"`).
         verdicts: One for each candidate, as plain data with accuracy and latency where known.
     """
 
@@ -98,13 +102,16 @@ def precisions(context: RunContext, fp32: OnnxModel) -> PrecisionChoice:
     }
 
     def work() -> dict[str, Any]:
-        models = _lowered(context, fp32)
+        models, refused = _lowered(context, fp32)
         roles = [role for role, model in models.items() if suits(model, context.target)]
         rows = {role: _candidate(context, models[role]) for role in roles}
         decision = choose_precision(list(rows.values()), max_drop=config.max_drop)
         verdicts = [
             {**dataclasses.asdict(verdict), "accuracy": row.accuracy, "p50_ms": row.p50_ms, "ms_kind": row.ms_kind}
             for verdict, row in zip(decision.verdicts, rows.values(), strict=True)
+        ]
+        verdicts += [
+            dataclasses.asdict(verdict) | _UNKNOWN for verdict in refused if _is_wanted(verdict, context.target)
         ]
         chosen = next(role for role, row in rows.items() if row is decision.chosen)
         documents = {role: to_json(model) for role, model in models.items()}
@@ -131,21 +138,35 @@ def accuracy_through(context: RunContext, model: OnnxModel, split: Split) -> flo
         return accuracy_of(runner, batches)
 
 
-def _lowered(context: RunContext, fp32: OnnxModel) -> dict[str, OnnxModel]:
+def _lowered(context: RunContext, fp32: OnnxModel) -> tuple[dict[str, OnnxModel], list[Verdict]]:
     config, folder = context.config, context.folder / "onnx"
     calibration = calibration_images(context.dataset, size=config.calibration_size, seed=config.data.seed)
-    return {
-        "fp32": fp32,
-        "fp16": to_fp16(fp32, folder / "student.fp16.onnx"),
-        "int8": to_int8(fp32, folder / "student.int8.onnx", calibration=calibration, flavour="tensorrt"),
-        "int8-cpu": to_int8(fp32, folder / "student.int8-cpu.onnx", calibration=calibration, flavour="cpu"),
+    int8 = partial(to_int8, fp32, calibration=calibration)
+    conversions: dict[str, tuple[Precision, Flavour, Callable[[], OnnxModel]]] = {
+        "fp16": ("fp16", "any", partial(to_fp16, fp32, folder / "student.fp16.onnx", images=calibration)),
+        "int8": ("int8", "tensorrt", partial(int8, folder / "student.int8.onnx", flavour="tensorrt")),
+        "int8-cpu": ("int8", "cpu", partial(int8, folder / "student.int8-cpu.onnx", flavour="cpu")),
     }
+    models, refused = {"fp32": fp32}, []
+    for role, (precision, flavour, convert) in conversions.items():
+        try:
+            models[role] = convert()
+        except ExportError as error:
+            refused.append(Verdict(precision, flavour, accepted=False, reason=f"{precision}: {error}"))
+    return models, refused
+
+
+def _is_wanted(verdict: Verdict, target: Target) -> bool:
+    return verdict.flavour != _other_flavour(target)
+
+
+def _other_flavour(target: Target) -> Flavour:
+    return "tensorrt" if target.kind == "cpu" else "cpu"
 
 
 def suits(model: OnnxModel, target: Target) -> bool:
     """Say whether a model is one to run on a target: the right flavour, in a precision that can be timed there."""
-    is_right_flavour = model.flavour != ("tensorrt" if target.kind == "cpu" else "cpu")
-    return is_right_flavour and model.precision in timed_precisions(target)
+    return model.flavour != _other_flavour(target) and model.precision in timed_precisions(target)
 
 
 def _candidate(context: RunContext, model: OnnxModel) -> Candidate:

@@ -10,7 +10,15 @@ import onnx.reference
 import pytest
 
 from edgekd.core.artifacts import TrainedModel, from_json
-from edgekd.core.errors import BudgetExceeded, ConfigError, RunLocked, StorageError, TargetError, TrainingDiverged
+from edgekd.core.errors import (
+    BudgetExceeded,
+    ConfigError,
+    ExportError,
+    RunLocked,
+    StorageError,
+    TargetError,
+    TrainingDiverged,
+)
 from edgekd.data import DataConfig, load_dataset
 from edgekd.distill import load_recipe
 from edgekd.models import load_model
@@ -266,6 +274,21 @@ def test_a_precision_that_the_target_lacks_is_not_considered(finished, run, tmp_
     report, _ = run(tmp_path / "moved", target="jetson-nano")
     assert {verdict.precision for verdict in report.precision.verdicts} == {"fp32", "fp16"}
     assert "int8 was not considered: jetson-nano does not run it at speed" in report.notes
+
+
+def test_a_precision_that_cannot_be_made_is_refused_with_its_reason(finished, run, tmp_path, monkeypatch):
+    from edgekd.pipeline import exporting
+
+    def overflowing(*arguments, **options):
+        raise ExportError("fp16 overflows: 3 of 80 logits are NaN or infinite")
+
+    shutil.copytree(finished[0], tmp_path / "moved")
+    monkeypatch.setattr(exporting, "to_fp16", overflowing)
+    report, _ = run(tmp_path / "moved", "max_drop=0.4", target="jetson-orin")
+    (refused,) = (verdict for verdict in report.precision.verdicts if verdict.precision == "fp16")
+    assert not refused.accepted
+    assert "fp16 overflows: 3 of 80 logits" in refused.reason
+    assert "fp16" not in {row.precision for row in report.latency}
 
 
 def test_a_target_that_cannot_be_predicted_is_refused_before_anything_is_trained(run, tmp_path):
