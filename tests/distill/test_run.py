@@ -11,6 +11,7 @@ from edgekd.core.errors import ConfigError, TrainingDiverged
 from edgekd.data import ArrayImages, Split
 from edgekd.distill import RunOptions, TrainSettings, evaluate, fidelity, load_recipe, recipe_names, run_recipe
 from edgekd.distill.recipe import Recipe
+from edgekd.distill.threads import threads_for
 
 
 def _weights(outcome):
@@ -123,6 +124,25 @@ def test_evaluate_equals_counting_by_hand(dataset, teacher):
     assert result.accuracy == hits / 48
     assert result.nll == pytest.approx(nll, rel=1e-5)
     assert result.samples == 48
+
+
+def test_evaluate_uses_running_statistics_and_restores_the_mode(dataset, teacher):
+    net = copy.deepcopy(teacher[1]).train()
+    buffers = {name: value.clone() for name, value in net.named_buffers()}
+    assert evaluate(net, dataset.test) == evaluate(teacher[1], dataset.test)
+    assert net.training
+    assert all(torch.equal(value, buffers[name]) for name, value in net.named_buffers())
+
+
+def test_small_steps_get_one_thread_and_the_setting_before_is_restored(run, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    calls = []
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    run("plain", settings=TrainSettings(epochs=1, batch_size=32, augment="none", device="cpu"))
+    run("plain", settings=TrainSettings(epochs=1, batch_size=32, augment="none", device="cpu", threads=3))
+    assert calls == [1, 7, 3, 7]
+    assert threads_for(10**9) == 7
+    assert threads_for(10**9 - 1) == 1
 
 
 def test_the_test_split_takes_no_part_in_training(run, dataset, student, settings, teacher):

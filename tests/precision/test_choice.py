@@ -71,6 +71,20 @@ def test_choice_takes_the_fastest_then_the_more_accurate_then_the_wider():
     assert decide(fp32, candidate("int8", 0.925, 0.5), candidate("fp16", 0.925, 0.5))[0] == "fp16"
 
 
+def test_choice_counts_two_percent_as_a_tie_and_gives_it_to_the_more_accurate():
+    fp32 = candidate("fp32", 0.925, 1.0)
+    assert decide(fp32, candidate("int8", 0.920, 0.500), candidate("fp16", 0.925, 0.509))[0] == "fp16"
+    assert decide(fp32, candidate("int8", 0.920, 0.500), candidate("fp16", 0.925, 0.512))[0] == "int8"
+
+
+def test_choice_refuses_a_gain_of_under_two_percent_on_fp32():
+    fp32 = candidate("fp32", 0.925, 1.0)
+    chosen, verdicts = decide(fp32, candidate("fp16", 0.925, 0.985))
+    assert (chosen, verdicts[1].accepted) == ("fp32", False)
+    assert "gains 1.5% on fp32 1 ms; under 2% is a tie" in verdicts[1].reason
+    assert decide(fp32, candidate("fp16", 0.925, 0.975))[0] == "fp16"
+
+
 @pytest.mark.parametrize(("first", "second"), [("measured", "predicted"), ("predicted", "measured")])
 def test_choice_never_compares_measured_with_predicted(first, second):
     chosen, verdicts = decide(candidate("fp32", 0.9, 1.0, first), candidate("int8", 0.9, 0.1, second))
