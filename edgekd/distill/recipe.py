@@ -15,8 +15,9 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from edgekd.core.config import StrictModel, read_yaml, validated
-from edgekd.core.digest import sha256_of_json
+from edgekd.core.digest import sha256_of_file, sha256_of_json
 from edgekd.core.errors import ConfigError, unknown_name
+from edgekd.core.python_file import import_file
 from edgekd.core.registry import Registry
 from edgekd.distill.attachments import ATTACHMENTS
 from edgekd.distill.options import checked_options
@@ -87,6 +88,8 @@ class Recipe(StrictModel):
     formula: str = ""
     deviations: str = Field("", description="Where this differs from the paper, or is a reconstruction.")
     attach: Mapping[Literal["student", "teacher"], Mapping[str, AttachmentSpec]] = {}
+    python: tuple[str, ...] = Field((), description="Python files beside this one that register terms; they are run.")
+    python_sha256: tuple[str, ...] = Field((), description="Their digests, filled in when the recipe is loaded.")
     stages: tuple[StageSpec, ...] = Field(..., min_length=1)
     base_weights: Mapping[str, float] | None = Field(
         None, description="Weights by term type that apply once a base recipe is added; null when it is no wrapper."
@@ -116,10 +119,18 @@ def load_recipe(name: str) -> Recipe:
         ConfigError: No such recipe, a file with problems (all listed), or a composition that makes no sense.
     """
     if name.endswith((".yaml", ".yml")):
-        return _with_known_names(validated(Recipe, read_yaml(Path(name)), name))
+        return _from_file(Path(name))
     wrapper_name, plus, base_name = name.partition("+")
     wrapper = _built_in(wrapper_name)
     return compose(wrapper, _built_in(base_name)) if plus else wrapper
+
+
+def _from_file(path: Path) -> Recipe:
+    recipe = validated(Recipe, read_yaml(path), str(path))
+    files = [path.parent / file for file in recipe.python]
+    for file in files:
+        import_file(file, "Python file of the recipe")
+    return _with_known_names(recipe.model_copy(update={"python_sha256": tuple(map(sha256_of_file, files))}))
 
 
 def compose(wrapper: Recipe, base: Recipe) -> Recipe:

@@ -59,7 +59,7 @@ def teacher_file(tmp_path):
     known = set(sys.modules)
     yield path
     for name in set(sys.modules) - known:
-        if name.startswith(("neighbour_of_teacher", "edgekd_teacher_")):
+        if name.startswith(("neighbour_of_teacher", "edgekd_user_")):
             del sys.modules[name]
 
 

@@ -47,5 +47,23 @@ def show_method(name: Annotated[str, typer.Argument(help="A recipe, wrapper+base
     return Outcome({"method": document}, f"{text}\n\n{yaml.safe_dump(document, sort_keys=False)}")
 
 
+def schema_of_terms(term: Annotated[str | None, typer.Argument(help="One term; all by default.")] = None) -> Outcome:
+    """Show the loss terms that recipes are made of, and the options of each.
+
+    Example:
+      edgekd methods schema kd
+    """
+    from edgekd.distill.terms import TERMS, term_schema
+
+    schemas = {name: term_schema(name) for name in ([term] if term else TERMS)}
+    rows = [
+        (name, option, str(facts.get("type", "see --json")), str(facts.get("default", "required")))
+        for name, document in schemas.items()
+        for option, facts in (document["properties"] or {"-": {}}).items()
+    ]
+    return Outcome({"terms": schemas}, format_table(("term", "option", "type", "default"), rows))
+
+
 app.command("list")(delivering(list_methods))
 app.command("show")(delivering(show_method))
+app.command("schema")(delivering(schema_of_terms))

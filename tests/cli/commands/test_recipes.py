@@ -1,0 +1,28 @@
+import json
+
+import yaml
+
+from edgekd.distill import load_recipe
+
+
+def test_a_copied_recipe_is_the_same_method(edgekd, tmp_path):
+    done = edgekd("recipes", "cp", "mas+sp", tmp_path / "mine.yaml")
+    assert done.exit_code == 0, done.stderr
+    assert load_recipe(str(tmp_path / "mine.yaml")) == load_recipe("mas+sp")
+
+
+def test_a_copy_overwrites_nothing_unasked(edgekd, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("mine")
+    assert edgekd("recipes", "cp", "kd", path).exit_code == 2
+    assert path.read_text() == "mine"
+    assert edgekd("recipes", "cp", "kd", path, "--force").exit_code == 0
+    assert yaml.safe_load(path.read_text())["name"] == "kd"
+    assert edgekd("recipes", "cp", "kd", tmp_path / "mine.txt").exit_code == 2
+
+
+def test_terms_and_their_options_are_shown(edgekd):
+    document = json.loads(edgekd("methods", "schema", "--json").stdout)
+    assert document["terms"]["kd"]["properties"]["temperature"]["default"] == 4.0
+    assert "temperature" in edgekd("methods", "schema", "kd").stdout
+    assert edgekd("methods", "schema", "kdd").exit_code == 2
