@@ -104,7 +104,7 @@ def run_stage(stage: Stage, context: LoopContext) -> tuple[Epoch, ...]:
     optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
     learner, optimizer = context.accelerator.prepare(stage.learner, optimizer)
     steps = max(1, len(context.dataset.train.labels) // settings.batch_size)
-    keeper = _Keeper(select_best=settings.select == "best" and "backbone" in stage.train)
+    keeper = _Keeper(select_best=(stage.keep or settings.select) == "best" and "backbone" in stage.train)
     history: list[Epoch] = []
     for epoch in range(epochs):
         started = time.perf_counter()

@@ -7,13 +7,14 @@ never inside it, so that the exported network cannot contain them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError, unknown_name
+from edgekd.distill.attachments import Attachment
 from edgekd.distill.trace import Trace, TraceSpec
 from edgekd.models import discover_taps
 
@@ -38,7 +39,7 @@ class TracedNet(nn.Module):
         self.taps: tuple[str, ...] = ()
 
     def attach(self, attachments: Mapping[str, nn.Module]) -> None:
-        """Add attachments; each maps a feature `[B, D]` to named outputs. Replaces those of the same name."""
+        """Add attachments (see `edgekd.distill.attachments`); they replace those of the same name."""
         self.attachments.update(dict(attachments))
 
     def tap(self, paths: Iterable[str]) -> None:
@@ -60,7 +61,7 @@ class TracedNet(nn.Module):
             The trace, its feature maps those of `tap`.
         """
         resized = self._resized(inputs)
-        wanted = dict.fromkeys([*self.taps, self.penultimate] if self.attachments else self.taps)
+        wanted = dict.fromkeys([*self.taps, *self._read()])
         feats: dict[str, Tensor] = {}
         handles = [self._capture(path, feats) for path in wanted]
         try:
@@ -70,8 +71,11 @@ class TracedNet(nn.Module):
                 handle.remove()
         aux: dict[str, Tensor] = {}
         for attachment in self.attachments.values():
-            aux.update(attachment(feats[self.penultimate].flatten(1)))
+            aux.update(attachment(feats))
         return Trace(logits, {path: feats[path] for path in self.taps}, aux, inputs)
+
+    def _read(self) -> list[str]:
+        return [path for attachment in self.attachments.values() for path in cast(Attachment, attachment).reads]
 
     def train_only(self, parts: Sequence[Part]) -> None:
         """Put the named parts in training mode with gradients, the rest in evaluation mode without."""

@@ -76,6 +76,10 @@ class StageSpec(StrictModel):
     epochs: float = Field(1.0, gt=0, description="Multiple of the run's epochs.")
     lr: float = Field(1.0, gt=0, description="Multiple of the run's learning rate.")
     milestones: tuple[float, ...] | None = None
+    keep: Literal["best", "last"] | None = Field(
+        None,
+        description="Epoch to go on with; the run's choice. A stage that does not train the classifier keeps last.",
+    )
 
 
 class Recipe(StrictModel):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 from torch import nn
 
@@ -17,7 +16,7 @@ from edgekd.distill.options import checked_options
 from edgekd.distill.recipe import AttachmentSpec, RampSpec, Recipe, StageSpec, TermSpec
 from edgekd.distill.sources import SOURCES
 from edgekd.distill.terms import build_term
-from edgekd.distill.terms.base import Term
+from edgekd.distill.terms.base import Needs, Term
 from edgekd.distill.trace import TraceSpec
 from edgekd.distill.views import VIEWS, View
 from edgekd.distill.weighers import Constant, LinearRamp, Weigher
@@ -35,6 +34,7 @@ class Stage:
         epochs: Multiple of the run's epochs.
         lr: Multiple of the run's learning rate.
         milestones: Shares of the stage where `multistep` decays, or None for the run's.
+        keep: Which epoch to go on with, or None for the run's choice.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Stage:
     epochs: float
     lr: float
     milestones: tuple[float, ...] | None
+    keep: Literal["best", "last"] | None
 
 
 def add_attachments(recipe: Recipe, roles: Mapping[str, TracedNet], input_shape: tuple[int, int, int]) -> None:
@@ -54,10 +55,7 @@ def add_attachments(recipe: Recipe, roles: Mapping[str, TracedNet], input_shape:
     """
     for role, wanted in recipe.attach.items():
         spec = trace_spec(roles[role], input_shape)
-        width = math.prod(spec.feats[spec.penultimate])
-        roles[role].attach(
-            {name: _attachment(attachment, width, spec.num_classes, name) for name, attachment in wanted.items()}
-        )
+        roles[role].attach({name: _attachment(attachment, spec, name) for name, attachment in wanted.items()})
 
 
 def build_stage(spec: StageSpec, roles: Mapping[str, TracedNet], input_shape: tuple[int, int, int]) -> Stage:
@@ -78,22 +76,23 @@ def build_stage(spec: StageSpec, roles: Mapping[str, TracedNet], input_shape: tu
     """
     net = roles[spec.learner]
     mine = trace_spec(net, input_shape)
-    theirs = trace_spec(roles["teacher"], input_shape) if "teacher" in roles else mine
+    is_own = spec.source.type == "self" or "teacher" not in roles
+    theirs = mine if is_own else trace_spec(roles["teacher"], input_shape)
     counted = tuple(term for term in spec.terms if term.weight != 0)
     if not counted:
         raise ConfigError(f"stage {spec.name!r}: every term has weight 0")
     terms = [(name, *_weighted_term(term, mine, theirs)) for name, term in _named(counted)]
-    _tap(roles, spec.learner, [term for _, term, _ in terms])
+    _tap(net, net if is_own else roles["teacher"], [cast(Term, term).needs for _, term, _ in terms])
     source = SOURCES[spec.source.type](roles, spec.source.mean_of)
     net.train_only(spec.train)
     learner = Learner(net, terms, source)
     views = tuple(VIEWS[name] for name in spec.views)
-    return Stage(spec.name, learner, views, spec.train, spec.epochs, spec.lr, spec.milestones)
+    return Stage(spec.name, learner, views, spec.train, spec.epochs, spec.lr, spec.milestones, spec.keep)
 
 
-def _attachment(spec: AttachmentSpec, width: int, num_classes: int, name: str) -> nn.Module:
+def _attachment(spec: AttachmentSpec, shapes: TraceSpec, name: str) -> nn.Module:
     builder = ATTACHMENTS[spec.type]
-    return builder(width, num_classes, name, **checked_options(f"attachment {name!r}", builder, spec.options))
+    return builder(shapes, name, **checked_options(f"attachment {name!r}", builder, spec.options))
 
 
 def _weighted_term(spec: TermSpec, student: TraceSpec, teacher: TraceSpec) -> tuple[nn.Module, Weigher]:
@@ -115,8 +114,8 @@ def _named(terms: tuple[TermSpec, ...]) -> list[tuple[str, TermSpec]]:
     return list(named.items())
 
 
-def _tap(roles: Mapping[str, TracedNet], learner: str, terms: list[nn.Module]) -> None:
-    needs = [cast(Term, term).needs for term in terms]
-    roles[learner].tap(path for need in needs for path in need.student)
-    if learner != "teacher" and "teacher" in roles:
-        roles["teacher"].tap(path for need in needs for path in need.teacher)
+def _tap(learner: TracedNet, target: TracedNet, needs: list[Needs]) -> None:
+    theirs = [path for need in needs for path in need.teacher]
+    learner.tap([path for need in needs for path in need.student] + (theirs if target is learner else []))
+    if target is not learner:
+        target.tap(theirs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -51,6 +52,11 @@ class TraceSpec:
     feats: Mapping[str, tuple[int, ...]]
     penultimate: str
     aux: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def feature_width(self) -> int:
+        """Width of the penultimate feature."""
+        return math.prod(self.feats[self.penultimate])
 
     @property
     def maps(self) -> dict[str, tuple[int, ...]]:

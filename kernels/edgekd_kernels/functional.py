@@ -1,11 +1,72 @@
 """Distillation losses as plain functions: tensors first, options by keyword, one value for each sample.
 
 Every function returns `[B]` in float32 or wider, such that the mean over `[B]` is the loss as its paper defines it.
-Gradients never reach the teacher's tensors. Here each loss is its textbook formula in PyTorch.
+Gradients never reach the teacher's tensors, but do reach embeddings of them by a learned head (`info_nce`). Here each
+loss is its textbook formula in PyTorch.
 """
 
-from edgekd_kernels.gram import similarity_preserving
-from edgekd_kernels.rowwise import kd_kl
-from edgekd_kernels.spatial import hint_mse, vid
+from edgekd_kernels.activation import activation_boundary, partial_l2, relu_margin
+from edgekd_kernels.contrastive import info_nce
+from edgekd_kernels.correlation import batch_correlation, class_correlation, dist, mlkd
+from edgekd_kernels.gram import (
+    cka_dissimilarity,
+    correlation_congruence,
+    linear_cka,
+    pkt,
+    rkd_angle,
+    rkd_distance,
+    similarity_preserving,
+)
+from edgekd_kernels.rowwise import curriculum_kl, cwd, dkd, kd_kl, nkd, standardized_kl
+from edgekd_kernels.sample_gram import fsp, modality_gram
+from edgekd_kernels.selfsupervised import self_supervision, similarity_transfer, transformed_kd, view_similarity
+from edgekd_kernels.spatial import (
+    attention_transfer,
+    factor_transfer,
+    hint_l2,
+    hint_mse,
+    mgd,
+    nst,
+    pkd,
+    pooled_mse,
+    vid,
+)
 
-__all__ = ["hint_mse", "kd_kl", "similarity_preserving", "vid"]
+__all__ = [
+    "attention_transfer",
+    "cka_dissimilarity",
+    "correlation_congruence",
+    "batch_correlation",
+    "class_correlation",
+    "curriculum_kl",
+    "cwd",
+    "dist",
+    "dkd",
+    "fsp",
+    "factor_transfer",
+    "hint_l2",
+    "hint_mse",
+    "info_nce",
+    "kd_kl",
+    "linear_cka",
+    "activation_boundary",
+    "nst",
+    "partial_l2",
+    "relu_margin",
+    "mgd",
+    "modality_gram",
+    "mlkd",
+    "nkd",
+    "pkd",
+    "pkt",
+    "pooled_mse",
+    "rkd_angle",
+    "rkd_distance",
+    "self_supervision",
+    "similarity_preserving",
+    "similarity_transfer",
+    "standardized_kl",
+    "transformed_kd",
+    "vid",
+    "view_similarity",
+]

@@ -1,11 +1,15 @@
-"""Losses on the relations between the samples of a batch."""
+"""Losses on the relations between the samples of a batch, all through the batch Gram matrix."""
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from edgekd_kernels._checks import widened
+from edgekd_kernels._rows import ROUNDING, centred_gram, inner_products, require_same_batch, unit_rows
 
 
 def similarity_preserving(student_map: Tensor, teacher_map: Tensor) -> Tensor:
@@ -24,12 +28,203 @@ def similarity_preserving(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     Reference:
         arXiv 1907.09682.
     """
-    if student_map.shape[0] != teacher_map.shape[0]:
-        raise ValueError(f"batch sizes differ: student {student_map.shape[0]}, teacher {teacher_map.shape[0]}")
+    require_same_batch(student_map, teacher_map)
     difference = _row_normalised_gram(student_map) - _row_normalised_gram(teacher_map.detach())
     return difference.square().sum(dim=1) / student_map.shape[0]
 
 
+def rkd_distance(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+    """Relational distillation of distances, `mean_ij Huber(d^s_ij / mean d^s, d^t_ij / mean d^t)`.
+
+    The mean distance is over pairs that do not coincide; the loss is over all `B^2` pairs, as the benchmark has it.
+
+    Args:
+        student_feature: `[B, ...]`; its shape may differ from the teacher's in all but `B`.
+        teacher_feature: `[B, ...]`; no gradient reaches it.
+
+    Returns:
+        `[B]`, each sample's mean over its pairs; zeros where no two samples differ, as in a batch of one.
+
+    Raises:
+        ValueError: Batch sizes differ.
+
+    Reference:
+        arXiv 1904.05068.
+    """
+    require_same_batch(student_feature, teacher_feature)
+    student, teacher = _relative_distances(student_feature), _relative_distances(teacher_feature.detach())
+    return F.smooth_l1_loss(student, teacher, reduction="none").mean(dim=1).to(widened(student_feature).dtype)
+
+
+def rkd_angle(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+    """Relational distillation of angles, `mean_ijk Huber(cos^s_ijk, cos^t_ijk)`, `ijk` at `i` between `j` and `k`.
+
+    `<x_j - x_i, x_k - x_i> = G_jk - G_ij - G_ik + G_ii`, so no `[B, B, D]` tensor arises; memory is `O(B^3)`. The angle
+    at a sample that coincides with `j` or `k` has cosine 0.
+
+    Args:
+        student_feature: `[B, ...]`; its shape may differ from the teacher's in all but `B`.
+        teacher_feature: `[B, ...]`; no gradient reaches it.
+
+    Returns:
+        `[B]`, the mean over the angles at each sample; zeros without gradient for fewer than three samples.
+
+    Raises:
+        ValueError: Batch sizes differ.
+
+    Reference:
+        arXiv 1904.05068; the mean over all `B^3` triples, degenerate ones included, is the benchmark's.
+    """
+    require_same_batch(student_feature, teacher_feature)
+    student, teacher = _cosines_at_samples(student_feature), _cosines_at_samples(teacher_feature.detach())
+    losses = F.smooth_l1_loss(student, teacher, reduction="none").mean(dim=(1, 2))
+    return losses.to(widened(student_feature).dtype)
+
+
+def correlation_congruence(
+    student_embedding: Tensor, teacher_embedding: Tensor, *, gamma: float = 0.4, order: int = 2
+) -> Tensor:
+    """Correlation congruence, `1/B^2 * ||C_t - C_s||_F^2` with a Gaussian kernel expanded to a polynomial.
+
+    `C_ij = exp(-2 gamma) * sum_p (2 gamma)^p / p! * <x_i, x_j>^p` for `p = 0..order` and rows `x` of length 1: the
+    Taylor series of `exp(-gamma ||x_i - x_j||^2)`.
+
+    Args:
+        student_embedding: `[B, ...]`; its width may differ from the teacher's.
+        teacher_embedding: `[B, ...]`; no gradient reaches it.
+        gamma: Inverse width of the kernel, positive.
+        order: Highest power kept, at least 1.
+
+    Returns:
+        `[B]`, each sample's mean over its pairs.
+
+    Raises:
+        ValueError: Batch sizes differ, or an option is out of range.
+
+    Reference:
+        arXiv 1904.01802.
+    """
+    require_same_batch(student_embedding, teacher_embedding)
+    if not gamma > 0 or order < 1:
+        raise ValueError(f"gamma must be positive and order at least 1, got {gamma} and {order}")
+    student = _taylor_kernel(_cosines(student_embedding), gamma, order)
+    teacher = _taylor_kernel(_cosines(teacher_embedding.detach()), gamma, order)
+    return (student - teacher).square().mean(dim=1)
+
+
+def pkt(student_feature: Tensor, teacher_feature: Tensor, *, epsilon: float = 1e-7) -> Tensor:
+    """Probabilistic knowledge transfer, the divergence of the distributions over neighbours.
+
+    `mean_ij p_ij log(p_ij / q_ij)` with `p_ij = k_ij / sum_j k_ij` of the teacher, `q_ij` of the student, and
+    `k_ij = (1 + cos(x_i, x_j)) / 2`. A sample is its own neighbour, and the mean is over all `B^2` pairs, as the
+    benchmark has it; the paper leaves `i = j` out and sums.
+
+    Args:
+        student_feature: `[B, ...]`; its shape may differ from the teacher's in all but `B`.
+        teacher_feature: `[B, ...]`; no gradient reaches it.
+        epsilon: Floor of `k_ij`.
+
+    Returns:
+        `[B]`: `1/B` times the divergence of each sample's distributions.
+
+    Raises:
+        ValueError: Batch sizes differ.
+
+    Reference:
+        arXiv 1803.10837.
+    """
+    require_same_batch(student_feature, teacher_feature)
+    student, teacher = _log_neighbours(student_feature, epsilon), _log_neighbours(teacher_feature.detach(), epsilon)
+    return F.kl_div(student, teacher, reduction="none", log_target=True).mean(dim=1)
+
+
+def linear_cka(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+    """Linear centred kernel alignment, `<K, L> / (||K|| ||L||)` of centred Gram matrices: 1 for equal, 0 for unrelated.
+
+    The estimator of the independence criterion (HSIC) in it is the biased one, which cannot be negative: for features
+    wider than the batch it is far above 0 even where they are unrelated.
+
+    Args:
+        student_feature: `[B, ...]`; its shape may differ from the teacher's in all but `B`.
+        teacher_feature: `[B, ...]`; no gradient reaches it.
+
+    Returns:
+        `[B]`, each sample's share times `B`, so that the mean is the alignment; zeros without gradient where either
+        side does not vary, as in a batch of one.
+
+    Raises:
+        ValueError: Batch sizes differ.
+
+    Reference:
+        arXiv 1905.00414.
+    """
+    require_same_batch(student_feature, teacher_feature)
+    student, teacher = centred_gram(student_feature), centred_gram(teacher_feature.detach())
+    squares = student.square().sum() * teacher.square().sum()
+    is_uniform = squares <= 0
+    shares = (student * teacher).sum(dim=1) * student.shape[0]
+    return torch.where(is_uniform, 0.0, shares / squares.where(~is_uniform, 1.0).sqrt()).to(
+        widened(student_feature).dtype
+    )
+
+
+def cka_dissimilarity(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+    """`1 - linear_cka`, as a loss (see there).
+
+    Args:
+        student_feature: `[B, ...]`.
+        teacher_feature: `[B, ...]`; no gradient reaches it.
+
+    Returns:
+        `[B]`; ones without gradient where either side does not vary.
+
+    Raises:
+        ValueError: Batch sizes differ.
+    """
+    return 1 - linear_cka(student_feature, teacher_feature)
+
+
 def _row_normalised_gram(feature_map: Tensor) -> Tensor:
     flat = widened(feature_map).flatten(1)
-    return F.normalize(flat @ flat.T, dim=1)
+    return unit_rows(inner_products(flat, flat), epsilon=1e-12)
+
+
+def _distances(gram: Tensor) -> Tensor:
+    """Return float64 `[B, B]`: exactly 0, without gradient, for rows that coincide within float32's rounding."""
+    norms = gram.diagonal()
+    sums = norms.unsqueeze(1) + norms.unsqueeze(0)
+    squares = sums - 2 * gram
+    is_same = squares <= ROUNDING * sums
+    return torch.where(is_same, 0.0, squares.where(~is_same, 1.0).sqrt())
+
+
+def _relative_distances(feature: Tensor) -> Tensor:
+    distances = _distances(centred_gram(feature))
+    count = (distances > 0).sum().clamp(min=1)
+    mean = distances.sum() / count
+    return distances / mean.where(mean > 0, 1.0)
+
+
+def _cosines_at_samples(feature: Tensor) -> Tensor:
+    """Return float64 `[B, B, B]`: the cosine at `i` between the directions to `j` and `k`."""
+    gram = centred_gram(feature)
+    distances = _distances(gram)
+    is_same = distances <= 0
+    inverse = torch.where(is_same, 0.0, 1 / distances.where(~is_same, 1.0))
+    products = gram.unsqueeze(0) - gram.unsqueeze(2) - gram.unsqueeze(1) + gram.diagonal().view(-1, 1, 1)
+    return products * inverse.unsqueeze(2) * inverse.unsqueeze(1)
+
+
+def _cosines(feature: Tensor) -> Tensor:
+    rows = unit_rows(widened(feature).flatten(1))
+    return inner_products(rows, rows)
+
+
+def _taylor_kernel(cosines: Tensor, gamma: float, order: int) -> Tensor:
+    series = [(2 * gamma) ** power / math.factorial(power) * cosines**power for power in range(order + 1)]
+    return math.exp(-2 * gamma) * torch.stack(series).sum(dim=0)
+
+
+def _log_neighbours(feature: Tensor, epsilon: float) -> Tensor:
+    similarity = ((1 + _cosines(feature)) / 2).clamp(min=epsilon)
+    return similarity.log() - similarity.sum(dim=1, keepdim=True).log()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from edgekd_kernels._checks import require_same_shape, widened
+from edgekd_kernels._standard import standardised
 
 
 def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4.0) -> Tensor:
@@ -26,8 +28,209 @@ def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float 
         arXiv 1503.02531.
     """
     require_same_shape(student_logits, teacher_logits)
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    _require_positive(temperature)
     student = F.log_softmax(widened(student_logits) / temperature, dim=1)
     teacher = F.log_softmax(widened(teacher_logits.detach()) / temperature, dim=1)
-    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1) * temperature**2
+    return _kl(teacher, student) * temperature**2
+
+
+def dkd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+) -> Tensor:
+    """Decoupled distillation loss, `T^2 * (alpha * KL(b_t || b_s) + beta * KL(r_t || r_s))`.
+
+    `b` is the pair (probability of the label, of all the rest), `r` the probabilities of the rest renormalised, both of
+    `softmax(logits / T)`. With `beta = alpha * (1 - p_t[label])` it is `alpha` times `kd_kl`.
+
+    Args:
+        student_logits: `[B, K]`, `K >= 3`; with two classes nothing is left to compare among the rest.
+        teacher_logits: `[B, K]`; no gradient reaches it.
+        labels: int64 `[B]` in `0..K-1`.
+        alpha: Weight of the pair.
+        beta: Weight of the rest.
+        temperature: `T > 0`.
+
+    Returns:
+        `[B]`.
+
+    Raises:
+        ValueError: Shapes do not fit, fewer than three classes, or the temperature is not positive.
+
+    Reference:
+        arXiv 2203.08679.
+    """
+    _require_labelled_rows(student_logits, teacher_logits, labels, least_classes=3)
+    _require_positive(temperature)
+    target_s, rest_s = _label_apart(widened(student_logits) / temperature, labels)
+    target_t, rest_t = _label_apart(widened(teacher_logits.detach()) / temperature, labels)
+    pair = _kl(_log_pair(target_t, rest_t), _log_pair(target_s, rest_s))
+    rest = _kl(F.log_softmax(rest_t, dim=1), F.log_softmax(rest_s, dim=1))
+    return (alpha * pair + beta * rest) * temperature**2
+
+
+def nkd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    gamma: float = 1.5,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Normalised distillation loss, `-p_y log q_y - gamma * T^2 * sum over the rest of p^ log q^`.
+
+    `p` (teacher) and `q` (student) are probabilities at temperature 1, `p^` and `q^` those of the classes other than
+    the label, at `T`, renormalised. Both parts are cross-entropies, so the loss is not 0 at the teacher: its second
+    part is least there, and its first part falls for as long as the student grows surer of the label.
+
+    Args:
+        student_logits: `[B, K]`, `K >= 2`.
+        teacher_logits: `[B, K]`; no gradient reaches it.
+        labels: int64 `[B]` in `0..K-1`.
+        gamma: Weight of the rest.
+        temperature: `T > 0` of the rest.
+
+    Returns:
+        `[B]`.
+
+    Raises:
+        ValueError: Shapes do not fit, fewer than two classes, or the temperature is not positive.
+
+    Reference:
+        arXiv 2303.13005.
+    """
+    _require_labelled_rows(student_logits, teacher_logits, labels, least_classes=2)
+    _require_positive(temperature)
+    target_s, rest_s = _label_apart(widened(student_logits), labels)
+    target_t, rest_t = _label_apart(widened(teacher_logits.detach()), labels)
+    target = _log_pair(target_t, rest_t)[:, 0].exp() * _log_pair(target_s, rest_s)[:, 0]
+    rest = F.softmax(rest_t / temperature, dim=1) * F.log_softmax(rest_s / temperature, dim=1)
+    return -target - gamma * temperature**2 * rest.sum(dim=1)
+
+
+def standardized_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 2.0) -> Tensor:
+    """Distillation loss on standard scores, `T^2 * KL(softmax(Z(t)/T) || softmax(Z(s)/T))`.
+
+    `Z` subtracts a row's mean and divides by its population deviation, so the student matches the order and spacing of
+    the teacher's logits but not their size. A constant row has score 0 and receives no gradient.
+
+    Args:
+        student_logits: `[B, K]`.
+        teacher_logits: `[B, K]`; no gradient reaches it.
+        temperature: Base temperature `T > 0`, applied to both sides.
+
+    Returns:
+        `[B]`.
+
+    Raises:
+        ValueError: Shapes differ or the temperature is not positive.
+
+    Reference:
+        arXiv 2403.01427; the deviation divides by `K` as the paper's algorithm does, the authors' code by `K - 1`.
+    """
+    require_same_shape(student_logits, teacher_logits)
+    student, teacher = (standardised(widened(logits), 1) for logits in (student_logits, teacher_logits.detach()))
+    return kd_kl(student, teacher, temperature=temperature)
+
+
+def curriculum_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    raw_temperature: Tensor,
+    *,
+    gradient_scale: float,
+    least: float = 1.0,
+    span: float = 20.0,
+) -> Tensor:
+    """Distillation loss at a learned temperature, `T^2 * KL(softmax(t/T) || softmax(s/T))`.
+
+    `T = least + span * sigmoid(raw_temperature)`. The gradient that reaches `raw_temperature` is multiplied by
+    `gradient_scale`: at -1 the optimiser that lowers the loss by the student raises it by the temperature.
+
+    Args:
+        student_logits: `[B, K]`.
+        teacher_logits: `[B, K]`; no gradient reaches it.
+        raw_temperature: A scalar tensor, learned.
+        gradient_scale: Multiplies the gradient of `raw_temperature`; it does not change the value.
+        least: Lower bound of `T`, positive.
+        span: Upper bound of `T` less `least`, not negative.
+
+    Returns:
+        `[B]`.
+
+    Raises:
+        ValueError: Shapes do not fit or the bounds of the temperature are not positive.
+
+    Reference:
+        arXiv 2211.16231, its global temperature.
+    """
+    require_same_shape(student_logits, teacher_logits)
+    if raw_temperature.dim() != 0:
+        raise ValueError(f"raw_temperature has shape {tuple(raw_temperature.shape)}, expected a scalar")
+    if not (least > 0 and span >= 0):
+        raise ValueError(f"least must be positive and span not negative, got {least} and {span}")
+    raw = widened(raw_temperature)
+    temperature = least + span * torch.sigmoid(raw.detach() + gradient_scale * (raw - raw.detach()))
+    student = F.log_softmax(widened(student_logits) / temperature, dim=1)
+    teacher = F.log_softmax(widened(teacher_logits.detach()) / temperature, dim=1)
+    return _kl(teacher, student) * temperature.square()
+
+
+def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0) -> Tensor:
+    """Channel-wise distillation, `T^2 / C * sum over channels of KL(softmax(t_c/T) || softmax(s_c/T))`.
+
+    The softmax of a channel is over its positions: what is matched is where a channel responds, not how strongly.
+
+    Args:
+        student_map: `[B, C, ...]`, already projected to the teacher's width and size.
+        teacher_map: The same shape; no gradient reaches it.
+        temperature: `T > 0`, applied to both sides.
+
+    Returns:
+        `[B]`.
+
+    Raises:
+        ValueError: Shapes differ, there are no positions, or the temperature is not positive.
+
+    Reference:
+        arXiv 2011.13256.
+    """
+    require_same_shape(student_map, teacher_map)
+    if student_map.dim() < 3:
+        raise ValueError(f"feature maps have shape {tuple(student_map.shape)}, expected [B, C, positions...]")
+    student, teacher = (feature_map.flatten(2).flatten(0, 1) for feature_map in (student_map, teacher_map))
+    return kd_kl(student, teacher, temperature=temperature).view(student_map.shape[:2]).mean(dim=1)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
+
+
+def _label_apart(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the label's logit `[B]` and the other logits `[B, K-1]` in their order."""
+    label = labels.unsqueeze(1)
+    others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
+    return logits.gather(1, label).squeeze(1), logits.gather(1, others + (others >= label))
+
+
+def _log_pair(target: Tensor, rest: Tensor) -> Tensor:
+    """Return log probabilities `[B, 2]` of the label and of all the rest, `log(1 - p)` without forming `1 - p`."""
+    return F.log_softmax(torch.stack([target, rest.logsumexp(dim=1)], dim=1), dim=1)
+
+
+def _require_positive(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+
+
+def _require_labelled_rows(student: Tensor, teacher: Tensor, labels: Tensor, *, least_classes: int) -> None:
+    require_same_shape(student, teacher)
+    if student.dim() != 2 or student.shape[1] < least_classes:
+        raise ValueError(f"logits have shape {tuple(student.shape)}, expected [B, K] with K >= {least_classes}")
+    if labels.shape != student.shape[:1]:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}, expected ({len(student)},)")

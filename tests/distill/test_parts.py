@@ -26,6 +26,7 @@ from edgekd.distill.trace import Trace, TraceSpec, select, shape_of
 from edgekd.distill.weighers import Constant, LinearRamp
 
 STEP = Step(0, 10, 0)
+SHAPES = TraceSpec(4, {"flatten": (3,)}, "flatten")
 
 
 class Tiny(nn.Module):
@@ -84,7 +85,7 @@ def test_an_unknown_tap_lists_near_paths():
 
 def test_attachments_read_the_penultimate_feature():
     net = _net().eval()
-    net.attach({"a": GranularBranch(3, 4, "a", code_width=5)})
+    net.attach({"a": GranularBranch(SHAPES, "a", code_width=5)})
     trace = net(torch.rand(2, 1, 8, 8))
     feature = net.backbone.flatten(net.backbone.pool(net.backbone.bn(net.backbone.conv(trace.inputs))))
     torch.testing.assert_close(trace.aux["a.code"], net.attachments["a"].encoder(feature))
@@ -93,10 +94,10 @@ def test_attachments_read_the_penultimate_feature():
 
 
 def test_branches_have_the_papers_shapes():
-    branch = GranularBranch(128, 100, "a", code_width=64)
+    branch = GranularBranch(TraceSpec(100, {"f": (128,)}, "f"), "a", code_width=64)
     linears = [(m.in_features, m.out_features) for m in branch.modules() if isinstance(m, nn.Linear)]
     assert linears == [(128, 128), (128, 64), (64, 128), (128, 100)]
-    encoder = GranularEncoder(16, 100, "a", code_width=256)
+    encoder = GranularEncoder(TraceSpec(100, {"f": (16,)}, "f"), "a", code_width=256)
     assert [(m.in_features, m.out_features) for m in encoder.modules() if isinstance(m, nn.Linear)] == [
         (16, 16),
         (16, 256),
@@ -105,7 +106,7 @@ def test_branches_have_the_papers_shapes():
 
 def test_train_only_freezes_parameters_and_buffers_of_the_rest():
     net = _net()
-    net.attach({"a": GranularBranch(3, 4, "a", code_width=5)})
+    net.attach({"a": GranularBranch(SHAPES, "a", code_width=5)})
     net.train_only(("attachments",))
     before = {k: v.clone() for k, v in net.backbone.state_dict().items()}
     for _ in range(3):
@@ -228,12 +229,12 @@ def test_terms_refuse_networks_that_do_not_fit():
 
 
 def test_term_schema_lists_options():
-    assert set(term_schema("kd")["properties"]) == {"temperature", "part", "target"}
+    assert set(term_schema("kd")["properties"]) == {"temperature", "part", "target", "rows"}
 
 
 def test_the_frozen_source_gives_the_mean_of_logits_before_any_softmax():
     net = _net().eval()
-    net.attach({"a": GranularBranch(3, 4, "a", code_width=5)})
+    net.attach({"a": GranularBranch(SHAPES, "a", code_width=5)})
     batch = _batch()
     own = net(batch.inputs)
     (target,) = FrozenTeacher(net, ("logits", "aux:a.logits"))(batch, STEP, own)
@@ -243,7 +244,7 @@ def test_the_frozen_source_gives_the_mean_of_logits_before_any_softmax():
 
 def test_the_own_source_cuts_the_graph():
     net = _net()
-    net.attach({"a": GranularBranch(3, 4, "a", code_width=5)})
+    net.attach({"a": GranularBranch(SHAPES, "a", code_width=5)})
     net.tap(["bn"])
     own = net(_batch().inputs)
     (target,) = OwnOutputs()(_batch(), STEP, own)

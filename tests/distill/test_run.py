@@ -176,6 +176,15 @@ def test_the_best_epoch_on_the_held_out_split_is_kept(run, dataset):
     assert evaluate(last.student, dataset.val).accuracy == accuracies[-1]
 
 
+def test_a_stage_may_keep_its_last_epoch_whatever_the_run_selects(run, dataset):
+    settings = TrainSettings(epochs=5, batch_size=32, augment="none", device="cpu", schedule="constant", lr=1.5)
+    stage = {"name": "student", "source": {"type": "self"}, "terms": [{"type": "cross-entropy"}], "keep": "last"}
+    last = run(Recipe(name="t", title="t", stages=[stage]), settings=settings, seed=3)
+    accuracies = [record.val_accuracy for record in last.history]
+    assert accuracies[-1] < max(accuracies)
+    assert evaluate(last.student, dataset.val).accuracy == accuracies[-1]
+
+
 def test_learning_rates_follow_the_schedule_over_the_whole_stage_and_the_stages_own_scale(run):
     settings = TrainSettings(epochs=4, batch_size=32, augment="none", device="cpu", schedule="multistep", lr=0.04)
     history = run("mag", settings=settings.model_copy(update={"milestones": (0.5, 0.75)})).history

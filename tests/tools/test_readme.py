@@ -55,3 +55,9 @@ def test_options_that_it_names_exist(words):
     text = CliRunner().invoke(app, [*group, "--help"]).stdout
     for option in (word for word in words if word.startswith("-")):
         assert re.search(rf"(^|[\s,]){re.escape(option)}\b", text, re.MULTILINE), f"{group} has no {option}"
+
+
+def test_every_method_stands_in_the_readme():
+    from edgekd.distill import recipe_names
+
+    assert [name for name in recipe_names() if f"`{name}`" not in README] == []

@@ -4,20 +4,68 @@ Terms own their adapters (regressors, variances), which train with the student a
 This is the only package that uses `edgekd_kernels`; it holds no loss formula of its own.
 """
 
+from edgekd.distill.terms.activations import ActivationBoundary, OverhauledFeatures
+from edgekd.distill.terms.attention import AttentionTransfer, NeuronSelectivity
 from edgekd.distill.terms.base import TERMS, Needs, Step, Term, build_term, term_schema
-from edgekd.distill.terms.features import FitNetHint, VariationalInformation
-from edgekd.distill.terms.logits import CrossEntropy, KnowledgeDistillation
-from edgekd.distill.terms.relations import SimilarityPreserving
+from edgekd.distill.terms.channels import ChannelWiseKD
+from edgekd.distill.terms.contrastive import InBatchContrast
+from edgekd.distill.terms.correlation import MultiLevelKD, RelationalCorrelation
+from edgekd.distill.terms.curriculum import CurriculumTemperature
+from edgekd.distill.terms.decoupled import DecoupledKD, NormalizedKD
+from edgekd.distill.terms.exits import FeatureMSE
+from edgekd.distill.terms.factors import FactorTransfer, Paraphrasing
+from edgekd.distill.terms.features import FitNetHint, NormalizedHint, PearsonCorrelation, VariationalInformation
+from edgekd.distill.terms.flows import SolutionFlow
+from edgekd.distill.terms.generative import MaskedGeneration
+from edgekd.distill.terms.logits import CrossEntropy, KnowledgeDistillation, StandardizedKD
+from edgekd.distill.terms.relations import (
+    CorrelationCongruence,
+    KernelAlignment,
+    ProbabilisticTransfer,
+    RelationalAngle,
+    RelationalDistance,
+    SimilarityPreserving,
+)
+from edgekd.distill.terms.review import KnowledgeReview
+from edgekd.distill.terms.selfsupervised import SelfSupervision, SimilarityTransfer, TransformedKD
 
 __all__ = [
     "TERMS",
+    "FactorTransfer",
+    "Paraphrasing",
+    "ActivationBoundary",
+    "AttentionTransfer",
+    "ChannelWiseKD",
+    "CorrelationCongruence",
     "CrossEntropy",
+    "CurriculumTemperature",
+    "DecoupledKD",
+    "FeatureMSE",
     "FitNetHint",
+    "InBatchContrast",
+    "KernelAlignment",
     "KnowledgeDistillation",
+    "KnowledgeReview",
+    "MaskedGeneration",
+    "MultiLevelKD",
     "Needs",
+    "NeuronSelectivity",
+    "NormalizedHint",
+    "NormalizedKD",
+    "OverhauledFeatures",
+    "PearsonCorrelation",
+    "ProbabilisticTransfer",
+    "RelationalAngle",
+    "RelationalCorrelation",
+    "RelationalDistance",
+    "SelfSupervision",
     "SimilarityPreserving",
+    "SimilarityTransfer",
+    "SolutionFlow",
+    "StandardizedKD",
     "Step",
     "Term",
+    "TransformedKD",
     "VariationalInformation",
     "build_term",
     "term_schema",

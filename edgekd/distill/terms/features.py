@@ -1,18 +1,26 @@
-"""Terms on feature maps: FitNet's hint and variational information distillation."""
+"""Terms that predict the teacher's feature map from the student's: hints, correlation, likelihood."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from edgekd_kernels import functional as K
 from torch import Tensor, nn
 
 from edgekd.data import Batch
-from edgekd.distill.terms.base import TERMS, Needs, Step
-from edgekd.distill.terms.pairs import Pairs, resolve_pairs
-from edgekd.distill.trace import Trace, TraceSpec, shape_of
+from edgekd.distill.terms.alignment import (
+    map_pairs,
+    needs_of,
+    normalised_projection,
+    same_size,
+    width_adapter,
+    widths_of,
+)
+from edgekd.distill.terms.base import TERMS, Step
+from edgekd.distill.terms.pairs import Pairs
+from edgekd.distill.trace import Trace, TraceSpec
 
 _INITIAL_VARIANCE = 5.0
 _VARIANCE_FLOOR = 1e-5
@@ -36,19 +44,75 @@ class FitNetHint(nn.Module):
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "middle") -> None:
         super().__init__()
-        self.pairs = resolve_pairs(student, teacher, pairs)
-        self.projectors = nn.ModuleList(
-            _projector(shape_of(student, on)[0], shape_of(teacher, to)[0]) for on, to in self.pairs
-        )
-        self.needs = Needs(tuple(on for on, _ in self.pairs), tuple(to for _, to in self.pairs))
+        self.pairs = map_pairs(student, teacher, pairs)
+        self.projectors = nn.ModuleList(normalised_projection(*w) for w in widths_of(student, teacher, self.pairs))
+        self.needs = needs_of(self.pairs)
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`."""
         values = []
         for (on, to), projector in zip(self.pairs, self.projectors, strict=True):
-            mine, theirs = _same_size(student.feats[on], teacher.feats[to])
+            mine, theirs = same_size(student.feats[on], teacher.feats[to])
             values.append(K.hint_mse(projector(mine), theirs))
         return torch.stack(values).mean(dim=0)
+
+
+@TERMS.register("fitnet-normalized")
+class NormalizedHint(nn.Module):
+    """FitNet's hint between feature vectors of unit length: only their direction at each location counts.
+
+    Projection, pooling and averaging over pairs are those of `FitNetHint`.
+
+    Args:
+        student: Shapes of the student's traces.
+        teacher: Shapes of the teacher's traces.
+        pairs: Which maps; FitNet's own choice is one in the middle.
+    """
+
+    def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "middle") -> None:
+        super().__init__()
+        self.pairs = map_pairs(student, teacher, pairs)
+        self.projectors = nn.ModuleList(normalised_projection(*w) for w in widths_of(student, teacher, self.pairs))
+        self.needs = needs_of(self.pairs)
+
+    def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
+        """Return `[B]`."""
+        values = []
+        for (on, to), projector in zip(self.pairs, self.projectors, strict=True):
+            mine, theirs = same_size(student.feats[on], teacher.feats[to])
+            values.append(K.hint_l2(projector(mine), theirs))
+        return torch.stack(values).mean(dim=0)
+
+
+@TERMS.register("pkd")
+class PearsonCorrelation(nn.Module):
+    """One minus the correlation of the student's and the teacher's channels over batch and positions.
+
+    A 1x1 convolution adapts the width where it differs; where it agrees there is no trainable part. The larger map is
+    average-pooled to the smaller one's size. Several pairs are added.
+
+    Args:
+        student: Shapes of the student's traces.
+        teacher: Shapes of the teacher's traces.
+        pairs: Which maps; the paper's are all levels of a feature pyramid.
+
+    Reference:
+        arXiv 2207.02039.
+    """
+
+    def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "all") -> None:
+        super().__init__()
+        self.pairs = map_pairs(student, teacher, pairs)
+        self.adapters = nn.ModuleList(width_adapter(*w) for w in widths_of(student, teacher, self.pairs))
+        self.needs = needs_of(self.pairs)
+
+    def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
+        """Return `[B]`."""
+        values = []
+        for (on, to), adapter in zip(self.pairs, self.adapters, strict=True):
+            mine, theirs = same_size(student.feats[on], teacher.feats[to])
+            values.append(K.pkd(adapter(mine), theirs))
+        return torch.stack(values).sum(dim=0)
 
 
 @TERMS.register("vid")
@@ -68,29 +132,20 @@ class VariationalInformation(nn.Module):
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "all") -> None:
         super().__init__()
-        self.pairs = resolve_pairs(student, teacher, pairs)
-        self.regressors = nn.ModuleList(
-            _regressor(shape_of(student, on)[0], shape_of(teacher, to)[0]) for on, to in self.pairs
-        )
+        self.pairs = map_pairs(student, teacher, pairs)
+        widths = widths_of(student, teacher, self.pairs)
+        self.regressors = nn.ModuleList(_regressor(mine, theirs) for mine, theirs in widths)
         start = math.log(math.expm1(_INITIAL_VARIANCE - _VARIANCE_FLOOR))
-        self.raw_variances = nn.ParameterList(
-            nn.Parameter(torch.full((shape_of(teacher, to)[0],), start)) for _, to in self.pairs
-        )
-        self.needs = Needs(
-            tuple(on for on, _ in self.pairs), tuple(to for _, to in self.pairs), undecayed=("raw_variances",)
-        )
+        self.raw_variances = nn.ParameterList(nn.Parameter(torch.full((theirs,), start)) for _, theirs in widths)
+        self.needs = replace(needs_of(self.pairs), undecayed=("raw_variances",))
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`; it can be negative."""
         values = []
         for (on, to), regressor, raw in zip(self.pairs, self.regressors, self.raw_variances, strict=True):
-            mine, theirs = _same_size(student.feats[on], teacher.feats[to])
+            mine, theirs = same_size(student.feats[on], teacher.feats[to])
             values.append(K.vid(regressor(mine), theirs, raw, epsilon=_VARIANCE_FLOOR))
         return torch.stack(values).sum(dim=0)
-
-
-def _projector(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel_size=1, bias=False), nn.BatchNorm2d(outputs))
 
 
 def _regressor(inputs: int, outputs: int) -> nn.Sequential:
@@ -101,13 +156,3 @@ def _regressor(inputs: int, outputs: int) -> nn.Sequential:
         nn.ReLU(inplace=True),
         nn.Conv2d(outputs, outputs, 1, bias=False),
     )
-
-
-def _same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    size = min(student.shape[-2:], teacher.shape[-2:], key=math.prod)
-    return _pooled(student, size), _pooled(teacher, size)
-
-
-def _pooled(feature_map: Tensor, size: torch.Size) -> Tensor:
-    height, width = size
-    return feature_map if feature_map.shape[-2:] == size else F.adaptive_avg_pool2d(feature_map, (height, width))

@@ -1,6 +1,8 @@
-"""Terms on logits: cross-entropy and Hinton's distillation loss."""
+"""Terms on logits as they are or standardised: cross-entropy and Hinton's distillation loss."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch.nn.functional as F
 from edgekd_kernels import functional as K
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 from edgekd.core.errors import ConfigError
 from edgekd.data import Batch
 from edgekd.distill.terms.base import TERMS, Needs, Step
+from edgekd.distill.terms.fitting import require_logits
+from edgekd.distill.terms.labelled import over_labelled, safe_labels
 from edgekd.distill.trace import Trace, TraceSpec, require_same_width, select, shape_of
 
 
@@ -34,9 +38,7 @@ class CrossEntropy(nn.Module):
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`; rows without a label are 0 and the others scaled so that the mean is over labelled rows."""
         logits = select(student, self.part)
-        labelled = batch.is_labelled.to(logits.dtype)
-        values = F.cross_entropy(logits, batch.labels.where(batch.is_labelled, 0), reduction="none")
-        return values * labelled * (len(labelled) / labelled.sum().clamp(min=1))
+        return over_labelled(F.cross_entropy(logits, safe_labels(batch), reduction="none"), batch)
 
 
 @TERMS.register("kd")
@@ -49,6 +51,7 @@ class KnowledgeDistillation(nn.Module):
         temperature: Softens both sides; the loss is multiplied by its square.
         part: Vector of the student (`"logits"`, `"aux:abstract.code"`).
         target: Vector of the teacher.
+        rows: `"all"`, or only the `"labelled"` ones, the mean being over these.
 
     Reference:
         arXiv 1503.02531.
@@ -62,14 +65,40 @@ class KnowledgeDistillation(nn.Module):
         temperature: float = 4.0,
         part: str = "logits",
         target: str = "logits",
+        rows: Literal["all", "labelled"] = "all",
     ) -> None:
         super().__init__()
         require_same_width(student, teacher, part, target)
         if not temperature > 0:
             raise ConfigError(f"kd: temperature must be positive, got {temperature}")
-        self.temperature, self.part, self.target = temperature, part, target
+        self.temperature, self.part, self.target, self.rows = temperature, part, target, rows
         self.needs = Needs()
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`."""
-        return K.kd_kl(select(student, self.part), select(teacher, self.target), temperature=self.temperature)
+        values = K.kd_kl(select(student, self.part), select(teacher, self.target), temperature=self.temperature)
+        return values if self.rows == "all" else over_labelled(values, batch)
+
+
+@TERMS.register("logit-standardization")
+class StandardizedKD(nn.Module):
+    """Distillation between standard scores of logits: each row less its mean, over its own deviation.
+
+    Args:
+        student: Shapes of the student's traces.
+        teacher: Shapes of the teacher's traces.
+        temperature: Base temperature; softens both sides' scores, the loss is multiplied by its square.
+
+    Reference:
+        arXiv 2403.01427.
+    """
+
+    def __init__(self, student: TraceSpec, teacher: TraceSpec, *, temperature: float = 2.0) -> None:
+        super().__init__()
+        require_logits("logit-standardization", student, teacher, temperature=temperature)
+        self.temperature = temperature
+        self.needs = Needs()
+
+    def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
+        """Return `[B]`."""
+        return K.standardized_kl(student.logits, teacher.logits, temperature=self.temperature)

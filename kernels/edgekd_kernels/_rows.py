@@ -1,0 +1,62 @@
+"""Rows and their products at full precision, which relations between samples need."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ROUNDING = 2.0**-46
+"""Squared length, relative to that of what it is a difference of, below which a difference is rounding in float32."""
+
+
+def require_same_batch(student: Tensor, teacher: Tensor) -> None:
+    """Raise `ValueError` unless two tensors hold equally many samples."""
+    if student.shape[0] != teacher.shape[0]:
+        raise ValueError(f"batch sizes differ: student {student.shape[0]}, teacher {teacher.shape[0]}")
+
+
+def unit_rows(rows: Tensor, *, epsilon: float = 1e-6) -> Tensor:
+    """Divide vectors by their length; one not longer than `epsilon` becomes 0 and gets no gradient.
+
+    Args:
+        rows: `[..., D]`.
+        epsilon: Shortest length that still has a direction.
+
+    Returns:
+        `[..., D]`.
+    """
+    squares = rows.square().sum(dim=-1, keepdim=True)
+    is_short = squares <= epsilon**2  # so that NaN, which compares false, stays NaN
+    return torch.where(is_short, 0.0, rows / squares.where(~is_short, 1.0).sqrt())
+
+
+def inner_products(left: Tensor, right: Tensor) -> Tensor:
+    """Return `left @ right^T` in the tensors' own precision, autocast or not.
+
+    Args:
+        left: `[..., N, D]`.
+        right: `[..., M, D]`.
+
+    Returns:
+        `[..., N, M]`.
+    """
+    with torch.autocast(left.device.type, enabled=False):
+        return left @ right.transpose(-1, -2)
+
+
+def centred_gram(features: Tensor) -> Tensor:
+    """Return the Gram matrix of samples about their mean, in float64.
+
+    Distances and angles are differences of its entries. For rows close to each other these cancel; float64 keeps for
+    float32 features what taking the differences of the rows themselves would.
+
+    Args:
+        features: `[B, ...]`.
+
+    Returns:
+        float64 `[B, B]`; zeros without gradient where the samples do not differ by more than float32's rounding.
+    """
+    rows = features.flatten(1).double()
+    centred = rows - rows.mean(dim=0, keepdim=True)
+    is_uniform = centred.square().sum() <= ROUNDING * rows.square().sum()
+    return torch.where(is_uniform, 0.0, inner_products(centred, centred))

@@ -1,0 +1,46 @@
+"""A NaN in the student is a NaN in the loss, never a quiet zero: training must see that it diverged."""
+
+import inspect
+
+import pytest
+import torch
+from edgekd_kernels import functional as K
+
+B, CLASSES = 8, 5
+MAP, ROW = (B, 6, 4, 4), (B, CLASSES)
+LABELS = torch.arange(B) % CLASSES
+EXTRA = {
+    "dkd": {"labels": LABELS},
+    "nkd": {"labels": LABELS},
+    "transformed_kd": {"labels": LABELS},
+    "vid": {"raw_variance": torch.ones(6)},
+    "curriculum_kl": {"raw_temperature": torch.tensor(1.0), "gradient_scale": -1.0},
+    "partial_l2": {"margin": -torch.ones(6)},
+    "fsp": {"student_last": torch.rand(MAP), "teacher_first": torch.rand(MAP), "teacher_last": torch.rand(MAP)},
+}
+ROWWISE = {
+    "dkd", "nkd", "kd_kl", "standardized_kl", "dist", "mlkd", "curriculum_kl", "batch_correlation", "class_correlation",
+    "transformed_kd", "similarity_transfer", "info_nce", "self_supervision",
+}  # fmt: skip
+NO_LOSSES = {"linear_cka", "relu_margin", "view_similarity"}
+
+
+def _tensors(name):
+    function = getattr(K, name)
+    shape = ROW if name in ROWWISE else (B, 3, 6) if name == "modality_gram" else MAP
+    torch.manual_seed(0)
+    first = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and parameter.name not in EXTRA.get(name, {})
+    ]
+    return function, {each: torch.rand(shape) for each in first} | EXTRA.get(name, {}), first[0]
+
+
+@pytest.mark.parametrize("name", sorted(set(K.__all__) - NO_LOSSES))
+def test_nan_in_the_student_is_nan_in_the_loss(name):
+    function, tensors, student = _tensors(name)
+    assert torch.isfinite(function(**tensors)).all()
+    poisoned = tensors[student].clone()
+    poisoned.view(-1)[7] = float("nan")
+    assert torch.isnan(function(**{**tensors, student: poisoned}).mean())
