@@ -41,7 +41,7 @@ def run_table(pattern: str) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "demo": lambda: run_table("digits-jetson-orin_*.json"),
-    "cifar10": lambda: run_table("cifar10-strips-cpu_*.json"),
+    "cifar10": lambda: run_table("cifar-strips-cpu_*.json"),
 }
 
 
