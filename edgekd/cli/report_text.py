@@ -24,12 +24,14 @@ def report_text(report: RunReport) -> str:
 
 
 def _accuracy(report: RunReport) -> str:
-    from edgekd.report.wording import gain_sentence
+    from edgekd.report.wording import fidelity_sentence, gain_sentence
 
     named = {"teacher": report.accuracy.teacher, "alone": report.accuracy.alone, "distilled": report.accuracy.distilled}
     rows = [_accuracy_row(role, summary) for role, summary in named.items() if summary is not None]
     table = format_table(("network", "architecture", "top-1", "std", "seeds", "split"), rows)
-    return table if report.gain is None else f"{table}\n{gain_sentence(report.gain)}"
+    sentences = [gain_sentence(report.gain)] if report.gain is not None else []
+    sentences += [fidelity_sentence(report.fidelity)] if report.fidelity else []
+    return "\n".join([table, *sentences])
 
 
 def _accuracy_row(role: str, summary: AccuracySummary) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The distillation engine: recipes of stages over traces, terms, sources, weighers and views."""
 
-from edgekd.distill.evaluation import PROBES, Evaluation, Probe, evaluate, fidelity, logits_of
+from edgekd.distill.evaluation import PROBES, Evaluation, Probe, evaluate, fidelity, fidelity_of, logits_of
 from edgekd.distill.loop import Epoch
 from edgekd.distill.recipe import Recipe, load_recipe, recipe_names
 from edgekd.distill.run import Outcome, RunOptions, run_recipe
@@ -17,6 +17,7 @@ __all__ = [
     "TrainSettings",
     "evaluate",
     "fidelity",
+    "fidelity_of",
     "load_recipe",
     "logits_of",
     "recipe_names",

@@ -75,8 +75,12 @@ def fidelity(models: Mapping[str, nn.Module], split: Split) -> dict[str, float]:
     Reference:
         Stanton et al. 2021, arXiv 2106.05945.
     """
-    student = F.log_softmax(logits_of(models["student"], split).double(), dim=1)
-    teacher = F.log_softmax(logits_of(models["teacher"], split).double(), dim=1)
+    return fidelity_of(logits_of(models["student"], split), logits_of(models["teacher"], split))
+
+
+def fidelity_of(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
+    """Compare two networks' logits `[N, K]`: `agreement` 0..1 and `kl` in nats, never negative."""
+    student, teacher = (F.log_softmax(logits.double(), dim=1) for logits in (student_logits, teacher_logits))
     agreement = (student.argmax(dim=1) == teacher.argmax(dim=1)).double().mean().item()
     divergence = (teacher.exp() * (teacher - student)).sum(dim=1).mean().item()
-    return {"agreement": agreement, "kl": divergence}
+    return {"agreement": agreement, "kl": max(0.0, divergence)}

@@ -23,6 +23,7 @@ from edgekd.report import (
     Curve,
     CurvePoint,
     DataFacts,
+    FidelityRow,
     LatencyRow,
     PairedGain,
     Parity,
@@ -46,6 +47,7 @@ class Findings:
         alone: Students trained without it, one a seed.
         distilled: Students trained with it, one a seed.
         student: The distilled student that is shipped.
+        fidelity: How well each student follows the teacher.
         exported: It as ONNX, with parity.
         choice: Its precisions.
         engines: Engines built.
@@ -58,6 +60,7 @@ class Findings:
     alone: tuple[Training, ...]
     distilled: tuple[Training, ...]
     student: TrainedModel
+    fidelity: tuple[FidelityRow, ...]
     exported: Exported
     choice: PrecisionChoice
     engines: tuple[Engine, ...]
@@ -90,6 +93,7 @@ def report_of(context: RunContext, findings: Findings, command: str) -> RunRepor
         method=context.recipe.name,
         accuracy=accuracy,
         gain=gain,
+        fidelity=findings.fidelity,
         latency=tuple(LatencyRow.of(report) for report in findings.latencies),
         parity=_parity(findings.exported),
         precision=_decision(context, findings.choice),

@@ -19,6 +19,7 @@ from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.exporting import PrecisionChoice, exported, precisions
 from edgekd.pipeline.ledger import Ledger
 from edgekd.pipeline.packing import bundle_of
+from edgekd.pipeline.probing import fidelities
 from edgekd.pipeline.reporting import Findings, report_of, shipped
 from edgekd.pipeline.timing import timed_precisions
 from edgekd.pipeline.training import student_of, teacher_of
@@ -90,6 +91,7 @@ def _findings(context: RunContext) -> Findings:
         alone=tuple(alone),
         distilled=tuple(distilled),
         student=student,
+        fidelity=fidelities(context, teacher.model, [training.model for training in (*alone, *distilled)]),
         exported=fp32,
         choice=choice,
         engines=built,

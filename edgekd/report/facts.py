@@ -111,6 +111,16 @@ class PairedGain(ReportModel):
         return self
 
 
+class FidelityRow(ReportModel):
+    """How well one student follows the teacher, right or wrong; not the same as being accurate."""
+
+    role: Literal["alone", "distilled"]
+    seed: int
+    split: str
+    agreement: Share = Field(description="Share of images on which both decide the same")
+    kl: Annotated[float, Field(ge=0)] = Field(description="Mean KL(teacher || student) at temperature 1, in nats")
+
+
 class LatencyRow(ReportModel):
     """Latency of one network on one target; `low_ms`..`high_ms` is the interval of the median."""
 

@@ -31,7 +31,7 @@ def render_html(report: RunReport) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("figure", "milliseconds", "percent", "points", "count", "size", "gain_sentence")
+    names = ("figure", "milliseconds", "percent", "points", "count", "size", "gain_sentence", "fidelity_sentence")
     environment.filters.update({name: getattr(wording, name) for name in names})
     return environment.get_template("report.html.j2").render(report=report, **_view(report))
 

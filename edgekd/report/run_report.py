@@ -13,6 +13,7 @@ from edgekd.report.facts import (
     BudgetResult,
     Curve,
     DataFacts,
+    FidelityRow,
     LatencyRow,
     PairedGain,
     Parity,
@@ -62,6 +63,7 @@ class RunReport(ReportModel):
     method: str = Field(description="Distillation recipe")
     accuracy: Accuracy
     gain: PairedGain | None = Field(description="Distilled minus alone, seed by seed; null without common seeds")
+    fidelity: tuple[FidelityRow, ...] = Field((), description="Agreement of the students with the teacher")
     latency: tuple[LatencyRow, ...]
     parity: Parity | None
     precision: PrecisionDecision | None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgekd.report.facts import PairedGain
+from collections.abc import Sequence
+
+from edgekd.report.facts import FidelityRow, PairedGain
 from edgekd.report.run_report import RunReport, Verdict
 
 PREDICTED = "predicted, not measured"
@@ -46,6 +48,18 @@ def percent(share: float) -> str:
 def points(difference: float) -> str:
     """Return a difference of shares in percentage points, with its sign."""
     return f"{100 * difference:+.2f}".replace("-", "\N{MINUS SIGN}") + " points"
+
+
+def fidelity_sentence(rows: Sequence[FidelityRow]) -> str:
+    """Say how often the students decide as the teacher does, and how far their distributions are."""
+    parts = []
+    for role in ("alone", "distilled"):
+        mine = [row for row in rows if row.role == role]
+        if mine:
+            agreement = sum(row.agreement for row in mine) / len(mine)
+            kl = sum(row.kl for row in mine) / len(mine)
+            parts.append(f"{role} {percent(agreement)} (KL {figure(kl)})")
+    return f"Agreement with the teacher on the {rows[0].split} split: {', '.join(parts)}." if parts else ""
 
 
 def count(value: int) -> str:

@@ -68,6 +68,32 @@ def test_accuracies_are_those_of_the_saved_weights_on_the_test_split(finished):
             assert value == pytest.approx((predicted == dataset.test.labels).mean(), abs=1e-9)
 
 
+def test_fidelity_is_counted_on_the_test_split_against_the_teacher(finished):
+    import torch
+
+    folder, report, _ = finished
+    dataset = load_dataset(DataConfig(name="digits", limit=400))
+    images = dataset.test.images.gather(np.arange(len(dataset.test))).transpose(0, 3, 1, 2).astype(np.float32) / 255
+
+    def answers(path):
+        model = from_json(TrainedModel, json.loads(path.read_text()))
+        with torch.no_grad():
+            return torch.softmax(load_model(model)(torch.from_numpy(images)).double(), dim=1).numpy()
+
+    teacher = answers(folder / "teacher" / "teacher.json")
+    assert [(row.role, row.seed) for row in report.fidelity] == [
+        ("alone", 0),
+        ("alone", 1),
+        ("distilled", 0),
+        ("distilled", 1),
+    ]
+    for row in report.fidelity:
+        student = answers(folder / "student" / f"{row.role}-seed{row.seed}.json")
+        assert row.agreement == pytest.approx((student.argmax(1) == teacher.argmax(1)).mean(), abs=1e-9)
+        kl = (teacher * (np.log(teacher) - np.log(student))).sum(axis=1).mean()
+        assert row.kl == pytest.approx(kl, rel=1e-4)
+
+
 def test_the_shipped_onnx_scores_as_an_independent_evaluator_says(finished):
     folder, report, _ = finished
     dataset = load_dataset(DataConfig(name="digits", limit=400))

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError
-from edgekd.distill.terms.base import Needs
 from edgekd.distill.terms.pairs import Pairs, resolve_pairs
 from edgekd.distill.trace import TraceSpec, shape_of
 
@@ -41,11 +40,6 @@ def map_pairs(student: TraceSpec, teacher: TraceSpec, pairs: Pairs) -> MapPairs:
                     f"maps: {', '.join(spec.maps)}"
                 )
     return found
-
-
-def needs_of(pairs: MapPairs) -> Needs:
-    """Return what a term reads that compares these pairs."""
-    return Needs(tuple(on for on, _ in pairs), tuple(to for _, to in pairs))
 
 
 def widths_of(student: TraceSpec, teacher: TraceSpec, pairs: MapPairs) -> list[tuple[int, int]]:

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from edgekd.data import Batch
 from edgekd.distill.terms.alignment import (
     map_pairs,
-    needs_of,
     normalised_projection,
     same_size,
     width_adapter,
     widths_of,
 )
 from edgekd.distill.terms.base import TERMS, Step
-from edgekd.distill.terms.pairs import Pairs
+from edgekd.distill.terms.pairs import Pairs, needs_of
 from edgekd.distill.trace import Trace, TraceSpec
 
 _INITIAL_VARIANCE = 5.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from edgekd.core.errors import ConfigError
+from edgekd.distill.terms.base import Needs
 from edgekd.distill.trace import TraceSpec, shape_of
 from edgekd.models import Tap, pair_taps
 
@@ -35,6 +36,11 @@ def resolve_pairs(student: TraceSpec, teacher: TraceSpec, pairs: Pairs) -> tuple
         raise ConfigError("no feature maps of student and teacher go together; name them: pairs: [[student, teacher]]")
     chosen = {"all": found, "middle": [found[len(found) // 2]], "last": found[-1:]}[pairs]
     return tuple((mine.path, theirs.path) for mine, theirs in chosen)
+
+
+def needs_of(pairs: tuple[tuple[str, str], ...]) -> Needs:
+    """Return what a term reads that compares these `(student path, teacher path)`."""
+    return Needs(tuple(on for on, _ in pairs), tuple(to for _, to in pairs))
 
 
 def _taps(spec: TraceSpec) -> list[Tap]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from edgekd.distill.terms.base import Needs
 from edgekd.distill.terms.pairs import Pairs, resolve_pairs
 from edgekd.distill.trace import TraceSpec
 
@@ -28,8 +27,3 @@ def resolve_places(student: TraceSpec, teacher: TraceSpec, places: Places) -> tu
     if places == "penultimate":
         places = [(student.penultimate, teacher.penultimate)]
     return resolve_pairs(student, teacher, places)
-
-
-def needs_of(pairs: tuple[tuple[str, str], ...]) -> Needs:
-    """Return the needs of a term that reads these `(student path, teacher path)`."""
-    return Needs(tuple(on for on, _ in pairs), tuple(to for _, to in pairs))
