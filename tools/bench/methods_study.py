@@ -2,8 +2,8 @@
 
     python tools/bench/methods_study.py --seeds 5 --jobs 2
 
-The task is the demo's: digits, a ResNet-20 teacher, a ResNet-8 student of width 2, the preset's settings. A row is one method
-and seed; rows that the result file of this commit already has are kept, so an interrupted study goes on.
+The task is the demo's: digits, a ResNet-20 teacher, a ResNet-8 student of width 2, the preset's settings. A row is one
+method and seed; rows that the result file of this commit already has are kept, so an interrupted study goes on.
 """
 
 from __future__ import annotations

@@ -9,11 +9,14 @@ A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. Each NAME is
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,8 +42,34 @@ def run_table(pattern: str) -> str:
     return f"{accuracy}\n\n{latency}\n\nSource: `{file.relative_to(ROOT)}`.\n"
 
 
+def methods_table(pattern: str) -> str:
+    """Return the study of every recipe as Markdown, best mean first.
+
+    Args:
+        pattern: Glob of its CSV under the results folder; exactly one file must match.
+    """
+    file = _only(pattern)
+    by_method: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in csv.DictReader(file.open(encoding="utf-8")):
+        by_method[row["method"]][int(row["seed"])] = 100 * float(row["test_accuracy"])
+    plain = by_method["plain"]
+    ranked = sorted(by_method.items(), key=lambda item: -fmean(item[1].values()))
+    rows = [
+        (
+            f"`{method}`",
+            f"{fmean(seeds.values()):.2f} ± {stdev(seeds.values()):.2f} %",
+            f"{fmean(seeds[seed] - plain[seed] for seed in plain):+.2f}",
+            f"{sum(seeds[seed] > plain[seed] for seed in plain)} of {len(plain)}",
+        )
+        for method, seeds in ranked
+    ]
+    table = _markdown(("method", "test top-1", "points over plain", "better with the same seed"), rows)
+    return f"{table}\n\nSource: `{file.relative_to(ROOT)}`.\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo": lambda: run_table("digits-jetson-orin_*.json"),
+    "methods": lambda: methods_table("methods-digits_*.csv"),
     "cifar10": lambda: run_table("cifar-strips-cpu_*.json"),
 }
 
