@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-from edgekd.core.artifacts import LatencyReport, NetSpec, Precision, TrainedModel, from_json, to_json
+from edgekd.core.artifacts import LatencyReport, NetSpec, Precision, from_json, to_json
 from edgekd.engine import BACKENDS, BuildOptions
 from edgekd.export import export_onnx
 from edgekd.latency import graph_from_onnx, predict
-from edgekd.models import build, count_macs, deploy, load_model, spec_for
+from edgekd.models import build, count_macs, deploy, spec_for
 from edgekd.pipeline.context import RunContext
 from edgekd.profile import measure
 from edgekd.search import Choice, Space, candidates, choose_student
@@ -20,12 +21,13 @@ from edgekd.search import Choice, Space, candidates, choose_student
 _SWEEP_SECONDS = 0.3
 
 
-def student_for(context: RunContext, teacher: TrainedModel) -> tuple[NetSpec, str]:
-    """Choose the student.
+def student_for(context: RunContext, teacher: NetSpec, teacher_net: nn.Module) -> tuple[NetSpec, str]:
+    """Choose the student, before anything is trained: only sizes and latencies decide.
 
     Args:
         context: The run.
-        teacher: Limits the student's size.
+        teacher: Architecture of the teacher, which limits the student's size.
+        teacher_net: It as a network, trained or not.
 
     Returns:
         Its architecture, and why in one sentence.
@@ -43,7 +45,9 @@ def student_for(context: RunContext, teacher: TrainedModel) -> tuple[NetSpec, st
         "data": context.dataset.digest,
         "threads": config.threads,
     }
-    result = context.ledger.stage("choose", inputs, lambda: _record(_choice(context, teacher)))
+    result = context.ledger.stage(
+        "choose", inputs, lambda: _record(_choice(context, count_macs(teacher_net, teacher.input_shape)))
+    )
     return from_json(NetSpec, result["spec"]), str(result["reason"])
 
 
@@ -52,7 +56,7 @@ def ranking_precision(context: RunContext) -> Precision:
     return "fp32" if context.target.kind == "cpu" else "fp16"
 
 
-def _choice(context: RunContext, teacher: TrainedModel) -> Choice:
+def _choice(context: RunContext, teacher_macs: int) -> Choice:
     config, dataset = context.config.student, context.dataset
 
     def make(depth: int, width: int) -> NetSpec:
@@ -68,7 +72,6 @@ def _choice(context: RunContext, teacher: TrainedModel) -> Choice:
             options=config.options,
         )
 
-    teacher_macs = count_macs(load_model(teacher), teacher.spec.input_shape)
     members = candidates(
         Space(config.family, config.depths, config.widths),
         make=make,

@@ -53,17 +53,17 @@ class _Facts:
         return self.role if self.role == "teacher" else f"{self.role}/seed{self.seed}"
 
 
-def teacher_of(context: RunContext) -> Training:
-    """Load the teacher that was given, or train one of the zoo. A Python function gives its network with weights.
+def teacher_net(context: RunContext) -> tuple[NetSpec, nn.Module]:
+    """Make the teacher's network, with its weights where they are given.
 
     Raises:
-        ConfigError: The teacher does not fit the data, or knows nothing about it.
+        ConfigError: The teacher does not fit the data.
     """
     config, dataset = context.config.teacher, context.dataset
     weights = None if config.weights is None else Path(config.weights)
     if weights is not None and not weights.is_file():
         raise ConfigError(f"teacher weights {weights}: no such file")
-    spec, module = load_teacher(
+    return load_teacher(
         config.net,
         in_channels=dataset.in_channels,
         num_classes=dataset.num_classes,
@@ -72,11 +72,25 @@ def teacher_of(context: RunContext) -> Training:
         std=config.std or dataset.std,
         weights=weights,
     )
-    if spec.family == "timm" and weights is None:
+
+
+def teacher_of(context: RunContext, spec: NetSpec, module: nn.Module) -> Training:
+    """Take the teacher that was given, or train one of the zoo. A Python function gives its network with weights.
+
+    Args:
+        context: The run.
+        spec: Its architecture.
+        module: Its network, as `teacher_net` made it.
+
+    Raises:
+        ConfigError: It came without weights and cannot be trained, or it knows nothing about the data.
+    """
+    config, dataset = context.config.teacher, context.dataset
+    if spec.family == "timm" and config.weights is None:
         raise ConfigError(
             f"teacher {config.net} comes without weights, none are downloaded: give --teacher-weights FILE"
         )
-    if weights is not None or spec.family == "python":
+    if config.weights is not None or spec.family == "python":
         _require_knowledge(context, config.net, module)
         state = {name: value.cpu().numpy() for name, value in module.state_dict().items()}
         inputs = {"spec": spec.digest, "weights": sha256_of_arrays(state), "data": dataset.digest}

@@ -192,6 +192,17 @@ def test_an_impossible_budget_says_the_smallest_reachable_and_keeps_what_was_don
     assert read_report(tmp_path / "moved").verdict is Verdict.PREDICTED_KEPT
 
 
+def test_what_cannot_be_chosen_is_refused_before_the_teacher_is_trained(run, tmp_path):
+    for overrides, flags, error in (
+        (["student.depths=[9]"], {}, ConfigError),
+        (["student.widths=[64]"], {}, ConfigError),
+        ([], {"budget": "p50<0.000001ms"}, BudgetExceeded),
+    ):
+        with pytest.raises(error):
+            run(tmp_path / "run", *overrides, target="jetson-orin", **flags)
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
 def test_without_comparison_only_distilled_students_are_trained(finished, run, tmp_path):
     shutil.copytree(finished[0], tmp_path / "moved")
     report, _ = run(tmp_path / "moved", "compare_alone=false", target="jetson-orin")
