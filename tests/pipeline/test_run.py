@@ -12,6 +12,7 @@ import pytest
 from edgekd.core.artifacts import TrainedModel, from_json
 from edgekd.core.errors import (
     BudgetExceeded,
+    BuildError,
     ConfigError,
     ExportError,
     RunLocked,
@@ -343,6 +344,24 @@ def test_a_folder_of_other_things_is_refused(run, tmp_path):
     (tmp_path / "thesis.txt").write_text("x")
     with pytest.raises(StorageError, match="not empty"):
         run(tmp_path, target="cpu")
+
+
+class _Refusing:
+    def build(self, model, folder, options):
+        raise BuildError("the builder refused")
+
+
+def test_a_builder_that_refuses_fails_the_run_for_the_target_and_is_noted_elsewhere(
+    finished, run, tmp_path, monkeypatch
+):
+    from edgekd.pipeline import building
+
+    shutil.copytree(finished[0], tmp_path / "moved")
+    monkeypatch.setitem(building.BACKENDS._items, "tensorrt_rtx", _Refusing())
+    report, _ = run(tmp_path / "moved", "also_build=[rtx-3090]", target="jetson-orin")
+    assert "no engine was built for rtx-3090: the builder refused" in report.notes
+    with pytest.raises(BuildError, match="the builder refused"):
+        run(tmp_path / "moved", target="rtx-3090")
 
 
 def test_engines_are_really_built_for_rtx_cards_and_explained_where_they_cannot_be(finished, run, tmp_path):
