@@ -7,6 +7,8 @@ from functools import partial
 
 import torch
 
+from edgekd.core.events import Event, Listener, silent
+from edgekd.core.seeds import derive_seed
 from edgekd.data import Split, eval_batches
 from edgekd.distill.net import TracedNet
 from edgekd.distill.stage import Stage
@@ -17,22 +19,34 @@ from edgekd.models import evaluating
 _BATCH = 128
 
 
-def prepare(stage: Stage, train: Split, device: torch.device) -> None:
+def prepare(
+    stage: Stage, train: Split, device: torch.device, *, seed: int = 0, listener: Listener = silent, label: str = ""
+) -> None:
     """Call `prepare` of every term of a stage that has one.
 
     Args:
         stage: The stage, its networks on the device.
         train: The training split.
         device: Where the training runs.
+        seed: The run's seed, root of what terms draw.
+        listener: Told what terms have to say.
+        label: Prefix of the stage's name in events.
     """
+    where = "/".join(filter(None, [label, stage.name]))
     for learner in stage.learners:
         targets = learner.target_nets()
-        for _, target, term in learner.named_terms():
+        for name, target, term in learner.named_terms():
             if isinstance(term, Prepared):
                 traces = partial(_traces, learner.net, targets.get(target, learner.net), train, device)
                 labels = torch.from_numpy(train.labels).to(device)
                 classes = int(train.labels.max()) + 1
-                term.prepare(Preparation(labels, classes, device, traces))
+                own_seed = derive_seed(seed, "prepare", stage.name, learner.role, name, target)
+                note = partial(_note, listener, where, name)
+                term.prepare(Preparation(labels, classes, device, traces, own_seed, note))
+
+
+def _note(listener: Listener, stage: str, term: str, message: str) -> None:
+    listener(Event("note", stage, f"{term}: {message}"))
 
 
 def _traces(

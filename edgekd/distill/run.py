@@ -130,7 +130,14 @@ def _run_stages(recipe: Recipe, session: Session, context: LoopContext) -> tuple
             session.restart(spec.learner)
         stage = build_stage(spec, session)
         stage.learners.to(context.accelerator.device)
-        prepare(stage, context.dataset.train, context.accelerator.device)
+        prepare(
+            stage,
+            context.dataset.train,
+            context.accelerator.device,
+            seed=context.seed,
+            listener=context.listener,
+            label=context.label,
+        )
         history += run_stage(stage, session, context)
     return tuple(history)
 

@@ -6,7 +6,7 @@ loss is its textbook formula in PyTorch.
 """
 
 from edgekd_kernels.activation import activation_boundary, partial_l2, relu_margin
-from edgekd_kernels.contrastive import info_nce
+from edgekd_kernels.contrastive import bank_similarity, crd, crd_log_normaliser, info_nce
 from edgekd_kernels.correlation import batch_correlation, class_correlation, dist, mlkd
 from edgekd_kernels.gram import (
     cka_dissimilarity,
@@ -34,8 +34,11 @@ from edgekd_kernels.spatial import (
 
 __all__ = [
     "attention_transfer",
+    "bank_similarity",
     "cka_dissimilarity",
     "correlation_congruence",
+    "crd",
+    "crd_log_normaliser",
     "batch_correlation",
     "class_correlation",
     "curriculum_kl",

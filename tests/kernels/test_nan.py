@@ -12,6 +12,7 @@ LABELS = torch.arange(B) % CLASSES
 EXTRA = {
     "dkd": {"labels": LABELS},
     "nkd": {"labels": LABELS},
+    "crd": {"log_normaliser": torch.tensor(1.0), "bank_size": 20},
     "transformed_kd": {"labels": LABELS},
     "vid": {"raw_variance": torch.ones(6)},
     "curriculum_kl": {"raw_temperature": torch.tensor(1.0), "gradient_scale": -1.0},
@@ -20,9 +21,9 @@ EXTRA = {
 }
 ROWWISE = {
     "dkd", "nkd", "kd_kl", "standardized_kl", "dist", "mlkd", "curriculum_kl", "batch_correlation", "class_correlation",
-    "transformed_kd", "similarity_transfer", "info_nce", "self_supervision",
+    "transformed_kd", "similarity_transfer", "info_nce", "self_supervision", "crd",
 }  # fmt: skip
-NO_LOSSES = {"linear_cka", "relu_margin", "view_similarity"}
+NO_LOSSES = {"bank_similarity", "crd_log_normaliser", "linear_cka", "relu_margin", "view_similarity"}
 
 
 def _tensors(name):

@@ -9,7 +9,7 @@ from edgekd.distill.terms.activations import ActivationBoundary, OverhauledFeatu
 from edgekd.distill.terms.attention import AttentionTransfer, NeuronSelectivity
 from edgekd.distill.terms.base import TERMS, Needs, Preparation, Prepared, Term, build_term, term_schema
 from edgekd.distill.terms.channels import ChannelWiseKD
-from edgekd.distill.terms.contrastive import InBatchContrast
+from edgekd.distill.terms.contrastive import ContrastiveRepresentation, InBatchContrast
 from edgekd.distill.terms.correlation import MultiLevelKD, RelationalCorrelation
 from edgekd.distill.terms.curriculum import CurriculumTemperature
 from edgekd.distill.terms.decoupled import DecoupledKD, NormalizedKD
@@ -37,6 +37,7 @@ __all__ = [
     "ActivationBoundary",
     "AttentionTransfer",
     "ChannelWiseKD",
+    "ContrastiveRepresentation",
     "CorrelationCongruence",
     "CrossEntropy",
     "CurriculumTemperature",
