@@ -47,6 +47,8 @@ def rehearse(recipe: Recipe, session: Session, dataset: ImageDataset, *, batch_s
         stage = build_stage(spec, session)
         _require_rows(stage, rows)
         prepare(stage, dataset.train, torch.device("cpu"))
+        if spec.start == "fresh-once-prepared":
+            session.restart(spec.learner)
         _losses(stage, batch)
         if spec.record:
             session.record(spec.learner, 1.0)

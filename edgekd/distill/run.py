@@ -138,6 +138,8 @@ def _run_stages(recipe: Recipe, session: Session, context: LoopContext) -> tuple
             listener=context.listener,
             label=context.label,
         )
+        if spec.start == "fresh-once-prepared":
+            session.restart(spec.learner)
         history += run_stage(stage, session, context)
     return tuple(history)
 

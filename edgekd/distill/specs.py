@@ -106,7 +106,10 @@ class StageSpec(LearnerSpec):
 
     name: str
     beside: tuple[LearnerSpec, ...] = Field((), description="Networks that train in the same steps.")
-    start: Literal["as-is", "fresh"] = Field("as-is", description="Fresh: the learner starts from its initial weights.")
+    start: Literal["as-is", "fresh", "fresh-once-prepared"] = Field(
+        "as-is",
+        description="Fresh: the learner starts from its initial weights; once prepared: after terms saw it as it was.",
+    )
     views: tuple[ViewSpec, ...] = (ViewSpec(type="identity"),)
     learns: tuple[str, ...] = Field((), description="Policies that learn; the others only decide.")
     record: int = Field(0, ge=0, description="Checkpoints of the learner to keep, evenly over the stage.")

@@ -6,6 +6,7 @@ This is the only package that uses `edgekd_kernels`; it holds no loss formula of
 
 from edgekd.distill.step import Step
 from edgekd.distill.terms.activations import ActivationBoundary, OverhauledFeatures
+from edgekd.distill.terms.aligned import AlignedFeatures
 from edgekd.distill.terms.attention import AttentionTransfer, NeuronSelectivity
 from edgekd.distill.terms.base import TERMS, Needs, Preparation, Prepared, Term, build_term, term_schema
 from edgekd.distill.terms.channels import ChannelWiseKD
@@ -35,6 +36,7 @@ __all__ = [
     "FactorTransfer",
     "Paraphrasing",
     "ActivationBoundary",
+    "AlignedFeatures",
     "AttentionTransfer",
     "ChannelWiseKD",
     "ContrastiveRepresentation",
