@@ -8,6 +8,7 @@ loss is its textbook formula in PyTorch.
 from edgekd_kernels.activation import activation_boundary, partial_l2, relu_margin
 from edgekd_kernels.contrastive import bank_similarity, crd, crd_log_normaliser, info_nce
 from edgekd_kernels.correlation import batch_correlation, class_correlation, dist, mlkd
+from edgekd_kernels.gradient import gradient_match
 from edgekd_kernels.gram import (
     cka_dissimilarity,
     correlation_congruence,
@@ -47,6 +48,7 @@ __all__ = [
     "dkd",
     "fsp",
     "factor_transfer",
+    "gradient_match",
     "hint_l2",
     "hint_mse",
     "info_nce",

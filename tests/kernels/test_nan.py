@@ -23,12 +23,13 @@ ROWWISE = {
     "dkd", "nkd", "kd_kl", "standardized_kl", "dist", "mlkd", "curriculum_kl", "batch_correlation", "class_correlation",
     "transformed_kd", "similarity_transfer", "info_nce", "self_supervision", "crd",
 }  # fmt: skip
+VECTORS = {"gradient_match", "modality_gram"}
 NO_LOSSES = {"bank_similarity", "crd_log_normaliser", "linear_cka", "relu_margin", "view_similarity"}
 
 
 def _tensors(name):
     function = getattr(K, name)
-    shape = ROW if name in ROWWISE else (B, 3, 6) if name == "modality_gram" else MAP
+    shape = ROW if name in ROWWISE else (B, 3, 6) if name in VECTORS else MAP
     torch.manual_seed(0)
     first = [
         parameter.name

@@ -19,6 +19,7 @@ from edgekd.distill.terms.factors import FactorTransfer, Paraphrasing
 from edgekd.distill.terms.features import FitNetHint, NormalizedHint, PearsonCorrelation, VariationalInformation
 from edgekd.distill.terms.flows import SolutionFlow
 from edgekd.distill.terms.generative import MaskedGeneration
+from edgekd.distill.terms.gradients import GradientMatch
 from edgekd.distill.terms.logits import CrossEntropy, KnowledgeDistillation, StandardizedKD
 from edgekd.distill.terms.relations import (
     CorrelationCongruence,
@@ -46,6 +47,7 @@ __all__ = [
     "DecoupledKD",
     "FeatureMSE",
     "FitNetHint",
+    "GradientMatch",
     "InBatchContrast",
     "KernelAlignment",
     "KnowledgeDistillation",
