@@ -8,8 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from edgekd.core.config import StrictModel
-
-Depth = Literal["first", "middle", "last"]
+from edgekd.distill.trace import Depth
 
 
 class WithOptions(StrictModel):

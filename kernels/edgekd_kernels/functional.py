@@ -30,6 +30,7 @@ from edgekd_kernels.spatial import (
     nst,
     pkd,
     pooled_mse,
+    projected_match,
     vid,
 )
 
@@ -65,6 +66,7 @@ __all__ = [
     "pkd",
     "pkt",
     "pooled_mse",
+    "projected_match",
     "rkd_angle",
     "rkd_distance",
     "self_supervision",

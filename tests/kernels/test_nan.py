@@ -16,6 +16,7 @@ EXTRA = {
     "transformed_kd": {"labels": LABELS},
     "vid": {"raw_variance": torch.ones(6)},
     "curriculum_kl": {"raw_temperature": torch.tensor(1.0), "gradient_scale": -1.0},
+    "projected_match": {"projection": torch.rand(6, 6)},
     "partial_l2": {"margin": -torch.ones(6)},
     "fsp": {"student_last": torch.rand(MAP), "teacher_first": torch.rand(MAP), "teacher_last": torch.rand(MAP)},
 }

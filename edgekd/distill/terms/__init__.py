@@ -15,6 +15,7 @@ from edgekd.distill.terms.correlation import MultiLevelKD, RelationalCorrelation
 from edgekd.distill.terms.curriculum import CurriculumTemperature
 from edgekd.distill.terms.decoupled import DecoupledKD, NormalizedKD
 from edgekd.distill.terms.exits import FeatureMSE
+from edgekd.distill.terms.extraction import RandomProjection
 from edgekd.distill.terms.factors import FactorTransfer, Paraphrasing
 from edgekd.distill.terms.features import FitNetHint, NormalizedHint, PearsonCorrelation, VariationalInformation
 from edgekd.distill.terms.flows import SolutionFlow
@@ -63,6 +64,7 @@ __all__ = [
     "Preparation",
     "Prepared",
     "ProbabilisticTransfer",
+    "RandomProjection",
     "RelationalAngle",
     "RelationalCorrelation",
     "RelationalDistance",
