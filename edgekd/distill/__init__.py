@@ -1,5 +1,6 @@
 """The distillation engine: recipes of stages over traces, terms, sources, weighers and views."""
 
+from edgekd.distill import branches as branches
 from edgekd.distill.evaluation import PROBES, Evaluation, Probe, evaluate, fidelity, fidelity_of, logits_of
 from edgekd.distill.loop import Epoch
 from edgekd.distill.recipe import Recipe, load_recipe, recipe_names
