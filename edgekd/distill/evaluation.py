@@ -1,16 +1,13 @@
-"""How good a network is on a split, and probes that compare networks by role."""
+"""How good a network is on a split, and how well it follows another one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgekd.core.registry import Registry
 from edgekd.data import Split, eval_batches
 
 EVAL_BATCH_SIZE = 256
@@ -29,17 +26,6 @@ class Evaluation:
     accuracy: float
     nll: float
     samples: int
-
-
-class Probe(Protocol):
-    """Compares networks by role on a split."""
-
-    def __call__(self, models: Mapping[str, nn.Module], split: Split) -> dict[str, float]:
-        """Return named figures."""
-        ...
-
-
-PROBES: Registry[Probe] = Registry("probe")
 
 
 def logits_of(model: nn.Module, split: Split) -> Tensor:
@@ -68,18 +54,16 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
     return Evaluation(accuracy, F.cross_entropy(logits, labels).item(), len(labels))
 
 
-@PROBES.register("fidelity")
-def fidelity(models: Mapping[str, nn.Module], split: Split) -> dict[str, float]:
-    """How well the student follows the teacher: agreement, and mean KL(teacher || student) at temperature 1.
+def fidelity_of(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
+    """Compare two networks' logits `[N, K]`.
+
+    Returns:
+        `agreement`, the share of equal decisions, and `kl`, the mean KL(teacher || student) at temperature 1 in nats,
+        never negative.
 
     Reference:
         Stanton et al. 2021, arXiv 2106.05945.
     """
-    return fidelity_of(logits_of(models["student"], split), logits_of(models["teacher"], split))
-
-
-def fidelity_of(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
-    """Compare two networks' logits `[N, K]`: `agreement` 0..1 and `kl` in nats, never negative."""
     student, teacher = (F.log_softmax(logits.double(), dim=1) for logits in (student_logits, teacher_logits))
     agreement = (student.argmax(dim=1) == teacher.argmax(dim=1)).double().mean().item()
     divergence = (teacher.exp() * (teacher - student)).sum(dim=1).mean().item()
