@@ -115,5 +115,6 @@ PROBES.add(
         reference="Ojha et al. 2023, arXiv 2205.16004; extent of the plane and mean over classes are a reconstruction",
         chance="the independent student's figures",
         extreme={"iou": 1.0, "same_label": 1.0},
+        reads_labels=False,
     ),
 )

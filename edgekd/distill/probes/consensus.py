@@ -74,5 +74,6 @@ PROBES.add(
         reference="Ojha et al. 2023, arXiv 2205.16004; edges, silhouettes and negatives stand for its drawn domains",
         chance="the independent student's figures",
         extreme={"edges": 1.0, "silhouettes": 1.0, "inverted": 1.0},
+        reads_labels=False,
     ),
 )

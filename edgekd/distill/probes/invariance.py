@@ -104,5 +104,6 @@ PROBES.add(
         title="Share of pictures a network decides alike before and after a change of colour, place or crop",
         reference="Ojha et al. 2023, arXiv 2205.16004; ranges of shifts and crops are ours",
         chance="the independent student's figures; where the student is the teacher, the teacher's",
+        reads_labels=False,
     ),
 )

@@ -43,6 +43,7 @@ class Probe:
         needs: Roles without which it cannot be run.
         uses: Roles that add figures.
         splits: Splits it is meant for.
+        reads_labels: Whether labels take part; where they do not, pictures of any classes will do.
     """
 
     compare: Callable[..., Figures]
@@ -53,6 +54,7 @@ class Probe:
     needs: tuple[str, ...] = ("teacher", "student")
     uses: tuple[str, ...] = ("independent",)
     splits: tuple[SplitName, ...] = ("test",)
+    reads_labels: bool = True
 
     def __call__(self, models: Models, split: Split, **options: Any) -> Figures:
         """Run the probe.

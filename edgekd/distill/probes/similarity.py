@@ -116,5 +116,6 @@ PROBES.add(
         reference="Ojha et al. 2023, arXiv 2205.16004; RBF option: Stanton et al. 2021, arXiv 2106.05945",
         chance="the independent student's figures; far above 0, as all networks see the same pictures",
         extreme={"matched": 1.0},
+        reads_labels=False,
     ),
 )
