@@ -38,7 +38,7 @@ class Epoch:
         loss: Mean total loss.
         terms: Mean of each term before its weight.
         lr: Learning rate at its last step.
-        val_accuracy: Top-1 of the learner's backbone on the held-out split, 0..1.
+        val_score: Score of the learner's backbone on the held-out split, in the metric of the data set's task.
         seconds: Wall clock.
     """
 
@@ -47,7 +47,7 @@ class Epoch:
     loss: float
     terms: Mapping[str, float]
     lr: float
-    val_accuracy: float
+    val_score: float
     seconds: float
 
 
@@ -111,18 +111,18 @@ def run_stage(stage: Stage, context: LoopContext) -> tuple[Epoch, ...]:
         runner = _EpochRunner(stage, context, learner, optimizer)
         loss, terms, lr = runner.run(epoch, steps, epochs)
         changed = "backbone" in stage.train or not history
-        accuracy = _val_accuracy(stage, context) if changed else history[-1].val_accuracy
+        score = _val_score(stage, context) if changed else history[-1].val_score
         seconds = time.perf_counter() - started
-        history.append(Epoch(stage.name, epoch + 1, loss, terms, lr, accuracy, seconds))
-        keeper.offer(accuracy, stage.learner)
+        history.append(Epoch(stage.name, epoch + 1, loss, terms, lr, score, seconds))
+        keeper.offer(score, stage.learner)
         _checkpoint(stage, context)
         _announce(stage, context, history[-1], epochs)
     keeper.restore(stage.learner)
     return tuple(history)
 
 
-def _val_accuracy(stage: Stage, context: LoopContext) -> float:
-    return evaluate(stage.learner.net.backbone, context.dataset.val).accuracy
+def _val_score(stage: Stage, context: LoopContext) -> float:
+    return evaluate(stage.learner.net.backbone, context.dataset.val).score
 
 
 class _Keeper:
@@ -130,12 +130,12 @@ class _Keeper:
 
     def __init__(self, *, select_best: bool) -> None:
         self._select_best = select_best
-        self._accuracy = -1.0
+        self._score = -math.inf
         self._state: dict[str, Tensor] | None = None
 
-    def offer(self, accuracy: float, learner: Learner) -> None:
-        if self._select_best and accuracy >= self._accuracy:
-            self._accuracy, self._state = accuracy, copy.deepcopy(learner.state_dict())
+    def offer(self, score: float, learner: Learner) -> None:
+        if self._select_best and score >= self._score:
+            self._score, self._state = score, copy.deepcopy(learner.state_dict())
 
     def restore(self, learner: Learner) -> None:
         if self._state is not None:
@@ -218,6 +218,6 @@ def _kept(stage: Stage, context: LoopContext) -> str:
 
 def _announce(stage: Stage, context: LoopContext, record: Epoch, epochs: int) -> None:
     name = "/".join(filter(None, [context.label, stage.name]))
-    values = {"loss": record.loss, "val_accuracy": record.val_accuracy, "lr": record.lr, **record.terms}
-    message = f"loss {record.loss:.4f}, held-out accuracy {record.val_accuracy:.2%}"
+    values = {"loss": record.loss, "val_score": record.val_score, "lr": record.lr, **record.terms}
+    message = f"loss {record.loss:.4f}, held-out {context.dataset.task.metric.text(record.val_score)}"
     context.listener(Event("progress", name, message, record.epoch, epochs, values))
