@@ -13,6 +13,7 @@ from torch.distributions import Normal, kl_divergence
 
 from edgekd.core.registry import Registry
 from edgekd.data import IGNORED, Batch, Kind, Split, Task, eval_batches
+from edgekd.models import evaluating
 
 EVAL_BATCH_SIZE = 256
 
@@ -48,7 +49,7 @@ def outputs_of(model: nn.Module, split: Split) -> Tensor:
     """Return a network's outputs `[N, ...]` in float32 on the CPU, in evaluation mode and without a graph.
 
     Args:
-        model: Inputs as networks take them to one output; its mode is restored.
+        model: Inputs as networks take them to one output; the mode of each of its modules is restored.
         split: What to run it on.
     """
     return torch.cat([outputs for _, outputs in _answered(model, split)])
@@ -102,15 +103,10 @@ def _gaussians(outputs: Tensor) -> Normal:
 
 
 def _answered(model: nn.Module, split: Split) -> Iterator[tuple[Batch, Tensor]]:
-    was_training = model.training
     device = next(model.parameters()).device
-    model.eval()
-    try:
-        with torch.no_grad():
-            for batch in eval_batches(split, batch_size=EVAL_BATCH_SIZE):
-                yield batch, model(batch.inputs.to(device)).float().cpu()
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        for batch in eval_batches(split, batch_size=EVAL_BATCH_SIZE):
+            yield batch, model(batch.inputs.to(device)).float().cpu()
 
 
 def _class_nll(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
