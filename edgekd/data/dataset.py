@@ -44,7 +44,7 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageDataset:
+class Dataset:
     """A data set of one task: labelled pictures, or labelled sequences of tokens.
 
     Attributes:
@@ -88,7 +88,7 @@ class ImageDataset:
         return self.input_shape[1]
 
 
-def describe(dataset: ImageDataset) -> dict[str, Any]:
+def describe(dataset: Dataset) -> dict[str, Any]:
     """Return what a report says about a data set, as plain JSON data.
 
     Args:
