@@ -1,10 +1,10 @@
 """The distillation engine: recipes of stages over traces, terms, sources, weighers and views."""
 
-from edgekd.distill.evaluation import Evaluation, evaluate, fidelity_of, logits_of
+from edgekd.distill.evaluation import Evaluation, evaluate, fidelity_of, outputs_of
 from edgekd.distill.loop import Epoch
 from edgekd.distill.probes import PROBES, Probe, fidelity
 from edgekd.distill.recipe import Recipe, load_recipe, recipe_names
-from edgekd.distill.run import Outcome, RunOptions, run_recipe
+from edgekd.distill.run import Outcome, RunOptions, check_recipe, run_recipe
 from edgekd.distill.settings import TrainSettings
 
 __all__ = [
@@ -16,11 +16,12 @@ __all__ = [
     "Recipe",
     "RunOptions",
     "TrainSettings",
+    "check_recipe",
     "evaluate",
     "fidelity",
     "fidelity_of",
     "load_recipe",
-    "logits_of",
+    "outputs_of",
     "recipe_names",
     "run_recipe",
 ]

@@ -15,7 +15,7 @@ from torch import nn
 from edgekd.core.config import apply_overrides
 from edgekd.core.errors import ConfigError, unknown_name
 from edgekd.core.events import Event, Listener, silent
-from edgekd.data import ImageDataset, Split
+from edgekd.data import Dataset, Split
 from edgekd.distill.options import checked_options
 from edgekd.distill.probes import PROBES, ROLES, Figures, Models, Probe, SplitName
 from edgekd.distill.threads import cpu_threads, threads_for
@@ -106,7 +106,7 @@ class ProbeRequest:
     names: tuple[str, ...]
     splits: tuple[SplitName, ...] = ()
     assignments: tuple[str, ...] = ()
-    other_data: ImageDataset | None = None
+    other_data: Dataset | None = None
     foreign: Path | None = None
     listener: Listener = field(default=silent)
 
@@ -189,18 +189,17 @@ def options_by_probe(names: Sequence[str], assignments: Sequence[str]) -> dict[s
     return {name: checked_options(f"probe {name!r}", probe.compare, chosen[name]) for name, probe in probes.items()}
 
 
-def _require_fit(name: str, trained_on: ImageDataset, probed: ImageDataset) -> None:
-    shapes = [(each.in_channels, each.resolution) for each in (trained_on, probed)]
-    if shapes[0] != shapes[1]:
+def _require_fit(name: str, trained_on: Dataset, probed: Dataset) -> None:
+    if trained_on.input_shape != probed.input_shape:
         raise ConfigError(
-            f"the run's pictures have {shapes[0][0]} channel(s) and {shapes[0][1]} pixels, those of {probed.name} "
-            f"{shapes[1][0]} and {shapes[1][1]}: they must agree (data.resolution resizes)"
+            f"the run's inputs have shape {list(trained_on.input_shape)}, those of {probed.name} "
+            f"{list(probed.input_shape)}: they must agree (data.resolution resizes pictures)"
         )
-    if PROBES[name].reads_labels and trained_on.classes != probed.classes:
-        readers = ", ".join(each for each in PROBES if not PROBES[each].reads_labels)
+    if PROBES[name].reads_labels and trained_on.task != probed.task:
+        others = ", ".join(each for each in PROBES if not PROBES[each].reads_labels)
         raise ConfigError(
-            f"probe {name!r} reads labels, and {probed.name} has other classes than the run's data; those that do not: "
-            f"{readers}"
+            f"probe {name!r} reads labels, and {probed.name} has other targets than the run's data; those that do not: "
+            f"{others}"
         )
 
 

@@ -14,7 +14,7 @@ from edgekd.core.artifacts import NetSpec, TrainedModel, from_json
 from edgekd.core.config import read_yaml, validated
 from edgekd.core.errors import ConfigError, DataError, StorageError
 from edgekd.core.seeds import derive_seed
-from edgekd.data import ImageDataset, load_dataset
+from edgekd.data import Dataset, load_dataset
 from edgekd.models import build
 from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.ledger import read_results
@@ -36,7 +36,7 @@ class FinishedRun:
 
     folder: Path
     config: RunConfig
-    dataset: ImageDataset
+    dataset: Dataset
     teacher: TrainedModel
     alone: tuple[TrainedModel, ...]
     distilled: tuple[TrainedModel, ...]
@@ -109,7 +109,7 @@ def _network(folder: Path, results: Mapping[str, Any], stage: str) -> TrainedMod
 
 def _require_one_family(folder: Path, teacher: TrainedModel, students: list[TrainedModel]) -> None:
     specs = {student.spec.digest for student in students}
-    if len(specs) > 1 or any(not set(student.parents) <= {teacher.digest} for student in students):
+    if len(specs) > 1 or any(student.parents and teacher.digest not in student.parents for student in students):
         raise StorageError(
             f"{folder} mixes networks of different settings, as a run does that was changed and not finished: "
             "finish it with the same edgekd distill command"

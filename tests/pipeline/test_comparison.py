@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from edgekd.core.errors import ConfigError, StorageError
-from edgekd.data import ArrayImages, DataConfig, ImageDataset, Split, load_dataset
+from edgekd.data import ArrayImages, DataConfig, Dataset, Split, Task, load_dataset
 from edgekd.distill.probes import PROBES
 from edgekd.models import load_model
 from edgekd.pipeline.comparison import ProbeRequest, Spread, compare, options_by_probe
@@ -31,7 +31,7 @@ def test_fidelity_is_that_of_the_report(run_folder, finished):
         expected = [row for row in finished[1].fidelity if row.role == role]
         assert getattr(rows["agreement"], part).values == pytest.approx([row.agreement for row in expected])
         assert getattr(rows["kl"], part).values == pytest.approx([row.kl for row in expected])
-    assert rows["accuracy"].teacher == pytest.approx(finished[1].accuracy.teacher.mean)
+    assert rows["accuracy"].teacher == pytest.approx(finished[1].scores.teacher.mean)
     assert rows["agreement"].teacher is None
 
 
@@ -118,16 +118,14 @@ def test_wrong_names_and_options_are_explained_before_anything_runs(names, assig
         options_by_probe(names, assignments)
 
 
-def _other(run, **changes):
-    own = run.dataset
-    facts = {"name": "other", "classes": own.classes, "test": own.test, **changes}
-    splits = {"train": facts["test"], "val": facts["test"], "test": facts["test"]}
-    return ImageDataset(facts["name"], facts["classes"], **splits, mean=own.mean, std=own.std, digest="0" * 64)
+def _other(run, pixels, labels, task=None):
+    split = Split(ArrayImages(pixels), labels, task or run.dataset.task)
+    return Dataset("other", split, split, split, run.dataset.mean, run.dataset.std, "0" * 64)
 
 
 def test_pictures_of_another_set_take_the_place_of_the_runs_own(run_folder):
-    dark = ArrayImages(run_folder.dataset.test.images.gather(np.arange(50)) // 3)
-    other = _other(run_folder, test=Split(dark, run_folder.dataset.test.labels[:50]))
+    test = run_folder.dataset.test
+    other = _other(run_folder, test.inputs.gather(np.arange(50)) // 3, test.labels[:50])
     found = _rows(run_folder, "errors", other_data=other)
     direct = PROBES["errors"](
         {"teacher": load_model(run_folder.teacher), "student": load_model(run_folder.distilled[0])}, other.test
@@ -136,10 +134,11 @@ def test_pictures_of_another_set_take_the_place_of_the_runs_own(run_folder):
 
 
 def test_pictures_that_do_not_fit_are_refused(run_folder):
-    large = _other(run_folder, test=Split(ArrayImages(np.zeros((4, 9, 9, 1), np.uint8)), np.zeros(4, np.int64)))
-    with pytest.raises(ConfigError, match="8 pixels, those of other 1 and 9"):
+    large = _other(run_folder, np.zeros((4, 9, 9, 1), np.uint8), np.zeros(4, np.int64))
+    with pytest.raises(ConfigError, match=r"shape \[1, 8, 8\], those of other \[1, 9, 9\]"):
         compare(run_folder, ProbeRequest(names=("consensus",), other_data=large))
-    renamed = _other(run_folder, classes=tuple("abcdefghij"))
+    pixels = run_folder.dataset.test.inputs.gather(np.arange(20))
+    renamed = _other(run_folder, pixels, np.zeros(20, np.int64), Task("classification", ("cat", "dog")))
     with pytest.raises(ConfigError, match="'errors' reads labels.*boundary, cka, consensus, invariance"):
         compare(run_folder, ProbeRequest(names=("errors",), other_data=renamed))
     assert _rows(run_folder, "consensus", other_data=renamed)["edges"].distilled.mean <= 1

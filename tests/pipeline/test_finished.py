@@ -31,9 +31,9 @@ def _edit(path, change):
 def test_networks_are_those_of_the_report(finished):
     folder, report, _ = finished
     run = load_finished(folder)
-    assert {model.seed: model.accuracy["test"] for model in run.alone} == report.accuracy.alone.by_seed
-    assert {model.seed: model.accuracy["test"] for model in run.distilled} == report.accuracy.distilled.by_seed
-    assert run.teacher.spec.name == report.accuracy.teacher.net
+    assert {model.seed: model.scores["test"] for model in run.alone} == report.scores.alone.by_seed
+    assert {model.seed: model.scores["test"] for model in run.distilled} == report.scores.distilled.by_seed
+    assert run.teacher.spec.name == report.scores.teacher.net
     assert teacher_of_run(folder) == run.teacher
     assert run.dataset.digest == report.data.digest
     saved = from_json(TrainedModel, json.loads((folder / "student" / "distilled-seed1.json").read_text()))

@@ -11,7 +11,7 @@ from edgekd.data import Split
 from edgekd.distill.probes.answers import BATCH_SIZE, decisions, device_of
 from edgekd.distill.probes.pictures import Pictures, draw
 from edgekd.distill.probes.probe import PROBES, Figures, Models, Probe, by_role, network_of, prefixed
-from edgekd.models.evaluation import evaluating
+from edgekd.models import evaluating
 
 
 def iterative_fgsm(

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError
-from edgekd.models import Tap, discover_taps
-from edgekd.models.evaluation import evaluating
+from edgekd.models import Tap, discover_taps, evaluating
 
 BATCH_SIZE = 256
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from torch import nn
 
 from edgekd.core.errors import ConfigError
-from edgekd.data import Split, unit_floats
+from edgekd.data import Split, network_inputs
 from edgekd.data.images import Pixels
 from edgekd.distill.probes.answers import decisions
 from edgekd.distill.probes.pictures import chance_of, draw
@@ -98,7 +98,7 @@ def degradation(
 
 
 def _accuracy(network: nn.Module, pixels: Pixels, labels: torch.Tensor) -> float:
-    return (decisions(network, torch.from_numpy(unit_floats(pixels))) == labels).double().mean().item()
+    return (decisions(network, torch.from_numpy(network_inputs(pixels))) == labels).double().mean().item()
 
 
 def _noise(pixels: Pixels, severity: int, rng: np.random.Generator) -> Pixels:

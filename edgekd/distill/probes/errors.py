@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.data import Split
-from edgekd.distill.evaluation import logits_of
+from edgekd.distill.evaluation import outputs_of
 from edgekd.distill.probes.probe import PROBES, Figures, Models, Probe, by_role, network_of
 
 
@@ -50,11 +50,11 @@ def errors(models: Models, split: Split) -> Figures:
         Son et al. 2021, arXiv 2009.08825.
     """
     labels = torch.from_numpy(split.labels)
-    taught = logits_of(network_of(models, "teacher"), split).argmax(dim=1)
+    taught = outputs_of(network_of(models, "teacher"), split).argmax(dim=1)
     trainer_rate = (taught != labels).double().mean().item()
 
     def measure(network: nn.Module) -> Figures:
-        decided = logits_of(network, split).argmax(dim=1)
+        decided = outputs_of(network, split).argmax(dim=1)
         rate = (decided != labels).double().mean().item()
         return error_overlap_of(decided, taught, labels) | {"error_rate": rate}
 
@@ -69,5 +69,6 @@ PROBES.add(
         reference="Son et al. 2021, arXiv 2009.08825",
         chance="the independent student's overlap; the teacher's error rate for errors at random places",
         extreme={"overlap": 1.0, "same_answer": 1.0},
+        needs_pictures=False,
     ),
 )

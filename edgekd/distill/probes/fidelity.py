@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError
-from edgekd.data import Split
-from edgekd.distill.evaluation import fidelity_of, logits_of
+from edgekd.data import KINDS, Split
+from edgekd.distill.evaluation import evaluate, fidelity_of, outputs_of
 from edgekd.distill.probes.probe import PROBES, Figures, Models, Probe, by_role, network_of, prefixed
 from edgekd.distill.probes.quality import quality_of
 
@@ -58,23 +58,30 @@ def fidelity(models: Models, split: Split) -> Figures:
 
     Args:
         models: Roles `teacher` (an `Ensemble` averages probabilities), `student`, and `independent` where given.
-        split: What to run them on; training and test data answer different questions.
+        split: What to run them on, of any task; training and test data answer different questions.
 
     Returns:
-        For each student `agreement` (share of equal decisions) and `kl` (mean KL(teacher || student) at temperature 1,
-        nats); for all `accuracy`, `nll`, `ece` (10 bins).
+        For each student `agreement` and `kl` (see `fidelity_of`: temperature 1); for all of them and the teacher
+        `accuracy`, `nll` in nats and `ece` (10 bins), or in tasks without classes of inputs `score` and `nll`.
 
     Reference:
         Stanton et al. 2021, arXiv 2106.05945.
     """
-    labels = torch.from_numpy(split.labels)
-    expected = logits_of(network_of(models, "teacher"), split)
+    teacher = network_of(models, "teacher")
+    expected = outputs_of(teacher, split)
 
     def measure(network: nn.Module) -> Figures:
-        logits = logits_of(network, split)
-        return fidelity_of(logits, expected) | quality_of(logits, labels)
+        outputs = outputs_of(network, split)
+        return fidelity_of(outputs, expected, split.task) | _quality(network, outputs, split)
 
-    return by_role(models, measure) | prefixed("teacher", quality_of(expected, labels))
+    return by_role(models, measure) | prefixed("teacher", _quality(teacher, expected, split))
+
+
+def _quality(network: nn.Module, outputs: Tensor, split: Split) -> Figures:
+    if split.task.kind == "classification":
+        return quality_of(outputs, torch.from_numpy(split.labels))
+    found = evaluate(network, split)
+    return {"score": found.score, "nll": found.nll}
 
 
 PROBES.add(
@@ -86,5 +93,7 @@ PROBES.add(
         chance="the independent student's figures",
         extreme={"agreement": 1.0, "kl": 0.0},
         splits=("train", "test"),
+        tasks=KINDS,
+        needs_pictures=False,
     ),
 )

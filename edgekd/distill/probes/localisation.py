@@ -11,7 +11,7 @@ from edgekd.data import Split
 from edgekd.distill.probes.answers import BATCH_SIZE, captured, device_of, map_from_end
 from edgekd.distill.probes.pictures import Pictures, draw
 from edgekd.distill.probes.probe import PROBES, Figures, Models, Probe, network_of
-from edgekd.models.evaluation import evaluating
+from edgekd.models import evaluating
 
 
 def grad_cam(network: nn.Module, inputs: Tensor, labels: Tensor, path: str) -> Tensor:

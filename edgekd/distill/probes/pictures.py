@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgekd.core.errors import ConfigError
 from edgekd.core.seeds import derive_seed
-from edgekd.data import Split, unit_floats
+from edgekd.data import Split, network_inputs
 from edgekd.data.images import Pixels
 
 
@@ -32,7 +32,7 @@ class Pictures:
     @property
     def inputs(self) -> Tensor:
         """What networks take: float32 `[N, C, H, W]` in 0..1."""
-        return torch.from_numpy(unit_floats(self.pixels))
+        return torch.from_numpy(network_inputs(self.pixels))
 
 
 def draw(split: Split, *, images: int, seed: int) -> Pictures:
@@ -52,7 +52,7 @@ def draw(split: Split, *, images: int, seed: int) -> Pictures:
     if images < len(split):
         rng = np.random.default_rng(derive_seed(seed, "probe", "pictures"))
         rows = np.sort(rng.choice(rows, size=images, replace=False))
-    return Pictures(split.images.gather(rows), torch.from_numpy(split.labels[rows]))
+    return Pictures(split.inputs.gather(rows), torch.from_numpy(split.labels[rows]))
 
 
 def chance_of(seed: int, *names: str | int) -> np.random.Generator:

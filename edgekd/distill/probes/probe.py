@@ -10,12 +10,14 @@ from torch import nn
 
 from edgekd.core.errors import ConfigError
 from edgekd.core.registry import Registry
-from edgekd.data import Split
+from edgekd.data import Kind, Split
 from edgekd.distill.options import checked_options
 
 Figures: TypeAlias = dict[str, float]
 Models: TypeAlias = Mapping[str, nn.Module]
 SplitName: TypeAlias = Literal["train", "val", "test"]
+
+_PICTURE_AXES = 3
 
 ROLES: Mapping[str, str] = {
     "teacher": "the network learnt from",
@@ -43,6 +45,8 @@ class Probe:
         needs: Roles without which it cannot be run.
         uses: Roles that add figures.
         splits: Splits it is meant for.
+        tasks: Kinds of task it is defined for.
+        needs_pictures: Whether inputs must be pictures.
         reads_labels: Whether labels take part; where they do not, pictures of any classes will do.
     """
 
@@ -54,22 +58,32 @@ class Probe:
     needs: tuple[str, ...] = ("teacher", "student")
     uses: tuple[str, ...] = ("independent",)
     splits: tuple[SplitName, ...] = ("test",)
+    tasks: tuple[Kind, ...] = ("classification",)
+    needs_pictures: bool = True
     reads_labels: bool = True
 
     def __call__(self, models: Models, split: Split, **options: Any) -> Figures:
         """Run the probe.
 
         Args:
-            models: Networks `[B, C, H, W]` in 0..1 to logits `[B, K]`, by role; they are left as they were.
-            split: Labelled pictures.
+            models: Networks by role, inputs to one output; they are left as they were.
+            split: Labelled inputs.
             **options: Keyword-only parameters of `compare`.
 
         Raises:
-            ConfigError: A role is missing, an option is unknown or out of range, or the networks do not fit.
+            ConfigError: A role is missing, the split is of another task, an option is unknown or out of range, or the
+                networks do not fit.
         """
+        self._require_fit(split)
         for role in self.needs:
             network_of(models, role)
         return self.compare(models, split, **checked_options("probe", self.compare, options))
+
+    def _require_fit(self, split: Split) -> None:
+        if split.task.kind not in self.tasks:
+            raise ConfigError(f"this probe is for {' and '.join(self.tasks)}, the data are for {split.task.kind}")
+        if self.needs_pictures and len(split.inputs.shape) != _PICTURE_AXES:
+            raise ConfigError(f"this probe is for pictures [C, H, W], the inputs are {list(split.inputs.shape)}")
 
 
 PROBES: Registry[Probe] = Registry("probe")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgekd.data import Split
-from edgekd.distill.evaluation import logits_of
+from edgekd.distill.evaluation import outputs_of
 from edgekd.distill.probes.probe import PROBES, Figures, Models, Probe, by_role
 
 ECE_BINS = 10
@@ -91,7 +91,7 @@ def calibration(models: Models, split: Split) -> Figures:
             "entropy": predictive_entropy(logits),
         }
 
-    return by_role(models, lambda network: measure(logits_of(network, split)), ("student", "independent", "teacher"))
+    return by_role(models, lambda network: measure(outputs_of(network, split)), ("student", "independent", "teacher"))
 
 
 PROBES.add(
@@ -101,5 +101,6 @@ PROBES.add(
         title="ECE, predictive entropy, macro-F1, top-5 of teacher and students",
         reference="Thapa 2022, arXiv 2210.09668 (list of metrics reconstructed)",
         chance="the independent student's figures; where the student is the teacher, the teacher's",
+        needs_pictures=False,
     ),
 )

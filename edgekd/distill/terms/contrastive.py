@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError
 from edgekd.data import Batch
-from edgekd.distill.terms.base import TERMS, Needs, Step
+from edgekd.distill.step import Step
+from edgekd.distill.terms.base import TERMS, Needs
 from edgekd.distill.trace import Trace, TraceSpec, shape_of
 
 
@@ -39,7 +40,7 @@ class InBatchContrast(nn.Module):
                 f"info-nce: embedding_width {embedding_width} and temperature {temperature} must be positive"
             )
         self.temperature = temperature
-        self.needs = Needs((student.penultimate,), (teacher.penultimate,))
+        self.needs = Needs((student.penultimate,), (teacher.penultimate,), least_rows=2)
         self.student_head = nn.Linear(math.prod(shape_of(student, student.penultimate)), embedding_width)
         self.teacher_head = nn.Linear(math.prod(shape_of(teacher, teacher.penultimate)), embedding_width)
 

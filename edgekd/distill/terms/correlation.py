@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError
 from edgekd.data import Batch
-from edgekd.distill.terms.base import TERMS, Needs, Step
+from edgekd.distill.step import Step
+from edgekd.distill.terms.base import TERMS, Needs
 from edgekd.distill.terms.fitting import require_logits
 from edgekd.distill.trace import Trace, TraceSpec
 
@@ -39,7 +40,7 @@ class RelationalCorrelation(nn.Module):
         super().__init__()
         require_logits("dist", student, teacher, temperature=temperature)
         self.beta, self.gamma, self.temperature = beta, gamma, temperature
-        self.needs = Needs()
+        self.needs = Needs(least_rows=2)
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`."""
@@ -74,7 +75,7 @@ class MultiLevelKD(nn.Module):
             raise ConfigError("mlkd: temperatures is empty; name at least one")
         require_logits("mlkd", student, teacher, temperature=min(temperatures))
         self.temperatures = temperatures
-        self.needs = Needs()
+        self.needs = Needs(least_rows=2)
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`; single values can be negative."""

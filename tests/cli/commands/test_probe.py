@@ -12,7 +12,17 @@ from edgekd.distill.probes import PROBES
 from edgekd.models import build, save_weights, spec_for
 from edgekd.pipeline.config import load_config
 from edgekd.pipeline.ledger import Ledger
-from edgekd.report import Accuracy, AccuracySummary, DataFacts, PairedGain, RunReport, TargetRef, Verdict, write_report
+from edgekd.report import (
+    DataFacts,
+    PairedGain,
+    RunReport,
+    Scores,
+    ScoreSummary,
+    TargetRef,
+    TaskFacts,
+    Verdict,
+    write_report,
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +54,7 @@ def _network(ledger, stage, spec, *, weights, seed=0):
 
 
 def _report(spec, dataset):
-    summary = AccuracySummary.of(spec.name, "test", {0: 0.1})
+    summary = ScoreSummary.of(spec.name, "test", {0: 0.1})
     return RunReport(
         name="mine",
         created="2026-01-02T03:04:05Z",
@@ -52,9 +62,10 @@ def _report(spec, dataset):
         verdict=Verdict.of(None),
         budget=None,
         target=TargetRef(name="cpu", title="cpu"),
-        data=DataFacts(name="digits", digest=dataset.digest, classes=10, train=1, val=1, test=1),
+        data=DataFacts(name="digits", digest=dataset.digest, targets=10, train=1, val=1, test=1),
         method="kd",
-        accuracy=Accuracy(teacher=summary, alone=summary, distilled=summary),
+        scores=Scores(teacher=summary, alone=summary, distilled=summary),
+        task=TaskFacts(kind="classification", metric="top-1", is_share=True, agreement="same class"),
         gain=PairedGain.of(summary, summary),
         latency=(),
         parity=None,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgekd.data import ArrayImages, Split
+from edgekd.data import ArrayImages, Split, Task
 from edgekd.models import build
 
 
@@ -17,7 +17,7 @@ def split() -> Split:
     for image, label in zip(images, labels, strict=True):
         row, column = divmod(int(label), 2)
         image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 30
-    return Split(ArrayImages(images.astype(np.uint8)), labels.astype(np.int64))
+    return Split(ArrayImages(images.astype(np.uint8)), labels.astype(np.int64), Task("classification", tuple("abcd")))
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def pixels_of():
     """Inputs float32 `[N, C, H, W]` in 0..1 of a split, without edgekd's batches."""
 
     def read(split):
-        pixels = split.images.gather(np.arange(len(split)))
+        pixels = split.inputs.gather(np.arange(len(split)))
         return torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255)
 
     return read

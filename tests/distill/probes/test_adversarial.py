@@ -86,6 +86,6 @@ def test_a_network_that_is_never_right_cannot_be_fooled(split):
     with torch.no_grad():
         wrong[1].weight.zero_()
         wrong[1].bias.copy_(torch.tensor([-1.0, -1.0, -1.0, -1.0]))
-    never = type(split)(split.images, np.full(len(split), 3))
+    never = type(split)(split.inputs, np.full(len(split), 3), split.task)
     with pytest.raises(DataError, match="no picture right"):
         adversarial({"teacher": wrong, "student": wrong}, never)

@@ -81,7 +81,7 @@ def test_figures_are_means_over_planes(models, split):
     assert together["iou"] <= together["same_label"] + 1e-9 or together["iou"] > 0
 
 
-def test_fewer_than_three_pictures_are_refused(models):
-    few = Split(ArrayImages(np.zeros((2, 8, 8, 1), np.uint8)), np.zeros(2, np.int64))
+def test_fewer_than_three_pictures_are_refused(models, split):
+    few = Split(ArrayImages(np.zeros((2, 8, 8, 1), np.uint8)), np.zeros(2, np.int64), split.task)
     with pytest.raises(DataError, match="through three"):
         boundary(models, few)

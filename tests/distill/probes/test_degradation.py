@@ -93,7 +93,7 @@ def test_pictures_of_other_channels_and_severities_are_refused():
 def test_curves_start_at_the_clean_value(models, split):
     figures = degradation(models, split)
     for prefix, role in (("", "student"), ("independent.", "independent"), ("teacher.", "teacher")):
-        clean = evaluate(models[role], split).accuracy
+        clean = evaluate(models[role], split).score
         assert {figures[f"{prefix}{kind}@0"] for kind in KINDS} == {clean}
     assert len(figures) == 3 * 5 * 6
 

@@ -7,15 +7,15 @@ from scipy.special import rel_entr, softmax
 from torch import nn
 
 from edgekd.core.errors import ConfigError
-from edgekd.distill import logits_of
+from edgekd.distill import outputs_of
 from edgekd.distill.probes import Ensemble, ensemble_logits, fidelity
 
 
 def test_figures_equal_numpy(models, split):
     figures = fidelity(models, split)
-    teacher = logits_of(models["teacher"], split).double().numpy()
+    teacher = outputs_of(models["teacher"], split).double().numpy()
     for prefix, role in (("", "student"), ("independent.", "independent")):
-        logits = logits_of(models[role], split).double().numpy()
+        logits = outputs_of(models[role], split).double().numpy()
         agreement = np.mean(logits.argmax(axis=1) == teacher.argmax(axis=1))
         kl = rel_entr(softmax(teacher, axis=1), softmax(logits, axis=1)).sum(axis=1).mean()
         assert figures[f"{prefix}agreement"] == pytest.approx(agreement)
@@ -24,6 +24,20 @@ def test_figures_equal_numpy(models, split):
         nll = -np.log(softmax(logits, axis=1)[np.arange(len(split)), split.labels]).mean()
         assert figures[f"{prefix}nll"] == pytest.approx(nll, rel=1e-6)
     assert figures["teacher.accuracy"] == pytest.approx(np.mean(teacher.argmax(axis=1) == split.labels))
+
+
+def test_other_tasks_have_their_score(split):
+    from edgekd.data import Split, Task
+    from edgekd.distill import evaluate, fidelity_of
+
+    rng = np.random.default_rng(0)
+    wanted = Split(split.inputs, rng.normal(size=(60, 2)).astype(np.float32), Task("regression", ("x", "y")))
+    teacher, student = (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)) for _ in range(2))
+    figures = fidelity({"teacher": teacher, "student": student}, wanted)
+    outputs = [outputs_of(network, wanted) for network in (student, teacher)]
+    assert {name: figures[name] for name in ("agreement", "kl")} == fidelity_of(*outputs, wanted.task)
+    assert figures["teacher.score"] == evaluate(teacher, wanted).score
+    assert "accuracy" not in figures
 
 
 def test_it_is_not_symmetric_in_the_two_networks(models, split):
@@ -44,9 +58,9 @@ def test_ensembles_average_probabilities():
 def test_an_ensemble_is_a_teacher_like_any_other(models, split):
     members = [models["independent"], models["another"]]
     figures = fidelity({"teacher": Ensemble(members), "student": models["student"]}, split)
-    mean = np.mean([softmax(logits_of(member, split).double().numpy(), axis=1) for member in members], axis=0)
+    mean = np.mean([softmax(outputs_of(member, split).double().numpy(), axis=1) for member in members], axis=0)
     assert figures["teacher.accuracy"] == pytest.approx(np.mean(mean.argmax(axis=1) == split.labels))
-    student = softmax(logits_of(models["student"], split).double().numpy(), axis=1)
+    student = softmax(outputs_of(models["student"], split).double().numpy(), axis=1)
     assert figures["kl"] == pytest.approx(rel_entr(mean, student).sum(axis=1).mean(), rel=1e-5)
 
 

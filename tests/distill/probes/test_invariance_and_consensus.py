@@ -62,7 +62,7 @@ def test_consensus_counts_equal_decisions(models, split, pixels_of):
 
 
 def test_consensus_does_not_read_labels(models, split):
-    other = type(split)(split.images, (split.labels + 1) % 4)
+    other = type(split)(split.inputs, (split.labels + 1) % 4, split.task)
     assert consensus(models, split) == consensus(models, other)
 
 
@@ -72,7 +72,7 @@ def test_fewer_images_are_drawn_without_repetition(split):
     drawn = draw(split, images=20, seed=3)
     rows = {picture.tobytes() for picture in drawn.pixels}
     assert len(drawn) == len(rows) == 20
-    assert rows <= {picture.tobytes() for picture in split.images.gather(np.arange(60))}
+    assert rows <= {picture.tobytes() for picture in split.inputs.gather(np.arange(60))}
     assert [picture.tobytes() for picture in draw(split, images=20, seed=4).pixels] != list(rows)
     assert np.array_equal(draw(split, images=60, seed=3).labels, split.labels)
     with pytest.raises(Exception, match="images is 0"):

@@ -3,10 +3,12 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from edgekd.core.errors import ConfigError
+from edgekd.data import Split, Task
 from edgekd.distill.probes import PROBES
 
 SMALL = {
@@ -117,6 +119,28 @@ def test_a_missing_role_is_named(name, models, split):
         others = {other: network for other, network in models.items() if other != role}
         with pytest.raises(ConfigError, match=f"needs the role '{role}'"):
             PROBES[name](others, split)
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_other_tasks_and_inputs_are_refused_where_they_make_no_sense(name, models, split):
+    maps = Split(split.inputs, np.zeros((60, 8, 8), np.int64), Task("segmentation", ("a", "b")))
+    if name != "fidelity":
+        with pytest.raises(ConfigError, match="for classification, the data are for segmentation"):
+            PROBES[name](models, maps)
+    tokens = Split(_Tokens(), split.labels, split.task)
+    if name not in ("calibration", "errors", "fidelity"):
+        with pytest.raises(ConfigError, match=r"for pictures \[C, H, W\], the inputs are \[7\]"):
+            PROBES[name](models, tokens)
+
+
+class _Tokens:
+    shape = (7,)
+
+    def __len__(self):
+        return 60
+
+    def gather(self, indices):
+        return np.tile(np.arange(7), (len(indices), 1))
 
 
 def test_an_unknown_or_wrong_option_is_named(models, split):

@@ -7,7 +7,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from sklearn.metrics import accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
-from edgekd.distill import logits_of
+from edgekd.distill import outputs_of
 from edgekd.distill.probes import calibration, expected_calibration_error, macro_f1, predictive_entropy
 from edgekd.distill.probes.quality import accuracy, negative_log_likelihood, top_k_accuracy
 
@@ -69,7 +69,7 @@ def test_top_k_of_fewer_classes_is_always_right(case):
 def test_calibration_reports_every_role(models, split):
     figures = calibration(models, split)
     for prefix, role in (("", "student"), ("independent.", "independent"), ("teacher.", "teacher")):
-        logits = logits_of(models[role], split).double().numpy()
+        logits = outputs_of(models[role], split).double().numpy()
         assert figures[f"{prefix}ece"] == pytest.approx(_ece(softmax(logits, axis=1), split.labels, 10), abs=1e-6)
         assert figures[f"{prefix}macro_f1"] == pytest.approx(
             f1_score(split.labels, logits.argmax(axis=1), average="macro")
