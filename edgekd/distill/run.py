@@ -10,7 +10,7 @@ from torch import nn
 
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.events import Listener, silent
-from edgekd.data import Augment, ImageDataset, augmentation, default_augmentation
+from edgekd.data import Augment, Dataset, augmentation, default_augmentation
 from edgekd.distill.loop import Epoch, LoopContext, make_accelerator, run_stage
 from edgekd.distill.preparation import prepare
 from edgekd.distill.recipe import Recipe
@@ -58,7 +58,7 @@ def run_recipe(
     *,
     student: NetSpec,
     teacher: Given | None,
-    dataset: ImageDataset,
+    dataset: Dataset,
     settings: TrainSettings,
     options: RunOptions,
 ) -> Outcome:
@@ -90,7 +90,7 @@ def run_recipe(
 
 
 def run_stages(
-    recipe: Recipe, session: Session, *, dataset: ImageDataset, settings: TrainSettings, options: RunOptions
+    recipe: Recipe, session: Session, *, dataset: Dataset, settings: TrainSettings, options: RunOptions
 ) -> tuple[Epoch, ...]:
     """Train every network of a session by a recipe's stages.
 
@@ -131,9 +131,7 @@ def run_stages(
     return tuple(history)
 
 
-def check_recipe(
-    recipe: Recipe, *, student: NetSpec, teacher: Given | None, dataset: ImageDataset, batch_size: int
-) -> None:
+def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dataset: Dataset, batch_size: int) -> None:
     """Go through a recipe's stages on a few training rows, so that what does not fit is known before training starts.
 
     Args:
@@ -159,9 +157,9 @@ def _macs_per_step(session: Session, settings: TrainSettings) -> int:
     )
 
 
-def _augment(dataset: ImageDataset, settings: TrainSettings) -> Augment:
+def _augment(dataset: Dataset, settings: TrainSettings) -> Augment:
     return augmentation(default_augmentation(dataset.name) if settings.augment == "auto" else settings.augment)
 
 
-def _input_shape(dataset: ImageDataset) -> tuple[int, int, int]:
+def _input_shape(dataset: Dataset) -> tuple[int, int, int]:
     return (dataset.in_channels, dataset.resolution, dataset.resolution)

@@ -14,8 +14,8 @@ def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float 
     """Hinton's distillation loss, `T^2 * KL(softmax(t/T) || softmax(s/T))`.
 
     Args:
-        student_logits: `[B, K]`.
-        teacher_logits: `[B, K]`; no gradient reaches it.
+        student_logits: `[B, K]`, or of each position `[B, K, ...]`, over which the mean is taken.
+        teacher_logits: The same shape; no gradient reaches it.
         temperature: `T > 0`, applied to both sides.
 
     Returns:
@@ -36,8 +36,8 @@ def branch_kl(branch_logits: Tensor, trunk_logits: Tensor, *, temperature: float
     It is `kd_kl` with gradients on both sides: the branch comes nearer to the trunk, and the trunk to the branch.
 
     Args:
-        branch_logits: `b`, `[B, K]`.
-        trunk_logits: `z`, `[B, K]`, with gradient; detach it to move the branch alone.
+        branch_logits: `b`, `[B, K]`, or of each position `[B, K, ...]`, over which the mean is taken.
+        trunk_logits: `z`, the same shape, with gradient; detach it to move the branch alone.
         temperature: `T > 0`, applied to both sides.
 
     Returns:
@@ -53,7 +53,7 @@ def branch_kl(branch_logits: Tensor, trunk_logits: Tensor, *, temperature: float
     _require_positive(temperature)
     branch = F.log_softmax(widened(branch_logits) / temperature, dim=1)
     trunk = F.log_softmax(widened(trunk_logits) / temperature, dim=1)
-    return _kl(trunk, branch) * temperature**2
+    return _kl(trunk, branch).view(len(branch), -1).mean(dim=1) * temperature**2
 
 
 def dkd(

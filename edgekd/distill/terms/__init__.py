@@ -1,7 +1,7 @@
 """Loss terms: one number for each sample from a student's trace, a teacher's trace and the batch.
 
 Terms own their adapters (regressors, variances), which train with the student and are absent from what is exported.
-This is the only package that uses `edgekd_kernels`; it holds no loss formula of its own.
+Only this package and `edgekd.distill.probes` use `edgekd_kernels`; no loss formula stands here.
 """
 
 from edgekd.distill.step import Step
