@@ -31,6 +31,7 @@ from edgekd_kernels.spatial import (
     pooled_mse,
     vid,
 )
+from edgekd_kernels.tokens import hidden_relation
 
 __all__ = [
     "attention_transfer",
@@ -44,6 +45,7 @@ __all__ = [
     "dkd",
     "fsp",
     "factor_transfer",
+    "hidden_relation",
     "hint_l2",
     "hint_mse",
     "info_nce",
