@@ -60,7 +60,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
             finite.
     """
     own = module.state_dict()
-    found = _renamed(_read(path), own)
+    found = _renamed(read_tensors(path), own)
     problems = _problems(own, found)
     if problems:
         raise ConfigError(f"{path} does not hold the weights of this network\n" + "\n".join(problems))
@@ -70,15 +70,16 @@ def load_weights(module: nn.Module, path: Path) -> None:
     module.load_state_dict(found, strict=False)
 
 
-def _with_sorted_header(content: bytes) -> bytes:
-    length = int.from_bytes(content[:_LENGTH_BYTES], "little")
-    header = json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + length])
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _LENGTH_BYTES)
-    return len(text).to_bytes(_LENGTH_BYTES, "little") + text + content[_LENGTH_BYTES + length :]
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read named tensors from a file without running code from it.
 
+    Args:
+        path: `.safetensors`, or `.pth`, `.pt`, `.th` that hold plain tensors, also below `"state_dict"`.
 
-def _read(path: Path) -> dict[str, Tensor]:
+    Raises:
+        ConfigError: The file is missing, of another kind, or holds no state dict.
+        StorageError: The file cannot be read, is damaged, or holds other objects than tensors.
+    """
     if path.suffix not in (_SAFE, *_PICKLED):
         raise ConfigError(f"weights {path}: expected a file ending in {_SAFE}, {', '.join(_PICKLED)}")
     try:
@@ -97,6 +98,14 @@ def _read(path: Path) -> dict[str, Tensor]:
             "save the network's state_dict() alone"
         ) from error
     return _tensors_of(path, document)
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    length = int.from_bytes(content[:_LENGTH_BYTES], "little")
+    header = json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + length])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _LENGTH_BYTES)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text + content[_LENGTH_BYTES + length :]
 
 
 def _tensors_of(path: Path, document: object) -> dict[str, Tensor]:
