@@ -3,7 +3,7 @@
 from edgekd.distill.evaluation import PROBES, Evaluation, Probe, evaluate, fidelity, fidelity_of, logits_of
 from edgekd.distill.loop import Epoch
 from edgekd.distill.recipe import Recipe, load_recipe, recipe_names
-from edgekd.distill.run import Outcome, RunOptions, run_recipe
+from edgekd.distill.run import Outcome, RunOptions, check_recipe, run_recipe
 from edgekd.distill.settings import TrainSettings
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Recipe",
     "RunOptions",
     "TrainSettings",
+    "check_recipe",
     "evaluate",
     "fidelity",
     "fidelity_of",

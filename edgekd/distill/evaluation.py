@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgekd.core.registry import Registry
 from edgekd.data import Split, eval_batches
+from edgekd.models import evaluating
 
 EVAL_BATCH_SIZE = 256
 
@@ -46,18 +47,13 @@ def logits_of(model: nn.Module, split: Split) -> Tensor:
     """Return a network's logits `[N, K]` in float32 on the CPU, in evaluation mode and without a graph.
 
     Args:
-        model: `[B, C, H, W]` in 0..1 to logits; its mode is restored.
+        model: `[B, C, H, W]` in 0..1 to logits; the mode of each of its modules is restored.
         split: What to run it on.
     """
-    was_training = model.training
     device = next(model.parameters()).device
-    model.eval()
-    try:
-        with torch.no_grad():
-            batches = eval_batches(split, batch_size=EVAL_BATCH_SIZE)
-            return torch.cat([model(batch.inputs.to(device)).float().cpu() for batch in batches])
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        batches = eval_batches(split, batch_size=EVAL_BATCH_SIZE)
+        return torch.cat([model(batch.inputs.to(device)).float().cpu() for batch in batches])
 
 
 def evaluate(model: nn.Module, split: Split) -> Evaluation:

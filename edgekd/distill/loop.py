@@ -18,11 +18,13 @@ from edgekd.core.errors import ConfigError, TrainingDiverged
 from edgekd.core.events import Event, Listener, silent
 from edgekd.core.seeds import derive_seed
 from edgekd.data import Augment, ImageDataset, train_batches
-from edgekd.distill.evaluation import evaluate
-from edgekd.distill.learner import Learner, Losses
+from edgekd.distill.evaluation import Evaluation, evaluate
+from edgekd.distill.learner import Learners, Losses
+from edgekd.distill.policies import Feedback
+from edgekd.distill.session import Session
 from edgekd.distill.settings import TrainSettings, learning_rate
 from edgekd.distill.stage import Stage
-from edgekd.distill.terms import Step
+from edgekd.distill.step import Step
 from edgekd.models import save_weights
 
 _CHECK_EVERY_ON_GPU = 50
@@ -85,11 +87,12 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
     return Accelerator(cpu=settings.device == "cpu", mixed_precision=settings.precision)
 
 
-def run_stage(stage: Stage, context: LoopContext) -> tuple[Epoch, ...]:
-    """Train a stage's learner and leave it with the epoch that was kept.
+def run_stage(stage: Stage, session: Session, context: LoopContext) -> tuple[Epoch, ...]:
+    """Train a stage's learners and leave its first with the epoch that was kept.
 
     Args:
         stage: What to train.
+        session: The run it is a stage of, told of checkpoints.
         context: What to train it with.
 
     Returns:
@@ -99,30 +102,49 @@ def run_stage(stage: Stage, context: LoopContext) -> tuple[Epoch, ...]:
         TrainingDiverged: A loss became NaN or infinite.
     """
     settings = context.settings
-    epochs = max(1, round(settings.epochs * stage.epochs))
-    groups = stage.learner.parameter_groups(settings.weight_decay)
-    optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
-    learner, optimizer = context.accelerator.prepare(stage.learner, optimizer)
+    epochs = max(1, round(settings.epochs * stage.spec.epochs))
+    learners, optimizer = context.accelerator.prepare(stage.learners, _optimizer(stage, settings))
     steps = max(1, len(context.dataset.train.labels) // settings.batch_size)
-    keeper = _Keeper(select_best=(stage.keep or settings.select) == "best" and "backbone" in stage.train)
+    keeper = _Keeper(select_best=(stage.spec.keep or settings.select) == "best" and stage.changes_answers)
     history: list[Epoch] = []
+    evaluation: Evaluation | None = None
     for epoch in range(epochs):
         started = time.perf_counter()
-        runner = _EpochRunner(stage, context, learner, optimizer)
-        loss, terms, lr = runner.run(epoch, steps, epochs)
-        changed = "backbone" in stage.train or not history
-        accuracy = _val_accuracy(stage, context) if changed else history[-1].val_accuracy
+        loss, terms, lr = _EpochRunner(stage, context, learners, optimizer).run(epoch, steps, epochs)
+        if stage.changes_answers or evaluation is None:
+            evaluation = evaluate(stage.learners.first.net.backbone, context.dataset.val)
         seconds = time.perf_counter() - started
-        history.append(Epoch(stage.name, epoch + 1, loss, terms, lr, accuracy, seconds))
-        keeper.offer(accuracy, stage.learner)
+        history.append(Epoch(stage.name, epoch + 1, loss, terms, lr, evaluation.accuracy, seconds))
+        keeper.offer(evaluation.accuracy, stage.learners)
         _checkpoint(stage, context)
         _announce(stage, context, history[-1], epochs)
-    keeper.restore(stage.learner)
+        _record(stage, session, epoch + 1, epochs)
+        for name in stage.spec.learns:
+            session.policies[name].observe(Feedback(evaluation.accuracy, evaluation.nll))
+    keeper.restore(stage.learners)
+    if stage.spec.record:
+        session.trajectories[stage.learners.first.role].pop()
+        session.record(stage.learners.first.role, 1.0)
     return tuple(history)
 
 
-def _val_accuracy(stage: Stage, context: LoopContext) -> float:
-    return evaluate(stage.learner.net.backbone, context.dataset.val).accuracy
+def _optimizer(stage: Stage, settings: TrainSettings) -> torch.optim.Optimizer:
+    groups = [
+        {
+            "params": list(group.parameters),
+            "lr_scale": group.lr,
+            "weight_decay": settings.weight_decay if group.is_decayed else 0.0,
+        }
+        for group in stage.groups
+    ]
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
+
+
+def _record(stage: Stage, session: Session, done: int, epochs: int) -> None:
+    """Keep a checkpoint whenever one more of the equal parts that the recipe asked for is done."""
+    parts = stage.spec.record
+    if done * parts // epochs > (done - 1) * parts // epochs:
+        session.record(stage.learners.first.role, done / epochs)
 
 
 class _Keeper:
@@ -133,25 +155,26 @@ class _Keeper:
         self._accuracy = -1.0
         self._state: dict[str, Tensor] | None = None
 
-    def offer(self, accuracy: float, learner: Learner) -> None:
+    def offer(self, accuracy: float, learners: Learners) -> None:
         if self._select_best and accuracy >= self._accuracy:
-            self._accuracy, self._state = accuracy, copy.deepcopy(learner.state_dict())
+            self._accuracy, self._state = accuracy, copy.deepcopy(learners.state_dict())
 
-    def restore(self, learner: Learner) -> None:
+    def restore(self, learners: Learners) -> None:
         if self._state is not None:
-            learner.load_state_dict(self._state)
+            learners.load_state_dict(self._state)
 
 
 @dataclass(frozen=True)
 class _EpochRunner:
     stage: Stage
     context: LoopContext
-    learner: nn.Module
+    learners: nn.Module
     optimizer: torch.optim.Optimizer
 
     def run(self, epoch: int, steps: int, epochs: int) -> tuple[float, dict[str, float], float]:
         settings = self.context.settings
-        milestones = self.stage.milestones or settings.milestones
+        milestones = self.stage.spec.milestones or settings.milestones
+        seed = derive_seed(self.context.seed, "step", self.stage.name)
         total = torch.zeros((), dtype=torch.float64)
         sums: dict[str, Tensor] = {}
         lr = 0.0
@@ -165,25 +188,31 @@ class _EpochRunner:
         count = 0
         for count, batch in enumerate(batches, start=1):
             index = epoch * steps + count - 1
-            lr = self.stage.lr * learning_rate(settings, milestones, min(1.0, index / (steps * epochs)))
+            step = Step(index, steps * epochs, epoch, seed)
+            lr = learning_rate(settings, milestones, min(1.0, index / (steps * epochs)))
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["lr_scale"]
             for view in self.stage.views:
-                batch = view(batch)  # noqa: PLW2901
-            losses = self._step(batch.to(self.context.accelerator.device), Step(index, steps * epochs, epoch))
+                batch = view(batch, step)  # noqa: PLW2901
+            losses = self._step(batch.to(self.context.accelerator.device), step)
             self._check(losses, epoch, count)
             total += losses.total.detach().double().cpu()
             for name, value in losses.by_term.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
-        return total.item() / count, {name: value.item() / count for name, value in sums.items()}, lr
+        return (
+            total.item() / count,
+            {name: value.item() / count for name, value in sums.items()},
+            lr * self.stage.spec.lr,
+        )
 
     def _step(self, batch: object, step: Step) -> Losses:
         accelerator = self.context.accelerator
         with accelerator.autocast():
-            losses: Losses = self.learner(batch, step)
+            losses: Losses = self.learners(batch, step)
         accelerator.backward(losses.total)
         if self.context.settings.max_grad_norm is not None:
-            accelerator.clip_grad_norm_(self.learner.parameters(), self.context.settings.max_grad_norm)
+            for learner in self.stage.learners:
+                accelerator.clip_grad_norm_(learner.parameters(), self.context.settings.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return losses
@@ -208,7 +237,7 @@ def _checkpoint_path(stage: Stage, context: LoopContext) -> Path | None:
 def _checkpoint(stage: Stage, context: LoopContext) -> None:
     path = _checkpoint_path(stage, context)
     if path is not None and context.accelerator.is_main_process:
-        save_weights(stage.learner.net, path, {"stage": stage.name})
+        save_weights(stage.learners.first.net, path, {"stage": stage.name})
 
 
 def _kept(stage: Stage, context: LoopContext) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgekd.core.errors import ConfigError, unknown_name
 from edgekd.distill.attachments import Attachment
 from edgekd.distill.trace import Trace, TraceSpec
-from edgekd.models import discover_taps
+from edgekd.models import discover_taps, evaluating
 
 Part = Literal["backbone", "attachments"]
 
@@ -37,19 +37,24 @@ class TracedNet(nn.Module):
         self.penultimate = penultimate
         self.resolution = resolution
         self.taps: tuple[str, ...] = ()
+        self.traces_input_gradient = False
 
     def attach(self, attachments: Mapping[str, nn.Module]) -> None:
         """Add attachments (see `edgekd.distill.attachments`); they replace those of the same name."""
         self.attachments.update(dict(attachments))
 
-    def tap(self, paths: Iterable[str]) -> None:
-        """Choose which module outputs a trace carries; raises `ConfigError` for an unknown path."""
+    def tap(self, paths: Iterable[str], *, input_gradient: bool = False) -> None:
+        """Choose what a trace carries: module outputs, and perhaps the gradient with respect to the input.
+
+        Raises:
+            ConfigError: An unknown path.
+        """
         known = dict(self.backbone.named_modules())
         wanted = tuple(dict.fromkeys(paths))
         for path in wanted:
             if path not in known:
                 raise unknown_name("module to tap", path, known)
-        self.taps = wanted
+        self.taps, self.traces_input_gradient = wanted, input_gradient
 
     def forward(self, inputs: Tensor) -> Trace:
         """Run the backbone and its attachments.
@@ -65,28 +70,41 @@ class TracedNet(nn.Module):
         feats: dict[str, Tensor] = {}
         handles = [self._capture(path, feats) for path in wanted]
         try:
-            logits = self.backbone(resized)
+            logits, gradient = self._run(resized)
         finally:
             for handle in handles:
                 handle.remove()
         aux: dict[str, Tensor] = {}
         for attachment in self.attachments.values():
             aux.update(attachment(feats))
-        return Trace(logits, {path: feats[path] for path in self.taps}, aux, inputs)
-
-    def _read(self) -> list[str]:
-        return [path for attachment in self.attachments.values() for path in cast(Attachment, attachment).reads]
+        return Trace(logits, {path: feats[path] for path in self.taps}, aux, inputs, gradient)
 
     def train_only(self, parts: Sequence[Part]) -> None:
         """Put the named parts in training mode with gradients, the rest in evaluation mode without."""
-        for part, module in (("backbone", self.backbone), ("attachments", self.attachments)):
-            is_trained = part in parts
-            module.train(is_trained)
-            module.requires_grad_(is_trained)
+        set_trained(self.backbone, is_trained="backbone" in parts)
+        set_trained(self.attachments, is_trained="attachments" in parts)
 
     def freeze(self) -> None:
         """Put everything in evaluation mode without gradients."""
         self.train_only(())
+
+    def _run(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return logits and, where a term needs it, the gradient of the top class's probability.
+
+        A graph runs through that gradient only where the caller keeps graphs at all.
+        """
+        if not self.traces_input_gradient:
+            return self.backbone(inputs), None
+        is_kept = torch.is_grad_enabled()
+        with torch.enable_grad():
+            leaf = inputs.detach().requires_grad_()
+            logits: Tensor = self.backbone(leaf)
+            confidence = logits.softmax(dim=1).amax(dim=1).sum()
+            (gradient,) = torch.autograd.grad(confidence, leaf, create_graph=is_kept)
+        return logits, gradient
+
+    def _read(self) -> list[str]:
+        return [path for attachment in self.attachments.values() for path in cast(Attachment, attachment).reads]
 
     def _capture(self, path: str, feats: dict[str, Tensor]) -> torch.utils.hooks.RemovableHandle:
         def keep(module: nn.Module, arguments: object, output: Tensor) -> None:
@@ -101,7 +119,40 @@ class TracedNet(nn.Module):
         return F.interpolate(inputs, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def trace_spec(net: TracedNet, input_shape: tuple[int, int, int]) -> TraceSpec:
+def set_trained(module: nn.Module, *, is_trained: bool) -> None:
+    """Put a module in training mode with gradients, or in evaluation mode without."""
+    module.train(is_trained)
+    module.requires_grad_(is_trained)
+
+
+def modules_after(net: TracedNet, path: str, input_shape: tuple[int, ...]) -> list[nn.Module]:
+    """Return the backbone's modules without children that start after the one at `path` has finished.
+
+    Args:
+        net: The network; it runs once on zeros in evaluation mode.
+        path: Module path in the backbone.
+        input_shape: `(C, H, W)` of the data, before any resizing.
+
+    Raises:
+        ConfigError: An unknown path.
+    """
+    known = dict(net.backbone.named_modules())
+    if path not in known:
+        raise unknown_name("module", path, known)
+    finished: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: finished.append(name)) for name, module in known.items()
+    ]
+    try:
+        _run_on_zeros(net, input_shape)
+    finally:
+        for handle in handles:
+            handle.remove()
+    later = finished[finished.index(path) + 1 :]
+    return [known[name] for name in dict.fromkeys(later) if not any(known[name].children())]
+
+
+def trace_spec(net: TracedNet, input_shape: tuple[int, ...]) -> TraceSpec:
     """Find what a network's traces can carry by running it once on zeros in evaluation mode.
 
     Args:
@@ -119,12 +170,12 @@ def trace_spec(net: TracedNet, input_shape: tuple[int, int, int]) -> TraceSpec:
     feats = {tap.path: tuple(tap.shape) for tap in discover_taps(net.backbone, seen)}
     if net.penultimate not in feats:
         raise ConfigError(f"module {net.penultimate!r} gives no feature to attach to; found {', '.join(feats)}")
-    modes = {name: module.training for name, module in net.named_modules()}
-    net.eval()
-    with torch.no_grad():
-        device = next(net.parameters()).device
-        trace = net(torch.zeros(2, *input_shape, device=device))
-    for name, module in net.named_modules():
-        module.training = modes[name]
+    trace = _run_on_zeros(net, input_shape)
     aux = {name: tuple(value.shape[1:]) for name, value in trace.aux.items()}
     return TraceSpec(int(trace.logits.shape[1]), feats, net.penultimate, aux)
+
+
+def _run_on_zeros(net: TracedNet, input_shape: tuple[int, ...]) -> Trace:
+    with evaluating(net):
+        trace: Trace = net(torch.zeros(2, *input_shape, device=next(net.parameters()).device))
+    return trace

@@ -6,13 +6,13 @@ A recipe names terms, sources, weighers, views and attachments of the registries
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from edgekd.core.config import StrictModel, read_yaml, validated
 from edgekd.core.digest import sha256_of_file, sha256_of_json
@@ -21,65 +21,22 @@ from edgekd.core.python_file import import_file
 from edgekd.core.registry import Registry
 from edgekd.distill.attachments import ATTACHMENTS
 from edgekd.distill.options import checked_options
-from edgekd.distill.sources import SOURCES
+from edgekd.distill.policies import POLICIES
+from edgekd.distill.sources import SOURCES, default_roles
+from edgekd.distill.specs import (
+    ActionSpec,
+    AttachmentSpec,
+    LearnerSpec,
+    PolicySpec,
+    RoleSpec,
+    StageSpec,
+    TermSpec,
+    WeigherSpec,
+    WithOptions,
+)
 from edgekd.distill.terms import TERMS
 from edgekd.distill.views import VIEWS
-
-
-class WithOptions(StrictModel):
-    """A registered name; every other key is an option of what it names."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
-
-    type: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keys besides the declared ones."""
-        return dict(self.model_extra or {})
-
-
-class RampSpec(StrictModel):
-    """A weight that moves linearly over the first part of a stage."""
-
-    start: float = 0.0
-    end: float = 1.0
-    over: float = Field(..., gt=0, le=1)
-
-
-class TermSpec(WithOptions):
-    """One loss term of a stage and its weight."""
-
-    weight: float | RampSpec = 1.0
-
-
-class AttachmentSpec(WithOptions):
-    """One attachment of a network."""
-
-
-class SourceSpec(StrictModel):
-    """Where a stage's targets come from."""
-
-    type: str = "frozen"
-    mean_of: tuple[str, ...] = ("logits",)
-
-
-class StageSpec(StrictModel):
-    """One phase of training."""
-
-    name: str
-    learner: Literal["student", "teacher"] = "student"
-    train: tuple[Literal["backbone", "attachments"], ...] = ("backbone", "attachments")
-    source: SourceSpec = SourceSpec()
-    views: tuple[str, ...] = ("identity",)
-    terms: tuple[TermSpec, ...] = Field(..., min_length=1)
-    epochs: float = Field(1.0, gt=0, description="Multiple of the run's epochs.")
-    lr: float = Field(1.0, gt=0, description="Multiple of the run's learning rate.")
-    milestones: tuple[float, ...] | None = None
-    keep: Literal["best", "last"] | None = Field(
-        None,
-        description="Epoch to go on with; the run's choice. A stage that does not train the classifier keeps last.",
-    )
+from edgekd.distill.weighers import WEIGHERS
 
 
 class Recipe(StrictModel):
@@ -91,7 +48,10 @@ class Recipe(StrictModel):
     paper: str = ""
     formula: str = ""
     deviations: str = Field("", description="Where this differs from the paper, or is a reconstruction.")
-    attach: Mapping[Literal["student", "teacher"], Mapping[str, AttachmentSpec]] = {}
+    cost: str = Field("", description="What a step costs beside one forward and backward of the student.")
+    roles: Mapping[str, RoleSpec] = Field({}, description="Networks besides student and teacher.")
+    attach: Mapping[str, Mapping[str, AttachmentSpec]] = {}
+    policies: Mapping[str, PolicySpec] = {}
     python: tuple[str, ...] = Field((), description="Python files beside this one that register terms; they are run.")
     python_sha256: tuple[str, ...] = Field((), description="Their digests, filled in when the recipe is loaded.")
     stages: tuple[StageSpec, ...] = Field(..., min_length=1)
@@ -101,8 +61,10 @@ class Recipe(StrictModel):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any stage reads or trains a teacher."""
-        return any(stage.learner == "teacher" or stage.source.type == "frozen" for stage in self.stages)
+        """Whether any part of it reads, trains or is shaped by a teacher."""
+        if any(role.like == "teacher" or role.between is not None for role in self.roles.values()):
+            return True
+        return "teacher" in _all_roles(self)
 
     @property
     def digest(self) -> str:
@@ -159,13 +121,19 @@ def compose(wrapper: Recipe, base: Recipe) -> Recipe:
     last = wrapper.stages[-1]
     kept = tuple(_reweighted(term, wrapper.base_weights) for term in last.terms)
     stages = (*base.stages[:-1], *wrapper.stages[:-1], last.model_copy(update={"terms": (*kept, *added)}))
-    attach = {
-        role: {**base.attach.get(role, {}), **wrapper.attach.get(role, {})}
-        for role in dict.fromkeys([*base.attach, *wrapper.attach])
-    }
-    name = f"{wrapper.name}+{base.name}"
-    title = f"{wrapper.title}, over {base.title}"
-    return wrapper.model_copy(update={"name": name, "title": title, "stages": stages, "attach": attach})
+    return wrapper.model_copy(
+        update={
+            "name": f"{wrapper.name}+{base.name}",
+            "title": f"{wrapper.title}, over {base.title}",
+            "stages": stages,
+            "roles": {**base.roles, **wrapper.roles},
+            "policies": {**base.policies, **wrapper.policies},
+            "attach": {
+                role: {**base.attach.get(role, {}), **wrapper.attach.get(role, {})}
+                for role in dict.fromkeys([*base.attach, *wrapper.attach])
+            },
+        }
+    )
 
 
 def _reweighted(term: TermSpec, weights: Mapping[str, float]) -> TermSpec:
@@ -190,10 +158,36 @@ def _with_known_names(recipe: Recipe) -> Recipe:
 def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
     for attachments in recipe.attach.values():
         yield from (partial(_checked, ATTACHMENTS, spec) for spec in attachments.values())
+    yield from (partial(_checked, POLICIES, policy) for policy in recipe.policies.values())
+    for role in dict.fromkeys([*recipe.attach, *_all_roles(recipe)]):
+        yield partial(_known, "role", role, ("student", "teacher", *recipe.roles))
     for stage in recipe.stages:
-        yield partial(SOURCES.__getitem__, stage.source.type)
-        yield from (partial(VIEWS.__getitem__, view) for view in stage.views)
-        yield from (partial(_checked, TERMS, term) for term in stage.terms)
+        yield from (partial(_checked, VIEWS, view) for view in stage.views)
+        yield from (partial(_known, "policy", name, recipe.policies) for name in stage.learns)
+        for learner in stage.learners:
+            yield from (partial(_checked, SOURCES, source) for source in learner.source)
+            for term in learner.terms:
+                yield partial(_checked, TERMS, term)
+                if isinstance(term.weight, WeigherSpec):
+                    yield partial(_checked, WEIGHERS, term.weight)
+                if isinstance(term.weight, ActionSpec):
+                    yield partial(_known, "policy", term.weight.policy, recipe.policies)
+
+
+def _all_roles(recipe: Recipe) -> Iterator[str]:
+    return (role for stage in recipe.stages for learner in stage.learners for role in _roles_of(learner))
+
+
+def _roles_of(learner: LearnerSpec) -> Iterator[str]:
+    yield learner.learner
+    for source in learner.source:
+        if source.type in SOURCES:
+            yield from source.options.get("roles", default_roles(source.type))
+
+
+def _known(kind: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise unknown_name(kind, name, known)
 
 
 def _checked(registry: Registry[Any], spec: WithOptions) -> object:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 from torch import nn
 
-from edgekd.core.errors import ConfigError
+from edgekd.core.errors import ConfigError, unknown_name
 from edgekd.distill.attachments import ATTACHMENTS
-from edgekd.distill.learner import Learner
-from edgekd.distill.net import Part, TracedNet, trace_spec
+from edgekd.distill.learner import Learner, Learners, WeightedTerm
+from edgekd.distill.net import TracedNet, trace_spec
 from edgekd.distill.options import checked_options
-from edgekd.distill.recipe import AttachmentSpec, RampSpec, Recipe, StageSpec, TermSpec
-from edgekd.distill.sources import SOURCES
+from edgekd.distill.parameters import Group, choose_trained, parameter_groups
+from edgekd.distill.policies import PolicyWeight
+from edgekd.distill.recipe import Recipe
+from edgekd.distill.session import Session
+from edgekd.distill.sources import OWN, SOURCES, Asker, Source
+from edgekd.distill.specs import ActionSpec, AttachmentSpec, LearnerSpec, RampSpec, StageSpec, TermSpec
 from edgekd.distill.terms import build_term
 from edgekd.distill.terms.base import Needs, Term
 from edgekd.distill.trace import TraceSpec
 from edgekd.distill.views import VIEWS, View
-from edgekd.distill.weighers import Constant, LinearRamp, Weigher
+from edgekd.distill.weighers import WEIGHERS, Constant, LinearRamp, Weigher
 
 
 @dataclass(frozen=True)
@@ -27,95 +32,153 @@ class Stage:
     """One phase of training, ready to run.
 
     Attributes:
-        name: Its name in the recipe.
-        learner: What trains.
+        spec: What the recipe says.
+        learners: What trains.
         views: Applied to each batch in order.
-        train: Which parts of the learner's network are trained.
-        epochs: Multiple of the run's epochs.
-        lr: Multiple of the run's learning rate.
-        milestones: Shares of the stage where `multistep` decays, or None for the run's.
-        keep: Which epoch to go on with, or None for the run's choice.
+        groups: What the optimiser moves.
     """
 
-    name: str
-    learner: Learner
+    spec: StageSpec
+    learners: Learners
     views: tuple[View, ...]
-    train: tuple[Part, ...]
-    epochs: float
-    lr: float
-    milestones: tuple[float, ...] | None
-    keep: Literal["best", "last"] | None
+    groups: tuple[Group, ...]
+
+    @property
+    def name(self) -> str:
+        """Its name in the recipe."""
+        return self.spec.name
+
+    @property
+    def changes_answers(self) -> bool:
+        """Whether the logits of its own learner change."""
+        return "backbone" in self.spec.train or "head" in self.spec.train
 
 
-def add_attachments(recipe: Recipe, roles: Mapping[str, TracedNet], input_shape: tuple[int, int, int]) -> None:
+def add_attachments(recipe: Recipe, session: Session) -> None:
     """Attach what a recipe asks for to each role's network.
 
     Raises:
         ConfigError: Unknown attachment, or a network without a penultimate feature.
     """
     for role, wanted in recipe.attach.items():
-        spec = trace_spec(roles[role], input_shape)
-        roles[role].attach({name: _attachment(attachment, spec, name) for name, attachment in wanted.items()})
+        net = session.net(role)
+        spec = trace_spec(net, session.input_shape)
+        net.attach({name: _attachment(attachment, spec, name, session) for name, attachment in wanted.items()})
 
 
-def build_stage(spec: StageSpec, roles: Mapping[str, TracedNet], input_shape: tuple[int, int, int]) -> Stage:
+def build_stage(spec: StageSpec, session: Session) -> Stage:
     """Build one stage of a recipe for the networks at hand, and tap them where its terms read.
 
     A term of constant weight 0 is left out, adapters and all.
 
     Args:
         spec: The recipe's stage.
-        roles: Networks by role, attachments in place.
-        input_shape: `(C, H, W)` of the data.
+        session: Networks by role, attachments in place.
 
     Returns:
-        The stage, its learner in training mode for the parts named and everything else frozen.
+        The stage, its learners in training mode for the parts named and everything else frozen.
 
     Raises:
         ConfigError: The stage does not fit the networks.
     """
-    net = roles[spec.learner]
-    mine = trace_spec(net, input_shape)
-    is_own = spec.source.type == "self" or "teacher" not in roles
-    theirs = mine if is_own else trace_spec(roles["teacher"], input_shape)
+    live = tuple(learner.learner for learner in spec.learners)
+    if len(set(live)) < len(live):
+        raise ConfigError(f"stage {spec.name!r}: a network learns once in a stage, got {', '.join(live)}")
+    learners = [_learner(one, spec, live, session) for one in spec.learners]
+    _tap(learners)
+    for one, learner in zip(spec.learners, learners, strict=True):
+        choose_trained(one, learner.net, session.input_shape)
+    views = tuple(VIEWS[view.type](**checked_options(view.type, VIEWS[view.type], view.options)) for view in spec.views)
+    pairs = zip(spec.learners, learners, strict=True)
+    groups = tuple(group for one, learner in pairs for group in parameter_groups(one, learner, session.input_shape))
+    return Stage(spec, Learners(learners), views, groups)
+
+
+def _attachment(spec: AttachmentSpec, shapes: TraceSpec, name: str, session: Session) -> nn.Module:
+    builder = ATTACHMENTS[spec.type]
+    others = (session.nets,) if "nets" in inspect.signature(builder).parameters else ()
+    return builder(shapes, name, *others, **checked_options(f"attachment {name!r}", builder, spec.options))
+
+
+def _learner(spec: LearnerSpec, stage: StageSpec, live: tuple[str, ...], session: Session) -> Learner:
+    net = session.net(spec.learner)
+    asker = Asker(spec.learner, session, live)
+    sources = [_source(source.type, source.options, asker) for source in spec.source]
+    nets = {name: net for source in sources for name, net in source.nets.items()}
     counted = tuple(term for term in spec.terms if term.weight != 0)
     if not counted:
-        raise ConfigError(f"stage {spec.name!r}: every term has weight 0")
-    terms = [(name, *_weighted_term(term, mine, theirs)) for name, term in _named(counted)]
-    _tap(net, net if is_own else roles["teacher"], [cast(Term, term).needs for _, term, _ in terms])
-    source = SOURCES[spec.source.type](roles, spec.source.mean_of)
-    net.train_only(spec.train)
-    learner = Learner(net, terms, source)
-    views = tuple(VIEWS[name] for name in spec.views)
-    return Stage(spec.name, learner, views, spec.train, spec.epochs, spec.lr, spec.milestones, spec.keep)
+        raise ConfigError(f"stage {stage.name!r}: every term has weight 0")
+    mine = trace_spec(net, session.input_shape)
+    theirs = {name: trace_spec(net, session.input_shape) for name, net in nets.items()}
+    terms = [
+        WeightedTerm(name, _by_target(name, term, mine, theirs), _weigher(term, stage, session))
+        for name, term in _named(counted)
+    ]
+    return Learner(spec.learner, net, terms, sources)
 
 
-def _attachment(spec: AttachmentSpec, shapes: TraceSpec, name: str) -> nn.Module:
-    builder = ATTACHMENTS[spec.type]
-    return builder(shapes, name, **checked_options(f"attachment {name!r}", builder, spec.options))
+def _source(kind: str, options: Mapping[str, object], asker: Asker) -> Source:
+    return SOURCES[kind](asker, **checked_options(f"source {kind!r}", SOURCES[kind], options))
 
 
-def _weighted_term(spec: TermSpec, student: TraceSpec, teacher: TraceSpec) -> tuple[nn.Module, Weigher]:
+def _by_target(name: str, spec: TermSpec, mine: TraceSpec, theirs: Mapping[str, TraceSpec]) -> dict[str, nn.Module]:
+    for target in spec.of:
+        if target not in theirs:
+            raise unknown_name(f"target of term {name!r}", target, theirs)
+    terms: dict[str, nn.Module] = {}
+    for target in spec.of or theirs:
+        terms[target] = build_term(spec.type, mine, theirs[target], spec.options)
+        if cast(Term, terms[target]).needs.is_supervised:
+            return {OWN: terms[target]}
+    return terms
+
+
+def _weigher(spec: TermSpec, stage: StageSpec, session: Session) -> Weigher:
     weight = spec.weight
-    weigher: Weigher = (
-        LinearRamp(weight.start, weight.end, weight.over) if isinstance(weight, RampSpec) else Constant(weight)
-    )
-    return build_term(spec.type, student, teacher, spec.options), weigher
+    if isinstance(weight, int | float):
+        return Constant(float(weight))
+    if isinstance(weight, RampSpec):
+        return LinearRamp(weight.start, weight.end, weight.over)
+    if isinstance(weight, ActionSpec):
+        policy = session.policies[weight.policy]
+        if weight.action >= policy.actions:
+            raise ConfigError(
+                f"policy {weight.policy!r} has {policy.actions} action(s), term {spec.type!r} asks for {weight.action}"
+            )
+        return PolicyWeight(policy, weight.action, weight.policy in stage.learns)
+    builder = WEIGHERS[weight.type]
+    return builder(**checked_options(f"weigher {weight.type!r}", builder, weight.options))
 
 
 def _named(terms: tuple[TermSpec, ...]) -> list[tuple[str, TermSpec]]:
     named: dict[str, TermSpec] = {}
     for term in terms:
         part = str(term.options.get("part", "logits"))
-        name = term.type if part == "logits" else f"{term.type} {part.removeprefix('aux:')}"
+        name = " ".join([term.type, *(() if part == "logits" else (part.removeprefix("aux:"),)), *term.of])
         while name in named:
             name += "'"
         named[name] = term
     return list(named.items())
 
 
-def _tap(learner: TracedNet, target: TracedNet, needs: list[Needs]) -> None:
-    theirs = [path for need in needs for path in need.teacher]
-    learner.tap([path for need in needs for path in need.student] + (theirs if target is learner else []))
-    if target is not learner:
-        target.tap(theirs)
+def _tap(learners: Iterable[Learner]) -> None:
+    nets: dict[int, TracedNet] = {}
+    paths: dict[int, list[str]] = {}
+    gradients: set[int] = set()
+
+    def ask(net: TracedNet, wanted: tuple[str, ...], needs: Needs) -> None:
+        nets[id(net)] = net
+        paths.setdefault(id(net), []).extend(wanted)
+        if needs.input_gradient:
+            gradients.add(id(net))
+
+    for learner in learners:
+        targets = {OWN: learner.net, **learner.target_nets()}
+        for net in targets.values():
+            ask(net, (), Needs())
+        for _, target, term in learner.named_terms():
+            needs = cast(Term, term).needs
+            ask(learner.net, needs.student, needs)
+            ask(targets[target], needs.teacher, needs)
+    for key, net in nets.items():
+        net.tap(paths[key], input_gradient=key in gradients)

@@ -20,12 +20,15 @@ class Trace:
         feats: Feature maps by module path, `[B, C, H, W]` or `[B, D]`.
         aux: Outputs of attachments by name (codes, extra logits).
         inputs: What the forward was run on, `[B, C, H, W]` in 0..1.
+        input_gradient: Gradient of the top class's probability, of the shape of the inputs the backbone saw; None
+            unless a term needs it.
     """
 
     logits: Tensor
     feats: Mapping[str, Tensor]
     aux: Mapping[str, Tensor]
     inputs: Tensor
+    input_gradient: Tensor | None = None
 
     def detached(self) -> Trace:
         """Return the same trace cut off from the graph."""
@@ -34,6 +37,7 @@ class Trace:
             {name: feat.detach() for name, feat in self.feats.items()},
             {name: value.detach() for name, value in self.aux.items()},
             self.inputs.detach(),
+            None if self.input_gradient is None else self.input_gradient.detach(),
         )
 
 

@@ -1,23 +1,50 @@
-"""Numbers that multiply terms, for each sample and source."""
+"""Numbers that multiply terms, for each sample and target."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from edgekd.core.errors import ConfigError
+from edgekd.core.registry import Registry
 from edgekd.data import Batch
-from edgekd.distill.terms.base import Step
+from edgekd.distill.step import Step
 from edgekd.distill.trace import Trace
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a weigher sees of one term at one step.
+
+    Attributes:
+        values: `[B, S]`, the term by sample and target, detached.
+        own: The learner's trace, in its graph.
+        targets: The traces the term compared with, S of them.
+        batch: The batch.
+        step: Where training stands.
+    """
+
+    values: Tensor
+    own: Trace
+    targets: tuple[Trace, ...]
+    batch: Batch
+    step: Step
 
 
 class Weigher(Protocol):
     """Decides how much a term counts."""
 
-    def __call__(self, own: Trace, sources: tuple[Trace, ...], batch: Batch, step: Step) -> float | Tensor:
-        """Return a number or a tensor that broadcasts to `[B, S]` (samples, sources)."""
+    def __call__(self, moment: Moment) -> float | Tensor:
+        """Return a number or a tensor that broadcasts to `[B, S]` (samples, targets)."""
         ...
+
+
+WEIGHERS: Registry[Callable[..., Weigher]] = Registry("weigher")
 
 
 @dataclass(frozen=True)
@@ -26,7 +53,7 @@ class Constant:
 
     value: float
 
-    def __call__(self, own: Trace, sources: tuple[Trace, ...], batch: Batch, step: Step) -> float | Tensor:
+    def __call__(self, moment: Moment) -> float | Tensor:
         """Return the weight."""
         return self.value
 
@@ -45,7 +72,87 @@ class LinearRamp:
     end: float
     over: float
 
-    def __call__(self, own: Trace, sources: tuple[Trace, ...], batch: Batch, step: Step) -> float | Tensor:
+    def __call__(self, moment: Moment) -> float | Tensor:
         """Return the weight at this step."""
-        progress = min(1.0, step.index / max(1.0, self.over * step.total))
+        progress = min(1.0, moment.step.index / max(1.0, self.over * moment.step.total))
         return self.start + (self.end - self.start) * progress
+
+
+@WEIGHERS.register("balanced")
+class Balanced:
+    """A term on its own scale: its weight is divided by the running mean of its size, so weights are preferences.
+
+    Args:
+        value: What the term counts on average.
+        memory: Share of the running mean that the next step keeps, in [0, 1).
+    """
+
+    def __init__(self, *, value: float = 1.0, memory: float = 0.99) -> None:
+        if not 0 <= memory < 1:
+            raise ConfigError(f"balanced: memory must be in [0, 1), got {memory}")
+        self._value, self._memory = value, memory
+        self._mean: Tensor | None = None
+        self._mass = 0.0
+
+    def __call__(self, moment: Moment) -> float | Tensor:
+        """Return the weight, this step's values included in the mean."""
+        size = moment.values.float().abs().mean()
+        before = torch.zeros_like(size) if self._mean is None else self._mean
+        self._mean = self._memory * before + (1 - self._memory) * size
+        self._mass = self._memory * self._mass + (1 - self._memory)
+        return self._value * self._mass / self._mean.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+@WEIGHERS.register("teacher-confidence")
+class TeacherConfidence:
+    """One minus the entropy of a teacher's prediction over the log of the number of classes, for each sample.
+
+    Args:
+        value: What a sample of which the teacher is certain counts.
+        temperature: Softens the prediction; 1 in the paper's spirit, since higher ones drive every weight to 0.
+
+    Reference:
+        Gore et al. 2025, arXiv 2511.18826.
+    """
+
+    def __init__(self, *, value: float = 1.0, temperature: float = 1.0) -> None:
+        if not temperature > 0:
+            raise ConfigError(f"teacher-confidence: temperature must be positive, got {temperature}")
+        self._value, self._temperature = value, temperature
+
+    def __call__(self, moment: Moment) -> float | Tensor:
+        """Return `[B, S]`, in 0..value."""
+        return self._value * torch.stack([self._confidence(target.logits) for target in moment.targets], dim=1)
+
+    def _confidence(self, logits: Tensor) -> Tensor:
+        logs = (logits.detach().float() / self._temperature).log_softmax(dim=1)
+        entropy = -(logs.exp() * logs).sum(dim=1)
+        return (1 - entropy / math.log(logits.shape[1])).clamp(0, 1)
+
+
+@WEIGHERS.register("random-drop")
+class RandomDrop:
+    """Some targets, drawn anew for each batch, do not count; one always does.
+
+    Args:
+        value: Weight of those that count.
+        drop: How many targets to leave out; at most all but one.
+        is_rescaled: Whether the others make up for those left out.
+
+    Reference:
+        Son et al. 2021, arXiv 2009.08825; the authors' code drops one and does not rescale.
+    """
+
+    def __init__(self, *, value: float = 1.0, drop: int = 1, is_rescaled: bool = False) -> None:
+        if drop < 0:
+            raise ConfigError(f"random-drop: drop must not be negative, got {drop}")
+        self._value, self._drop, self._is_rescaled = value, drop, is_rescaled
+
+    def __call__(self, moment: Moment) -> float | Tensor:
+        """Return `[1, S]`."""
+        count = len(moment.targets)
+        kept = max(1, count - self._drop)
+        order = torch.randperm(count, generator=moment.step.generator("random-drop"))
+        weights = torch.zeros(1, count)
+        weights[0, order[:kept]] = self._value * (count / kept if self._is_rescaled else 1.0)
+        return weights.to(moment.values.device)

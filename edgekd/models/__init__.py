@@ -1,6 +1,8 @@
 """Networks: families that scale in depth, width and resolution, teachers from elsewhere, weights, taps, cost."""
 
+from edgekd.models.between import spec_between
 from edgekd.models.cost import count_macs, count_params
+from edgekd.models.evaluation import evaluating
 from edgekd.models.family import Family
 from edgekd.models.layers import Normalize
 from edgekd.models.repvgg import RepBlock, deploy
@@ -21,12 +23,14 @@ __all__ = [
     "count_params",
     "deploy",
     "discover_taps",
+    "evaluating",
     "load_model",
     "load_teacher",
     "load_weights",
     "pair_taps",
     "parse_net",
     "save_weights",
+    "spec_between",
     "spec_for",
     "taps_at",
     "trace_taps",

@@ -22,7 +22,7 @@ from edgekd.pipeline.packing import bundle_of
 from edgekd.pipeline.probing import fidelities
 from edgekd.pipeline.reporting import Findings, report_of, shipped
 from edgekd.pipeline.timing import timed_precisions
-from edgekd.pipeline.training import student_of, teacher_net, teacher_of
+from edgekd.pipeline.training import require_fitting, student_of, teacher_net, teacher_of
 from edgekd.report import RunReport, write_report
 from edgekd.targets import describe, get_target
 
@@ -79,6 +79,7 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
 def _findings(context: RunContext) -> Findings:
     teacher_spec, network = teacher_net(context)
     spec, reason = student_for(context, teacher_spec, network)
+    require_fitting(context, spec, teacher_spec, network)
     teacher = teacher_of(context, teacher_spec, network)
     seeds = range(context.config.seeds)
     alone = [student_of(context, "alone", spec, teacher.model, seed) for seed in seeds if context.config.compare_alone]

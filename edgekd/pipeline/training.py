@@ -15,7 +15,7 @@ from edgekd.core.artifacts import NetSpec, TrainedModel, from_json, to_json
 from edgekd.core.atomic import write_json
 from edgekd.core.digest import sha256_of_arrays
 from edgekd.core.errors import ConfigError
-from edgekd.distill import Epoch, Recipe, RunOptions, TrainSettings, evaluate, load_recipe, run_recipe
+from edgekd.distill import Epoch, Recipe, RunOptions, TrainSettings, check_recipe, evaluate, load_recipe, run_recipe
 from edgekd.models import load_model, load_teacher, save_weights
 from edgekd.pipeline.context import RunContext
 
@@ -71,6 +71,21 @@ def teacher_net(context: RunContext) -> tuple[NetSpec, nn.Module]:
         mean=config.mean or dataset.mean,
         std=config.std or dataset.std,
         weights=weights,
+    )
+
+
+def require_fitting(context: RunContext, student: NetSpec, teacher: NetSpec, teacher_net: nn.Module) -> None:
+    """Refuse, before anything is trained, a method that does not fit these networks or this data.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    check_recipe(
+        context.recipe,
+        student=student,
+        teacher=(teacher, teacher_net),
+        dataset=context.dataset,
+        batch_size=context.config.train.batch_size,
     )
 
 

@@ -7,18 +7,20 @@ from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError
 from edgekd.distill import load_recipe
 from edgekd.distill.net import TracedNet
-from edgekd.distill.recipe import Recipe, StageSpec
+from edgekd.distill.recipe import Recipe
+from edgekd.distill.session import Session
+from edgekd.distill.specs import StageSpec
 from edgekd.distill.stage import add_attachments, build_stage
 from edgekd.distill.terms import Step
 from edgekd.models import build
 
 
-def _roles():
+def _session(recipe=None):
     torch.manual_seed(0)
     spec = NetSpec("resnet", 8, 4, 16, 1, 4, (0.3,), (0.2,))
-    roles = {"student": TracedNet(build(spec), penultimate="net.flatten")}
-    add_attachments(load_recipe("byot"), roles, (1, 16, 16))
-    return roles
+    session = Session({"student": TracedNet(build(spec), penultimate="net.flatten")}, (1, 16, 16), 0)
+    add_attachments(recipe or load_recipe("byot"), session)
+    return session
 
 
 def _only(*kinds, **options):
@@ -27,8 +29,8 @@ def _only(*kinds, **options):
 
 
 def test_exits_give_features_of_the_deepest_width_and_logits():
-    roles = _roles()
-    trace = roles["student"](torch.rand(3, 1, 16, 16))
+    session = _session()
+    trace = session.net("student")(torch.rand(3, 1, 16, 16))
     assert {name: tuple(value.shape) for name, value in trace.aux.items()} == {
         "exit1.feature": (3, 16),
         "exit1.logits": (3, 4),
@@ -40,12 +42,12 @@ def test_exits_give_features_of_the_deepest_width_and_logits():
 def test_self_distillation_never_reaches_the_final_classifier(dataset):
     from edgekd.data import eval_batches
 
-    roles = _roles()
-    stage = build_stage(_only("kd", "feature-mse"), roles, (1, 16, 16))
+    session = _session()
+    stage = build_stage(_only("kd", "feature-mse"), session)
     batch = next(iter(eval_batches(dataset.train, batch_size=8)))
     resized = type(batch)(torch.nn.functional.interpolate(batch.inputs, 16), batch.labels, batch.ids, batch.is_labelled)
-    stage.learner(resized, Step(0, 1, 0)).total.backward()
-    backbone = roles["student"].backbone
+    stage.learners(resized, Step(0, 1, 0)).total.backward()
+    backbone = session.net("student").backbone
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in backbone.net.linear.parameters())
     assert backbone.net.conv1.weight.grad.abs().sum() > 0
 
@@ -63,24 +65,23 @@ def test_without_terms_on_exits_it_is_plain_training(run):
 
 
 def test_the_target_of_every_exit_is_the_detached_deepest_feature():
-    roles = _roles()
-    stage = build_stage(_only("feature-mse"), roles, (1, 16, 16))
-    roles["student"].eval()
+    session = _session()
+    stage = build_stage(_only("feature-mse"), session)
+    session.net("student").eval()
     inputs = torch.rand(5, 1, 16, 16)
     from edgekd.data import Batch
 
     batch = Batch(inputs, torch.zeros(5, dtype=torch.int64), torch.arange(5), torch.ones(5, dtype=torch.bool))
-    losses = stage.learner(batch, Step(0, 1, 0))
-    trace = roles["student"](inputs)
+    losses = stage.learners(batch, Step(0, 1, 0))
+    trace = session.net("student")(inputs)
     deepest = trace.feats["net.flatten"]
     expected = sum(0.03 * (trace.aux[f"exit{i}.feature"] - deepest).square().mean() for i in (1, 2))
     torch.testing.assert_close(losses.total, expected)
 
 
 def test_an_exit_on_the_last_map_is_refused():
-    roles = {"student": _roles()["student"]}
     recipe = Recipe(
         name="t", title="t", attach={"student": {"e": {"type": "exit", "at": 9}}}, stages=load_recipe("byot").stages
     )
     with pytest.raises(ConfigError, match="exit 'e' at map 9: the network has 3 maps"):
-        add_attachments(recipe, roles, (1, 16, 16))
+        _session(recipe)

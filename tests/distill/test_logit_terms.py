@@ -9,8 +9,10 @@ from edgekd_kernels import functional as K
 from edgekd.core.errors import ConfigError
 from edgekd.data import Batch
 from edgekd.distill import load_recipe
-from edgekd.distill.learner import Learner
+from edgekd.distill.learner import Learner, WeightedTerm
 from edgekd.distill.net import TracedNet
+from edgekd.distill.parameters import parameter_groups
+from edgekd.distill.specs import LearnerSpec
 from edgekd.distill.terms import (
     ChannelWiseKD,
     CurriculumTemperature,
@@ -196,10 +198,11 @@ def test_the_gradient_scale_follows_half_a_cosine_over_the_first_ten_of_240_epoc
 
 def test_the_temperature_takes_no_weight_decay():
     net = TracedNet(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4)), penultimate="0")
-    learner = Learner(net, [("ctkd", CurriculumTemperature(SPEC, SPEC), Constant(1.0))], lambda *_: ())
-    groups = learner.parameter_groups(0.1)
-    assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(2, 0.1), (1, 0.0)]
-    assert groups[1]["params"][0] is learner.terms[0].theta
+    term = CurriculumTemperature(SPEC, SPEC)
+    learner = Learner("student", net, [WeightedTerm("ctkd", {"teacher": term}, Constant(1.0))], ())
+    groups = parameter_groups(LearnerSpec(terms=[{"type": "curriculum-temperature"}]), learner, (1, 4, 4))
+    assert [(len(group.parameters), group.is_decayed) for group in groups] == [(2, True), (1, False)]
+    assert groups[1].parameters[0] is term.theta
 
 
 def test_ctkd_moves_its_temperature_when_a_student_trains(run, monkeypatch):

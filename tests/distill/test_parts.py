@@ -9,11 +9,13 @@ from torch import nn
 from edgekd.core.errors import ConfigError
 from edgekd.data import Batch
 from edgekd.distill.attachments import GranularBranch, GranularEncoder
-from edgekd.distill.learner import Learner
+from edgekd.distill.learner import Learner, Learners, WeightedTerm
 from edgekd.distill.loop import make_accelerator
 from edgekd.distill.net import TracedNet, trace_spec
+from edgekd.distill.parameters import parameter_groups
 from edgekd.distill.settings import TrainSettings, learning_rate
-from edgekd.distill.sources import FrozenTeacher, OwnOutputs
+from edgekd.distill.sources import FrozenNets, LiveNets
+from edgekd.distill.specs import LearnerSpec
 from edgekd.distill.terms import (
     CrossEntropy,
     FitNetHint,
@@ -23,7 +25,7 @@ from edgekd.distill.terms import (
     term_schema,
 )
 from edgekd.distill.trace import Trace, TraceSpec, select, shape_of
-from edgekd.distill.weighers import Constant, LinearRamp
+from edgekd.distill.weighers import Constant, LinearRamp, Moment
 
 STEP = Step(0, 10, 0)
 SHAPES = TraceSpec(4, {"flatten": (3,)}, "flatten")
@@ -52,6 +54,14 @@ def _batch(n=6, unlabelled=()):
     labelled = torch.tensor([i not in unlabelled for i in range(n)])
     labels = torch.tensor([-1 if i in unlabelled else i % 4 for i in range(n)])
     return Batch(torch.rand(n, 1, 8, 8, generator=generator), labels, torch.arange(n), labelled)
+
+
+def _learner(net, terms, weigher, *sources):
+    return Learner("student", net, [WeightedTerm("v", terms, weigher)], sources)
+
+
+def _losses(learner, batch=None):
+    return Learners([learner])(batch or _batch(), STEP)
 
 
 def _trace(logits, **feats):
@@ -188,11 +198,11 @@ def test_vid_starts_at_variance_five_trains_it_and_spares_it_decay():
     net, guide = _net(), _net(width=6)
     for each in (net, guide):
         each.tap(["bn"])
-    learner = Learner(net, [("vid", term, Constant(1.0))], FrozenTeacher(guide))
-    groups = learner.parameter_groups(0.01)
-    assert [g["weight_decay"] for g in groups] == [0.01, 0.0]
-    assert [id(p) for p in groups[1]["params"]] == [id(term.raw_variances[0])]
-    learner(_batch(), STEP).total.backward()
+    learner = _learner(net, {"t": term}, Constant(1.0), FrozenNets({"t": guide}))
+    groups = parameter_groups(LearnerSpec(terms=[{"type": "vid"}]), learner, (1, 8, 8))
+    assert [group.is_decayed for group in groups] == [True, False]
+    assert [id(p) for p in groups[1].parameters] == [id(term.raw_variances[0])]
+    _losses(learner).total.backward()
     assert term.raw_variances[0].grad.abs().min() > 0
 
 
@@ -237,7 +247,7 @@ def test_the_frozen_source_gives_the_mean_of_logits_before_any_softmax():
     net.attach({"a": GranularBranch(SHAPES, "a", code_width=5)})
     batch = _batch()
     own = net(batch.inputs)
-    (target,) = FrozenTeacher(net, ("logits", "aux:a.logits"))(batch, STEP, own)
+    target = FrozenNets({"t": net}, ("logits", "aux:a.logits"))(batch, STEP, {})["t"]
     torch.testing.assert_close(target.logits, (own.logits + own.aux["a.logits"]) / 2)
     assert not target.logits.requires_grad
 
@@ -247,7 +257,7 @@ def test_the_own_source_cuts_the_graph():
     net.attach({"a": GranularBranch(SHAPES, "a", code_width=5)})
     net.tap(["bn"])
     own = net(_batch().inputs)
-    (target,) = OwnOutputs()(_batch(), STEP, own)
+    target = LiveNets({"self": net}, {"self": "student"})(_batch(), STEP, {"student": own})["self"]
     assert own.logits.requires_grad
     assert not any(t.requires_grad for t in (target.logits, *target.feats.values(), *target.aux.values()))
 
@@ -255,7 +265,18 @@ def test_the_own_source_cuts_the_graph():
 def test_a_ramp_rises_linearly_and_stays():
     ramp = LinearRamp(0.0, 2.0, 0.5)
     own = _trace(torch.zeros(1, 4))
-    assert [ramp(own, (), _batch(1), Step(i, 10, 0)) for i in (0, 1, 5, 9)] == [0.0, 0.4, 2.0, 2.0]
+    moments = [Moment(torch.ones(1, 1), own, (), _batch(1), Step(i, 10, 0)) for i in (0, 1, 5, 9)]
+    assert [ramp(moment) for moment in moments] == [0.0, 0.4, 2.0, 2.0]
+
+
+class _Fixed:
+    """Targets `a` and `b` whose logits are 3 and 5."""
+
+    def __init__(self, rows):
+        self.rows, self.nets = rows, {}
+
+    def __call__(self, batch, step, live):
+        return {"a": _trace(torch.full((self.rows, 4), 3.0)), "b": _trace(torch.full((self.rows, 4), 5.0))}
 
 
 def test_the_learner_adds_weighted_means_over_samples_and_sums_over_sources():
@@ -270,29 +291,22 @@ def test_the_learner_adds_weighted_means_over_samples_and_sums_over_sources():
             return teacher.logits[:, 0]
 
     class PerSample:
-        def __call__(self, own, sources, batch, step):
+        def __call__(self, moment):
             return torch.tensor([[1.0, 10.0], [2.0, 20.0]])
 
-    def two(batch, step, own):
-        return (_trace(torch.full((2, 4), 3.0)), _trace(torch.full((2, 4), 5.0)))
-
-    learner = Learner(_net(), [("v", Values(False), PerSample())], two)
-    losses = learner(_batch(2), STEP)
+    learner = _learner(_net(), {"a": Values(False), "b": Values(False)}, PerSample(), _Fixed(2))
+    losses = _losses(learner, _batch(2))
     assert losses.total.item() == pytest.approx((3 + 50 + 6 + 100) / 2)
     assert losses.by_term["v"].item() == pytest.approx(4.0)
 
 
 def test_a_supervised_term_counts_once_however_many_sources_there_are():
     spec = TraceSpec(4, {}, "")
-
-    def two(batch, step, own):
-        return (_trace(torch.full((6, 4), 3.0)), _trace(torch.full((6, 4), 5.0)))
-
     torch.manual_seed(0)
-    learner = Learner(_net().eval(), [("ce", CrossEntropy(spec, spec), Constant(1.0))], two)
+    learner = _learner(_net().eval(), {"self": CrossEntropy(spec, spec)}, Constant(1.0), _Fixed(6))
     batch = _batch()
     expected = torch.nn.functional.cross_entropy(learner.net(batch.inputs).logits, batch.labels)
-    torch.testing.assert_close(learner(batch, STEP).total, expected)
+    torch.testing.assert_close(_losses(learner, batch).total, expected)
 
 
 @pytest.mark.parametrize(

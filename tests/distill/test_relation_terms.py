@@ -77,7 +77,7 @@ def test_relation_terms_take_pairs_of_paths_and_refuse_unknown_ones():
     with pytest.raises(ConfigError, match="unknown module to tap 'c'"):
         build_term("rkd-distance", STUDENT, TEACHER, {"pairs": [["c", "pool"]]})
     with pytest.raises(ConfigError, match="pairs"):
-        build_term("rkd-distance", STUDENT, TEACHER, {"pairs": "first"})
+        build_term("rkd-distance", STUDENT, TEACHER, {"pairs": "deepest"})
 
 
 def _with(trace, **feats):

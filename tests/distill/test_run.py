@@ -11,6 +11,7 @@ from edgekd.core.errors import ConfigError, TrainingDiverged
 from edgekd.data import ArrayImages, Split
 from edgekd.distill import RunOptions, TrainSettings, evaluate, fidelity, load_recipe, recipe_names, run_recipe
 from edgekd.distill.recipe import Recipe
+from edgekd.distill.specs import SourceSpec
 from edgekd.distill.threads import threads_for
 
 
@@ -52,7 +53,7 @@ def test_similarity_preserving_without_weight_is_plain_training(run):
 def _mag_without(recipe, *, codes=True, mean_of=None):
     stage = recipe.stages[-1]
     terms = [t.model_copy(update={"weight": 0.0}) if codes and "code" in str(t.options) else t for t in stage.terms]
-    source = stage.source if mean_of is None else stage.source.model_copy(update={"mean_of": mean_of})
+    source = stage.source if mean_of is None else (SourceSpec(type="frozen", mean_of=mean_of),)
     return recipe.model_copy(
         update={"stages": (*recipe.stages[:-1], stage.model_copy(update={"terms": tuple(terms), "source": source}))}
     )

@@ -12,7 +12,7 @@ from edgekd.distill import load_recipe
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.terms import SimilarityTransfer, Step, TransformedKD
 from edgekd.distill.trace import Trace, TraceSpec
-from edgekd.distill.views import VIEWS, rotations
+from edgekd.distill.views import VIEWS, Rotations
 
 STEP = Step(0, 1, 0)
 
@@ -24,7 +24,7 @@ def batch():
 
 
 def test_rotations_are_adjacent_and_turn_as_numpy_does(batch):
-    turned = rotations(batch)
+    turned = Rotations()(batch, STEP)
     for image in range(2):
         for quarter in range(4):
             expected = np.rot90(batch.inputs[image, 0].numpy(), quarter)
@@ -34,14 +34,14 @@ def test_rotations_are_adjacent_and_turn_as_numpy_does(batch):
 
 
 def test_only_untransformed_labelled_rows_stay_labelled(batch):
-    assert rotations(batch).is_labelled.tolist() == [True] + [False] * 7
+    assert Rotations()(batch, STEP).is_labelled.tolist() == [True] + [False] * 7
 
 
 def test_without_rotated_rows_and_their_terms_it_is_kd(run):
     sskd = load_recipe("sskd")
     last = sskd.stages[-1]
     kept = tuple(term for term in last.terms if term.type in ("cross-entropy", "kd"))
-    reduced = sskd.model_copy(update={"stages": (last.model_copy(update={"terms": kept, "views": ("identity",)}),)})
+    reduced = sskd.model_copy(update={"stages": (last.model_copy(update={"terms": kept, "views": ()}),)})
     one, other = run(reduced).student.state_dict(), run("kd").student.state_dict()
     assert all(torch.equal(one[name], other[name]) for name in other)
 
@@ -63,10 +63,10 @@ def test_training_the_head_lowers_its_loss(run):
 
 
 def test_labels_of_rotated_rows_reach_no_cross_entropy(run, monkeypatch):
-    def poison(batch):
+    def poison(batch, step):
         return Batch(batch.inputs, batch.labels.where(batch.is_labelled, -1), batch.ids, batch.is_labelled)
 
-    monkeypatch.setitem(VIEWS._items, "poison", poison)
+    monkeypatch.setitem(VIEWS._items, "poison", lambda: poison)
 
     def plain(*views):
         stage = {"name": "student", "source": {"type": "self"}, "views": views, "terms": [{"type": "cross-entropy"}]}
@@ -88,7 +88,7 @@ def test_terms_refuse_senseless_options():
 
 def test_transformed_kd_uses_labels_of_unlabelled_rows_for_ranking_only(batch):
     spec = TraceSpec(4, {}, "")
-    turned = rotations(batch)
+    turned = Rotations()(batch, STEP)
     logits = torch.randn(8, 4)
     trace = Trace(logits, {}, {}, turned.inputs)
     assert TransformedKD(spec, spec)(trace, trace, turned, STEP).abs().max() < 1e-6

@@ -4,9 +4,10 @@ Terms own their adapters (regressors, variances), which train with the student a
 This is the only package that uses `edgekd_kernels`; it holds no loss formula of its own.
 """
 
+from edgekd.distill.step import Step
 from edgekd.distill.terms.activations import ActivationBoundary, OverhauledFeatures
 from edgekd.distill.terms.attention import AttentionTransfer, NeuronSelectivity
-from edgekd.distill.terms.base import TERMS, Needs, Step, Term, build_term, term_schema
+from edgekd.distill.terms.base import TERMS, Needs, Preparation, Prepared, Term, build_term, term_schema
 from edgekd.distill.terms.channels import ChannelWiseKD
 from edgekd.distill.terms.contrastive import InBatchContrast
 from edgekd.distill.terms.correlation import MultiLevelKD, RelationalCorrelation
@@ -54,6 +55,8 @@ __all__ = [
     "NormalizedKD",
     "OverhauledFeatures",
     "PearsonCorrelation",
+    "Preparation",
+    "Prepared",
     "ProbabilisticTransfer",
     "RelationalAngle",
     "RelationalCorrelation",

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from edgekd.core.registry import Registry
 from edgekd.data import Batch
 from edgekd.distill.options import checked_options, options_model
+from edgekd.distill.step import Step
 from edgekd.distill.trace import Trace, TraceSpec
-
-
-@dataclass(frozen=True)
-class Step:
-    """Where training stands.
-
-    Attributes:
-        index: Optimiser steps taken in this stage.
-        total: Optimiser steps of this stage.
-        epoch: Epochs finished in this stage.
-    """
-
-    index: int
-    total: int
-    epoch: int
 
 
 @dataclass(frozen=True)
@@ -36,13 +23,17 @@ class Needs:
     Attributes:
         student: Module paths tapped in the student.
         teacher: Module paths tapped in the teacher.
-        is_supervised: It reads labels and no teacher; it is evaluated once, not once for each source.
+        is_supervised: It reads labels and no teacher; it is evaluated once, not once for each target.
+        input_gradient: It reads `input_gradient` of both traces.
+        least_rows: Fewest rows of a batch for which it is defined.
         undecayed: Its own parameters, by first part of their name, that take no weight decay.
     """
 
     student: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
     is_supervised: bool = False
+    input_gradient: bool = False
+    least_rows: int = 1
     undecayed: tuple[str, ...] = ()
 
 
@@ -53,6 +44,33 @@ class Term(Protocol):
 
     def __call__(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`, one value for each sample; the mean over the batch is the loss."""
+        ...
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a term may look at before its stage starts.
+
+    Attributes:
+        labels: int64 `[N]`, those of the training split.
+        num_classes: Classes of the task.
+        device: Where the training runs.
+        traces: `traces(rows)` gives student and target traces of the first training rows, unaugmented, in evaluation
+            mode and without a graph, batch by batch.
+    """
+
+    labels: Tensor
+    num_classes: int
+    device: torch.device
+    traces: Callable[[int], Iterator[tuple[Trace, Trace]]]
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """A term that has to see training data before its stage starts."""
+
+    def prepare(self, preparation: Preparation) -> None:
+        """Look at the data; called once, at the student's state of that moment."""
         ...
 
 

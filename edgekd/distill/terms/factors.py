@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError
 from edgekd.data import Batch
+from edgekd.distill.step import Step
 from edgekd.distill.terms.alignment import same_size
-from edgekd.distill.terms.base import TERMS, Needs, Step
+from edgekd.distill.terms.base import TERMS, Needs
 from edgekd.distill.trace import Trace, TraceSpec, select, shape_of
 
 _SLOPE = 0.1

@@ -10,6 +10,7 @@ from edgekd_kernels import functional as K
 from torch import Tensor, nn
 
 from edgekd.data import Batch
+from edgekd.distill.step import Step
 from edgekd.distill.terms.alignment import (
     map_pairs,
     normalised_projection,
@@ -17,7 +18,7 @@ from edgekd.distill.terms.alignment import (
     width_adapter,
     widths_of,
 )
-from edgekd.distill.terms.base import TERMS, Step
+from edgekd.distill.terms.base import TERMS
 from edgekd.distill.terms.pairs import Pairs, needs_of
 from edgekd.distill.trace import Trace, TraceSpec
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError
 from edgekd.data import Batch
+from edgekd.distill.step import Step
 from edgekd.distill.terms.alignment import map_pairs, same_size, width_adapter, widths_of
-from edgekd.distill.terms.base import TERMS, Step
+from edgekd.distill.terms.base import TERMS
 from edgekd.distill.terms.pairs import Pairs, needs_of
 from edgekd.distill.trace import Trace, TraceSpec
 

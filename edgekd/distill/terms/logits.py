@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError
 from edgekd.data import Batch
-from edgekd.distill.terms.base import TERMS, Needs, Step
+from edgekd.distill.step import Step
+from edgekd.distill.terms.base import TERMS, Needs
 from edgekd.distill.terms.fitting import require_logits
 from edgekd.distill.terms.labelled import over_labelled, safe_labels
 from edgekd.distill.trace import Trace, TraceSpec, require_same_width, select, shape_of

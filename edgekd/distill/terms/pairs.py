@@ -9,7 +9,7 @@ from edgekd.distill.terms.base import Needs
 from edgekd.distill.trace import TraceSpec, shape_of
 from edgekd.models import Tap, pair_taps
 
-Pairs = Literal["all", "middle", "last"] | list[tuple[str, str]]
+Pairs = Literal["all", "first", "middle", "last"] | list[tuple[str, str]]
 
 
 def resolve_pairs(student: TraceSpec, teacher: TraceSpec, pairs: Pairs) -> tuple[tuple[str, str], ...]:
@@ -18,7 +18,7 @@ def resolve_pairs(student: TraceSpec, teacher: TraceSpec, pairs: Pairs) -> tuple
     Args:
         student: Shapes of the student's traces.
         teacher: Shapes of the teacher's traces.
-        pairs: `"all"` automatic pairs, only the `"middle"` or the `"last"` one, or explicit path pairs.
+        pairs: `"all"` automatic pairs, only the `"first"`, `"middle"` or `"last"` one, or explicit path pairs.
 
     Returns:
         `(student path, teacher path)`, shallow to deep.
@@ -34,7 +34,7 @@ def resolve_pairs(student: TraceSpec, teacher: TraceSpec, pairs: Pairs) -> tuple
     found = pair_taps(_taps(student), _taps(teacher))
     if not found:
         raise ConfigError("no feature maps of student and teacher go together; name them: pairs: [[student, teacher]]")
-    chosen = {"all": found, "middle": [found[len(found) // 2]], "last": found[-1:]}[pairs]
+    chosen = {"all": found, "first": found[:1], "middle": [found[len(found) // 2]], "last": found[-1:]}[pairs]
     return tuple((mine.path, theirs.path) for mine, theirs in chosen)
 
 

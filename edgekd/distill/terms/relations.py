@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError
 from edgekd.data import Batch
-from edgekd.distill.terms.base import TERMS, Step
+from edgekd.distill.step import Step
+from edgekd.distill.terms.base import TERMS
 from edgekd.distill.terms.pairs import Pairs, needs_of, resolve_pairs
 from edgekd.distill.terms.vectors import Places, resolve_places
 from edgekd.distill.trace import Trace, TraceSpec, shape_of

@@ -8,8 +8,9 @@ from edgekd_kernels import functional as K
 from torch import Tensor, nn
 
 from edgekd.data import Batch
+from edgekd.distill.step import Step
 from edgekd.distill.terms.alignment import map_pairs
-from edgekd.distill.terms.base import TERMS, Needs, Step
+from edgekd.distill.terms.base import TERMS, Needs
 from edgekd.distill.terms.pairs import Pairs
 from edgekd.distill.trace import Trace, TraceSpec, shape_of
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError
 from edgekd.data import Batch
-from edgekd.distill.terms.base import TERMS, Needs, Step
+from edgekd.distill.step import Step
+from edgekd.distill.terms.base import TERMS, Needs
 from edgekd.distill.trace import Trace, TraceSpec, require_same_width, select, shape_of
 from edgekd.distill.views import ROTATIONS
 

@@ -1,0 +1,113 @@
+"""The networks that a recipe names, made and traced."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.core.artifacts import NetSpec
+from edgekd.core.errors import ConfigError
+from edgekd.core.seeds import derive_seed
+from edgekd.distill.net import TracedNet
+from edgekd.distill.options import checked_options
+from edgekd.distill.policies import POLICIES, Policy
+from edgekd.distill.recipe import Recipe
+from edgekd.distill.session import Session
+from edgekd.distill.specs import RoleSpec
+from edgekd.distill.stage import add_attachments
+from edgekd.models import FAMILIES, build, discover_taps, spec_between
+
+Given = tuple[NetSpec, nn.Module]
+
+
+def open_session(
+    recipe: Recipe, *, student: NetSpec, teacher: Given | None, input_shape: tuple[int, ...], seed: int
+) -> Session:
+    """Make every network of a recipe, with its attachments.
+
+    Args:
+        recipe: The method.
+        student: The student's architecture.
+        teacher: The teacher's architecture and network; it is copied. None for recipes that need none.
+        input_shape: `(C, H, W)` of the data.
+        seed: Decides all initial weights.
+
+    Raises:
+        ConfigError: The recipe needs a teacher and none was given, or a network that cannot be made.
+    """
+    if recipe.needs_teacher and teacher is None:
+        raise ConfigError(f"recipe {recipe.name!r} needs a teacher and none was given")
+    resolution = input_shape[-1]
+    nets = {"student": _traced(student, _built(student, seed, "student"), resolution)}
+    specs = {"student": student}
+    if teacher is not None and recipe.needs_teacher:
+        specs["teacher"] = teacher[0]
+        nets["teacher"] = _traced(teacher[0], copy.deepcopy(teacher[1]), resolution)
+    for role, wanted in recipe.roles.items():
+        specs[role] = _spec_of(wanted, specs)
+        nets[role] = _traced(specs[role], _built(specs[role], seed, "role", role), resolution)
+    fresh = {role: _fresh(spec, seed, role) for role, spec in specs.items() if spec.family in FAMILIES}
+    policies = {name: _policy(recipe, name, seed) for name in recipe.policies}
+    session = Session(nets, input_shape, seed, fresh, policies)
+    torch.manual_seed(derive_seed(seed, "auxiliaries"))
+    add_attachments(recipe, session)
+    return session
+
+
+def penultimate_of(spec: NetSpec, module: nn.Module) -> str:
+    """Return the path of the module whose output `[B, D]` feeds the classifier.
+
+    Args:
+        spec: The network's architecture.
+        module: The network.
+
+    Raises:
+        ConfigError: A network from elsewhere exposes no such feature.
+    """
+    if spec.family in FAMILIES:
+        return FAMILIES[spec.family].penultimate
+    vectors = [tap.path for tap in discover_taps(module, spec.input_shape) if len(tap.shape) == 1]
+    if not vectors:
+        raise ConfigError(f"{spec.name} exposes no feature vector [B, D] before its logits")
+    return vectors[-1]
+
+
+def _spec_of(wanted: RoleSpec, specs: Mapping[str, NetSpec]) -> NetSpec:
+    if wanted.between is not None:
+        return spec_between(specs["student"], specs["teacher"], share=wanted.between)
+    spec = specs[str(wanted.like)]
+    if spec.family not in FAMILIES:
+        raise ConfigError(f"this recipe trains another {spec.name}, which is not one of edgekd's families")
+    return spec
+
+
+def _built(spec: NetSpec, seed: int, *names: str) -> nn.Module:
+    torch.manual_seed(derive_seed(seed, *names))
+    return build(spec)
+
+
+def _fresh(spec: NetSpec, seed: int, role: str) -> Callable[[], Mapping[str, Tensor]]:
+    names = ("student",) if role == "student" else ("role", role)
+
+    def state() -> Mapping[str, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            return _built(spec, seed, *names).state_dict()
+
+    return state
+
+
+def _policy(recipe: Recipe, name: str, seed: int) -> Policy:
+    spec = recipe.policies[name]
+    builder = POLICIES[spec.type]
+    return builder(derive_seed(seed, "policy", name), **checked_options(f"policy {name!r}", builder, spec.options))
+
+
+def _traced(spec: NetSpec, module: nn.Module, resolution: int) -> TracedNet:
+    return TracedNet(
+        module,
+        penultimate=penultimate_of(spec, module),
+        resolution=0 if spec.resolution == resolution else spec.resolution,
+    )
