@@ -97,12 +97,13 @@ class NetSpec:
         family: Registered family (`"resnet"`), or `"timm"` / `"python"` for a teacher from elsewhere.
         depth: Family-specific depth (`20` for ResNet-20); 0 where it has no meaning.
         width: Channels of the first stage; 0 where it has no meaning.
-        resolution: Height and width of its input in pixels.
-        in_channels: Colour channels of its input.
+        resolution: Height and width of its input in pixels; length of its texts in tokens.
+        in_channels: Colour channels of its input; 0 where it takes tokens.
         num_classes: Length of its logits.
-        mean: Per-channel mean subtracted from inputs in 0..1.
-        std: Per-channel standard deviation that inputs are divided by.
+        mean: Per-channel mean subtracted from inputs in 0..1; empty where it takes tokens.
+        std: Per-channel standard deviation that inputs are divided by; empty where it takes tokens.
         options: Family-specific choices (`{"shortcut": "A"}`).
+        vocabulary: Token numbers that its input may hold; 0 where it takes pictures.
     """
 
     family: str
@@ -114,6 +115,7 @@ class NetSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     options: Mapping[str, str] = field(default_factory=dict)
+    vocabulary: int = 0
 
     @property
     def digest(self) -> str:
@@ -128,8 +130,10 @@ class NetSpec:
         return f"{self.family}{self.depth}-w{self.width}@{self.resolution}"
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """`(C, H, W)` of one input."""
+    def input_shape(self) -> tuple[int, ...]:
+        """`(C, H, W)` of one picture, or `(L,)` of one text."""
+        if self.vocabulary:
+            return (self.resolution,)
         return (self.in_channels, self.resolution, self.resolution)
 
 

@@ -136,11 +136,8 @@ def _run_stages(recipe: Recipe, session: Session, context: LoopContext) -> tuple
 
 
 def _macs_per_step(session: Session, settings: TrainSettings) -> int:
-    channels, height, width = session.input_shape
     nets = session.nets.values()
-    return settings.batch_size * sum(
-        count_macs(net.backbone, (channels, net.resolution or height, net.resolution or width)) for net in nets
-    )
+    return settings.batch_size * sum(count_macs(net.backbone, net.shape_seen(session.input_shape)) for net in nets)
 
 
 def _augment(dataset: ImageDataset, settings: TrainSettings) -> Augment:

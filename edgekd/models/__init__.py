@@ -2,7 +2,7 @@
 
 from edgekd.models.between import spec_between
 from edgekd.models.cost import count_macs, count_params
-from edgekd.models.evaluation import evaluating
+from edgekd.models.evaluation import evaluating, zeros_for
 from edgekd.models.family import Family
 from edgekd.models.layers import Normalize
 from edgekd.models.repvgg import RepBlock, deploy
@@ -34,4 +34,5 @@ __all__ = [
     "spec_for",
     "taps_at",
     "trace_taps",
+    "zeros_for",
 ]

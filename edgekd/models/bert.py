@@ -17,12 +17,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError, missing_package
+from edgekd.models.family import Family
 
-HEAD_WIDTH = 32
-"""Width of an attention head where a spec does not say how many heads there are."""
-
+_AUTO = "auto"
+_HEAD_WIDTH = 32
 _PADDING = 0
+_STD = 0.02
 _MASKED = -1e4  # its exponential is 0 in float32 and float16, and it is finite in both
 _TOKEN_KINDS = 2
 
@@ -67,7 +69,7 @@ class PooledCls(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = _linear(width, width)
 
     def forward(self, states: Tensor) -> Tensor:
         """Return the pooled feature."""
@@ -85,19 +87,23 @@ class BertClassifier(nn.Module):
         shape: Sizes of the encoder.
         num_classes: Length of the logits.
         is_pooled: Whether the classifier reads `PooledCls`, as `BertForSequenceClassification` does, or `ClsState`.
+        trains_tables: Whether a gradient reaches the tables of words, positions and kinds.
 
     Raises:
         ConfigError: Sizes that make no encoder.
         PreconditionError: `transformers` is not installed.
     """
 
-    def __init__(self, shape: Shape, num_classes: int, *, is_pooled: bool = False) -> None:
+    def __init__(
+        self, shape: Shape, num_classes: int, *, is_pooled: bool = False, trains_tables: bool = True
+    ) -> None:
         super().__init__()
         self.bert = _encoder(shape)
         self.embedded = nn.Identity()
         self.states = nn.ModuleList(nn.Identity() for _ in range(shape.layers))
         self.feature = PooledCls(shape.width) if is_pooled else ClsState()
-        self.classifier = nn.Linear(shape.width, num_classes)
+        self.classifier = _linear(shape.width, num_classes)
+        self._trains_tables = trains_tables
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Classify texts.
@@ -117,8 +123,16 @@ class BertClassifier(nn.Module):
     def _embed(self, tokens: Tensor) -> Tensor:
         parts = self.bert.embeddings
         places = parts.position_embeddings.weight[: tokens.shape[1]] + parts.token_type_embeddings.weight[0]
-        embedded = self.embedded(parts.word_embeddings(tokens) + places)
+        total = parts.word_embeddings(tokens) + places
+        embedded = self.embedded(total if self._trains_tables else total.detach())
         return cast(Tensor, parts.dropout(parts.LayerNorm(embedded)))
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    linear = nn.Linear(inputs, outputs)
+    nn.init.normal_(linear.weight, std=_STD)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def _encoder(shape: Shape) -> Any:
@@ -164,3 +178,52 @@ def _import() -> ModuleType:
         return importlib.import_module("transformers")
     except ImportError as error:
         raise missing_package("transformers", "text", "a network of the bert family") from error
+
+
+def _build(spec: NetSpec) -> nn.Module:
+    options = spec.options
+    heads, hidden = options.get("heads", _AUTO), options.get("hidden", _AUTO)
+    shape = Shape(
+        layers=spec.depth,
+        width=spec.width,
+        heads=max(1, spec.width // _HEAD_WIDTH) if heads == _AUTO else int(heads),
+        hidden=4 * spec.width if hidden == _AUTO else int(hidden),
+        vocabulary=spec.vocabulary,
+        length=spec.resolution,
+        dropout=float(options.get("dropout", "0")),
+    )
+    return BertClassifier(
+        shape,
+        spec.num_classes,
+        is_pooled=options.get("pooling", "cls") == "pooler",
+        trains_tables=options.get("embeddings", "trained") == "trained",
+    )
+
+
+def _default_taps(spec: NetSpec) -> tuple[str, ...]:
+    return tuple(f"net.states.{layer}" for layer in range(spec.depth))
+
+
+BERT = Family(
+    build=_build,
+    depth_rule="1 or more",
+    has_depth=lambda depth: depth >= 1,
+    depths=(1, 2, 3, 4, 6, 8, 12),
+    widths=(32, 64, 96, 128, 192, 256, 384, 512, 768),
+    standard=(4, 128),
+    default_taps=_default_taps,
+    options={
+        "heads": (_AUTO,),
+        "hidden": (_AUTO,),
+        "pooling": ("cls", "pooler"),
+        "embeddings": ("trained", "frozen"),
+        "dropout": ("0", "0.1"),
+    },
+    penultimate="net.feature",
+    takes="tokens",
+    numbers=("heads", "hidden"),
+    embedded="net.embedded",
+)
+"""Depth is layers, width is the length of a token's state; a head is 32 wide and the feed-forward part 4 times as wide
+as a state unless `heads` and `hidden` say otherwise. Nothing is dropped by default: distillation compares two functions,
+not two samples of them."""

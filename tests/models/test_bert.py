@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from edgekd.core.errors import ConfigError, PreconditionError
+from edgekd.models import FAMILIES, build, count_macs, count_params, discover_taps, parse_net, spec_between, spec_for
 from edgekd.models.bert import BertClassifier, Shape
 
 transformers = pytest.importorskip("transformers", reason="extra 'text' is not installed")
@@ -108,3 +109,79 @@ def test_without_transformers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(PreconditionError, match=r"edgekd\[text\]"):
         BertClassifier(SHAPE, 3)
+
+
+def _spec(text="bert2-w64", **changes):
+    family, choice = parse_net(text)
+    facts = {"in_channels": 0, "num_classes": 3, "resolution": 12, "mean": (), "std": (), "vocabulary": 50} | changes
+    return spec_for(family, **choice, **facts)
+
+
+def test_the_zoo_builds_what_a_name_says_and_nothing_is_normalised():
+    spec = _spec("bert:depth=3,width=64,heads=4,hidden=100,pooling=pooler,dropout=0.1")
+    assert (spec.name, spec.input_shape) == ("bert3-w64@12", (12,))
+    net = build(spec).get_submodule("net")
+    config = net.bert.config
+    assert (config.num_hidden_layers, config.num_attention_heads, config.intermediate_size) == (3, 4, 100)
+    assert (config.hidden_dropout_prob, type(net.feature).__name__) == (0.1, "PooledCls")
+    assert [name for name, _ in build(spec).named_children()] == ["net"]
+    plain = build(_spec()).get_submodule("net")
+    assert (plain.bert.config.num_attention_heads, plain.bert.config.intermediate_size) == (2, 256)
+
+
+def test_equal_seeds_give_equal_weights_drawn_as_bert_draws_them():
+    def weights(seed):
+        torch.manual_seed(seed)
+        return build(_spec("bert2-w128")).state_dict()
+
+    one, two = weights(3), weights(3)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    drawn = [name for name in one if one[name].dim() == 2 and one[name].numel() > 5000]
+    assert drawn and all(one[name].std().item() == pytest.approx(0.02, rel=0.06) for name in drawn)
+    assert not one["net.classifier.bias"].any()
+
+
+def test_its_size_is_the_closed_form():
+    d, h, v, length, layers, classes = 64, 256, 50, 12, 2, 3
+    per_layer = 4 * (d * d + d) + (d * h + h) + (h * d + d) + 4 * d
+    module = build(_spec())
+    assert count_params(module) == (v + length + 2) * d + 2 * d + layers * per_layer + d * classes + classes
+    assert count_macs(module, (12,)) == layers * length * (4 * d * d + 2 * d * h) + d * classes
+
+
+def test_its_taps_are_the_states_after_each_layer_and_the_feature():
+    spec = _spec("bert3-w64")
+    taps = discover_taps(build(spec), spec.input_shape)
+    assert [tap.path for tap in taps] == [*FAMILIES["bert"].default_taps(spec), FAMILIES["bert"].penultimate]
+    assert [tap.shape for tap in taps] == [(12, 64)] * 3 + [(64,)]
+
+
+def test_an_assistant_lies_between_two_of_them():
+    between = spec_between(_spec("bert1-w32"), _spec("bert4-w128"), share=0.5)
+    assert (between.family, between.vocabulary) == ("bert", 50)
+    sizes = [count_params(build(spec)) for spec in (_spec("bert1-w32"), between, _spec("bert4-w128"))]
+    assert sizes == sorted(set(sizes))
+
+
+def test_frozen_tables_get_no_gradient_and_the_rest_does():
+    net = build(_spec("bert:depth=1,width=64,embeddings=frozen"))
+    net(torch.ones(2, 12, dtype=torch.long)).sum().backward()
+    without = {name for name, value in net.named_parameters() if value.grad is None}
+    tables = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+    assert without == {f"net.bert.embeddings.{table}.weight" for table in tables}
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "message"),
+    [
+        ("bert0", {}, "depth 0 is not 1 or more"),
+        ("bert2", {"resolution": 2}, "length is 2, it must be at least 3 tokens"),
+        ("bert2", {"vocabulary": 0, "in_channels": 3, "mean": (0.5,) * 3, "std": (0.5,) * 3}, "bert takes tokens"),
+        ("resnet8", {}, "resnet takes pictures, the data are tokens"),
+        ("bert:heads=0", {}, "heads '0'"),
+        ("bert:dropout=0.5", {}, "dropout '0.5'"),
+    ],
+)
+def test_specs_that_make_no_sense_are_refused(text, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        _spec(text, **changes)
