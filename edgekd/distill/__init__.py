@@ -1,6 +1,6 @@
 """The distillation engine: recipes of stages over traces, terms, sources, weighers and views."""
 
-from edgekd.distill.evaluation import PROBES, Evaluation, Probe, evaluate, fidelity, fidelity_of, logits_of
+from edgekd.distill.evaluation import PROBES, Evaluation, Probe, evaluate, fidelity, fidelity_of, outputs_of
 from edgekd.distill.loop import Epoch
 from edgekd.distill.recipe import Recipe, load_recipe, recipe_names
 from edgekd.distill.run import Outcome, RunOptions, check_recipe, run_recipe
@@ -20,7 +20,7 @@ __all__ = [
     "fidelity",
     "fidelity_of",
     "load_recipe",
-    "logits_of",
+    "outputs_of",
     "recipe_names",
     "run_recipe",
 ]

@@ -40,7 +40,7 @@ class Epoch:
         loss: Mean total loss.
         terms: Mean of each term before its weight.
         lr: Learning rate at its last step.
-        val_accuracy: Top-1 of the learner's backbone on the held-out split, 0..1.
+        val_score: Score of the learner's backbone on the held-out split, in the metric of the data set's task.
         seconds: Wall clock.
     """
 
@@ -49,7 +49,7 @@ class Epoch:
     loss: float
     terms: Mapping[str, float]
     lr: float
-    val_accuracy: float
+    val_score: float
     seconds: float
 
 
@@ -114,13 +114,13 @@ def run_stage(stage: Stage, session: Session, context: LoopContext) -> tuple[Epo
         if stage.changes_answers or evaluation is None:
             evaluation = evaluate(stage.learners.first.net.backbone, context.dataset.val)
         seconds = time.perf_counter() - started
-        history.append(Epoch(stage.name, epoch + 1, loss, terms, lr, evaluation.accuracy, seconds))
-        keeper.offer(evaluation.accuracy, stage.learners)
+        history.append(Epoch(stage.name, epoch + 1, loss, terms, lr, evaluation.score, seconds))
+        keeper.offer(evaluation.score, stage.learners)
         _checkpoint(stage, context)
         _announce(stage, context, history[-1], epochs)
         _record(stage, session, epoch + 1, epochs)
         for name in stage.spec.learns:
-            session.policies[name].observe(Feedback(evaluation.accuracy, evaluation.nll))
+            session.policies[name].observe(Feedback(evaluation.score, evaluation.nll))
     keeper.restore(stage.learners)
     if stage.spec.record:
         session.trajectories[stage.learners.first.role].pop()
@@ -152,12 +152,12 @@ class _Keeper:
 
     def __init__(self, *, select_best: bool) -> None:
         self._select_best = select_best
-        self._accuracy = -1.0
+        self._score = -math.inf
         self._state: dict[str, Tensor] | None = None
 
-    def offer(self, accuracy: float, learners: Learners) -> None:
-        if self._select_best and accuracy >= self._accuracy:
-            self._accuracy, self._state = accuracy, copy.deepcopy(learners.state_dict())
+    def offer(self, score: float, learners: Learners) -> None:
+        if self._select_best and score >= self._score:
+            self._score, self._state = score, copy.deepcopy(learners.state_dict())
 
     def restore(self, learners: Learners) -> None:
         if self._state is not None:
@@ -247,6 +247,6 @@ def _kept(stage: Stage, context: LoopContext) -> str:
 
 def _announce(stage: Stage, context: LoopContext, record: Epoch, epochs: int) -> None:
     name = "/".join(filter(None, [context.label, stage.name]))
-    values = {"loss": record.loss, "val_accuracy": record.val_accuracy, "lr": record.lr, **record.terms}
-    message = f"loss {record.loss:.4f}, held-out accuracy {record.val_accuracy:.2%}"
+    values = {"loss": record.loss, "val_score": record.val_score, "lr": record.lr, **record.terms}
+    message = f"loss {record.loss:.4f}, held-out {context.dataset.task.metric.text(record.val_score)}"
     context.listener(Event("progress", name, message, record.epoch, epochs, values))

@@ -31,6 +31,7 @@ from edgekd_kernels.spatial import (
     pooled_mse,
     vid,
 )
+from edgekd_kernels.supervised import gaussian_kl, gaussian_nll, pixel_cross_entropy
 from edgekd_kernels.tokens import hidden_relation
 
 __all__ = [
@@ -45,6 +46,8 @@ __all__ = [
     "dkd",
     "fsp",
     "factor_transfer",
+    "gaussian_kl",
+    "gaussian_nll",
     "hidden_relation",
     "hint_l2",
     "hint_mse",
@@ -59,6 +62,7 @@ __all__ = [
     "modality_gram",
     "mlkd",
     "nkd",
+    "pixel_cross_entropy",
     "pkd",
     "pkt",
     "pooled_mse",

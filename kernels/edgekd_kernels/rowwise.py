@@ -14,8 +14,8 @@ def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float 
     """Hinton's distillation loss, `T^2 * KL(softmax(t/T) || softmax(s/T))`.
 
     Args:
-        student_logits: `[B, K]`.
-        teacher_logits: `[B, K]`; no gradient reaches it.
+        student_logits: `[B, K]`, or of each position `[B, K, ...]`, over which the mean is taken.
+        teacher_logits: The same shape; no gradient reaches it.
         temperature: `T > 0`, applied to both sides.
 
     Returns:
@@ -31,7 +31,7 @@ def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float 
     _require_positive(temperature)
     student = F.log_softmax(widened(student_logits) / temperature, dim=1)
     teacher = F.log_softmax(widened(teacher_logits.detach()) / temperature, dim=1)
-    return _kl(teacher, student) * temperature**2
+    return _kl(teacher, student).view(len(student), -1).mean(dim=1) * temperature**2
 
 
 def dkd(

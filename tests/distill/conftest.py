@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from edgekd.core.artifacts import NetSpec
-from edgekd.data import ArrayImages, ImageDataset, Split
+from edgekd.data import ArrayImages, ImageDataset, Split, Task
 from edgekd.distill import RunOptions, TrainSettings, load_recipe, run_recipe
 
 
@@ -16,14 +16,14 @@ def _split(count: int, seed: int) -> Split:
     for image, label in zip(images, labels, strict=True):
         row, column = divmod(int(label), 2)
         image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 60
-    return Split(ArrayImages(images.astype(np.uint8)), labels.astype(np.int64))
+    return Split(
+        ArrayImages(images.astype(np.uint8)), labels.astype(np.int64), Task("classification", ("a", "b", "c", "d"))
+    )
 
 
 @pytest.fixture(scope="session")
 def dataset() -> ImageDataset:
-    return ImageDataset(
-        "quadrants", ("a", "b", "c", "d"), _split(128, 0), _split(48, 1), _split(48, 2), (0.3,), (0.2,), "quadrants"
-    )
+    return ImageDataset("quadrants", _split(128, 0), _split(48, 1), _split(48, 2), (0.3,), (0.2,), "quadrants")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from edgekd.core.errors import DataError, StorageError
-from edgekd.data.images import Rows
+from edgekd.data.inputs import Rows
 from edgekd.data.members import MAX_MEMBER_BYTES, read_members
 
 NEEDS = "a .tsv or .csv of text and label, or a folder or archive with train, test and perhaps dev (.tsv or .csv)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgekd.core.digest import sha256_of_arrays, sha256_of_json
 from edgekd.core.errors import DataError
-from edgekd.data.images import Rows
+from edgekd.data.inputs import Rows
 
 
 class TokenRows:

@@ -20,7 +20,7 @@ import numpy as np
 
 from edgekd.core.digest import sha256_of_bytes
 from edgekd.core.errors import ConfigError, DataError, StorageError, missing_package
-from edgekd.data.images import Rows
+from edgekd.data.inputs import Rows
 
 PAD, UNKNOWN, CLS, SEP = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 """Tokens that every vocabulary has; `[PAD]` is number 0."""
