@@ -52,8 +52,8 @@ class Preparation:
     """What a term may look at before its stage starts.
 
     Attributes:
-        labels: int64 `[N]`, those of the training split.
-        num_classes: Classes of the task.
+        labels: Those of the training split, `[N, ...]`.
+        num_classes: Classes of the task (quantities, in regression).
         device: Where the training runs.
         traces: `traces(rows)` gives student and target traces of the first training rows, unaugmented, in evaluation
             mode and without a graph, batch by batch.

@@ -55,9 +55,14 @@ def paired_by_depth(student: Mapping[str, Shape], teacher: Mapping[str, Shape]) 
     return tuple((mine.path, theirs.path) for mine, theirs in pair_taps(_taps(student), _taps(teacher)))
 
 
-def needs_of(pairs: tuple[tuple[str, str], ...]) -> Needs:
-    """Return what a term reads that compares these `(student path, teacher path)`."""
-    return Needs(tuple(on for on, _ in pairs), tuple(to for _, to in pairs))
+def needs_of(pairs: tuple[tuple[str, str], ...], *, least_rows: int = 1) -> Needs:
+    """Return what a term reads that compares these `(student path, teacher path)`.
+
+    Args:
+        pairs: Module paths.
+        least_rows: Fewest rows of a batch for which the term is defined.
+    """
+    return Needs(tuple(on for on, _ in pairs), tuple(to for _, to in pairs), least_rows=least_rows)
 
 
 def _taps(shapes: Mapping[str, Shape]) -> list[Tap]:
