@@ -175,11 +175,12 @@ class OnnxModel:
         precision: `fp32`, `fp16` or `int8` (explicit Q/DQ).
         flavour: Who the quantisation suits: `"any"`, `"cpu"` (u8 activations) or `"tensorrt"` (symmetric s8).
         opset: Default-domain opset.
-        input_name: Name of the one input, float32 `[B, C, H, W]` in 0..1.
-        input_shape: `(C, H, W)`.
+        input_name: Name of the one input: pictures float32 `[B, C, H, W]` in 0..1, or tokens int64 `[B, L]`.
+        input_shape: `(C, H, W)` of a picture, or `(L,)` of a text.
         output_name: Name of the one output: logits `[B, K]` or `[B, K, H, W]`, or means and log variances `[B, 2D]`.
         batch: Fixed batch size, or 0 for a dynamic one.
         parents: Digests of what it was made from.
+        vocabulary: Token numbers that its input may hold; 0 where it takes pictures.
     """
 
     file: FileRef
@@ -187,10 +188,11 @@ class OnnxModel:
     flavour: Flavour
     opset: int
     input_name: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     output_name: str
     batch: int
     parents: tuple[str, ...] = ()
+    vocabulary: int = 0
 
     @property
     def digest(self) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.events import Listener, silent
@@ -45,12 +46,14 @@ class RunOptions:
         label: Prefix of stage names in events.
         folder: Where last good checkpoints are kept, or None.
         listener: Told of progress.
+        start: Weights of the student's backbone, by name, that are not drawn.
     """
 
     seed: int = 0
     label: str = ""
     folder: Path | None = None
     listener: Listener = field(default=silent)
+    start: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def run_recipe(
@@ -84,8 +87,10 @@ def run_recipe(
     accelerator = make_accelerator(settings)
     with torch.random.fork_rng(devices=[]):
         session = open_session(
-            recipe, student=student, teacher=teacher, input_shape=_input_shape(dataset), seed=options.seed
+            recipe, student=student, teacher=teacher, input_shape=dataset.input_shape, seed=options.seed
         )
+        if options.start:
+            session.begin_from("student", options.start)
         for net in session.nets.values():
             net.to(accelerator.device)
         with cpu_threads(settings.threads or threads_for(_macs_per_step(session, settings))):
@@ -119,7 +124,7 @@ def check_recipe(
         ConfigError: The recipe does not fit the networks or the data.
     """
     with torch.random.fork_rng(devices=[]):
-        session = open_session(recipe, student=student, teacher=teacher, input_shape=_input_shape(dataset), seed=0)
+        session = open_session(recipe, student=student, teacher=teacher, input_shape=dataset.input_shape, seed=0)
         rehearse(recipe, session, dataset, batch_size=batch_size)
 
 
@@ -142,7 +147,3 @@ def _macs_per_step(session: Session, settings: TrainSettings) -> int:
 
 def _augment(dataset: ImageDataset, settings: TrainSettings) -> Augment:
     return augmentation(default_augmentation(dataset.name) if settings.augment == "auto" else settings.augment)
-
-
-def _input_shape(dataset: ImageDataset) -> tuple[int, int, int]:
-    return (dataset.in_channels, dataset.resolution, dataset.resolution)

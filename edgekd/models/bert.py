@@ -180,10 +180,11 @@ def _import() -> ModuleType:
         raise missing_package("transformers", "text", "a network of the bert family") from error
 
 
-def _build(spec: NetSpec) -> nn.Module:
+def shape_of_spec(spec: NetSpec) -> Shape:
+    """Return the sizes that a spec of the family stands for."""
     options = spec.options
     heads, hidden = options.get("heads", _AUTO), options.get("hidden", _AUTO)
-    shape = Shape(
+    return Shape(
         layers=spec.depth,
         width=spec.width,
         heads=max(1, spec.width // _HEAD_WIDTH) if heads == _AUTO else int(heads),
@@ -192,11 +193,14 @@ def _build(spec: NetSpec) -> nn.Module:
         length=spec.resolution,
         dropout=float(options.get("dropout", "0")),
     )
+
+
+def _build(spec: NetSpec) -> nn.Module:
     return BertClassifier(
-        shape,
+        shape_of_spec(spec),
         spec.num_classes,
-        is_pooled=options.get("pooling", "cls") == "pooler",
-        trains_tables=options.get("embeddings", "trained") == "trained",
+        is_pooled=spec.options.get("pooling", "cls") == "pooler",
+        trains_tables=spec.options.get("embeddings", "trained") == "trained",
     )
 
 

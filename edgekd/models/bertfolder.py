@@ -11,9 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError
 from edgekd.models.bert import Shape
 from edgekd.models.weights import read_tensors
+from edgekd.models.zoo import spec_for
 
 VOCABULARY_FILE = "vocab.txt"
 """Where such a folder keeps the tokens that its weights were trained on."""
@@ -36,7 +38,10 @@ _SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
-_POSITIONS = "bert.embeddings.position_embeddings.weight"
+_ENCODER = ("net.bert.embeddings.", "net.bert.encoder.")
+_HEAD = ("net.feature.", "net.classifier.")
+_POSITIONS = "net.bert.embeddings.position_embeddings.weight"
+_CLASSIFIER = "net.classifier.weight"
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
@@ -47,7 +52,7 @@ class BertFolder:
     Attributes:
         shape: Sizes of its encoder, its longest text among them.
         num_classes: Classes of its classifier; 0 when it brings none.
-        state: Weights by name in a `BertClassifier`: encoder, and pooler and classifier where it brings both.
+        state: Weights by name in a network of the zoo: encoder, and pooler and classifier where it brings both.
     """
 
     shape: Shape
@@ -74,17 +79,55 @@ def read_bert_folder(folder: Path, *, length: int) -> BertFolder:
     if length > shape.length:
         raise ConfigError(f"{folder} takes texts of {shape.length} tokens, not of {length}: set data.length")
     found = {_own_name(name): tensor for name, tensor in read_tensors(folder / _WEIGHTS_FILE).items()}
-    has_classifier = "classifier.weight" in found
-    heads = ("feature.", "classifier.") if has_classifier else ()
+    wanted = (*_ENCODER, *_HEAD) if _CLASSIFIER in found else _ENCODER
     state = {
         name: tensor.float()
         for name, tensor in found.items()
-        if name.startswith(("bert.embeddings.", "bert.encoder.", *heads)) and not name.endswith("position_ids")
+        if name.startswith(wanted) and not name.endswith("position_ids")
     }
     if _POSITIONS not in state:
         raise ConfigError(f"{folder / _WEIGHTS_FILE} holds no BERT encoder: {_POSITIONS} is missing")
     state[_POSITIONS] = state[_POSITIONS][:length]
-    return BertFolder(shape, len(state["classifier.weight"]) if has_classifier else 0, state)
+    return BertFolder(shape, len(state[_CLASSIFIER]) if _CLASSIFIER in state else 0, state)
+
+
+def spec_of_folder(found: BertFolder, facts: NetSpec, *, origin: str) -> NetSpec:
+    """Describe the network of such a folder for a data set.
+
+    Args:
+        found: The folder's content.
+        facts: Length, classes and vocabulary of the data set.
+        origin: The folder, for messages.
+
+    Raises:
+        ConfigError: Its vocabulary or classes are not those of the data.
+    """
+    if found.shape.vocabulary != facts.vocabulary:
+        raise ConfigError(
+            f"{origin} knows {found.shape.vocabulary} tokens, the data have {facts.vocabulary}: "
+            f"set data.vocabulary={origin}/{VOCABULARY_FILE}"
+        )
+    if found.num_classes not in (0, facts.num_classes):
+        raise ConfigError(
+            f"{origin} classifies into {found.num_classes} classes, the data have {facts.num_classes}: save its encoder "
+            "alone (BertModel.save_pretrained) to train a classifier on it"
+        )
+    return spec_for(
+        "bert",
+        depth=found.shape.layers,
+        width=found.shape.width,
+        in_channels=0,
+        num_classes=facts.num_classes,
+        resolution=facts.resolution,
+        mean=(),
+        std=(),
+        options={
+            "heads": str(found.shape.heads),
+            "hidden": str(found.shape.hidden),
+            "pooling": "pooler" if found.num_classes else "cls",
+        },
+        vocabulary=facts.vocabulary,
+    )
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -124,4 +167,4 @@ def _own_name(name: str) -> str:
         name = name.removesuffix(old) + new if name.endswith(old) else name
     if re.match(r"(embeddings|encoder|pooler)\.", name):
         name = f"bert.{name}"
-    return name.replace("bert.pooler.", "feature.", 1)
+    return f"net.{name.replace('bert.pooler.', 'feature.', 1)}"

@@ -6,12 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from edgekd.core.artifacts import LatencyReport, NetSpec, Precision, from_json, to_json
 from edgekd.engine import BACKENDS, BuildOptions
-from edgekd.export import export_onnx
+from edgekd.export import export_onnx, random_inputs
 from edgekd.latency import graph_from_onnx, predict
 from edgekd.models import build, count_macs, deploy, spec_for
 from edgekd.pipeline.context import RunContext
@@ -70,6 +69,7 @@ def _choice(context: RunContext, teacher_macs: int) -> Choice:
             mean=dataset.mean,
             std=dataset.std,
             options=config.options,
+            vocabulary=dataset.vocabulary,
         )
 
     members = candidates(
@@ -92,7 +92,7 @@ def _latency(context: RunContext, spec: NetSpec) -> LatencyReport:
         backend = BACKENDS["onnxruntime"]
         options = BuildOptions(context.target, threads=context.config.threads)
         with backend.open(backend.build(onnx, Path(scratch) / "engine", options)) as runner:
-            inputs = np.zeros((1, *spec.input_shape), np.float32)
+            inputs = random_inputs(onnx, 1, seed=0)
             return measure(runner, inputs, target="cpu", precision="fp32", min_seconds=_SWEEP_SECONDS)
 
 
