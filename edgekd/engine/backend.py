@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from edgekd.core.artifacts import Engine, OnnxModel
 from edgekd.core.errors import ConfigError
-from edgekd.data import NetInputs
 from edgekd.core.events import Listener, silent
+from edgekd.data import NetInputs
 
 if TYPE_CHECKING:
     from edgekd.targets import Target

@@ -115,7 +115,9 @@ class _LoadedPlan:
         for name, wanted in types.items():
             dtype = self._engine.get_tensor_dtype(name)
             if dtype != (trt.DataType.FLOAT if wanted == "float32" else trt.DataType.INT64):
-                raise BuildError(f"tensor {name!r} of the engine is {dtype}; inputs and outputs keep their type, {wanted}")
+                raise BuildError(
+                    f"tensor {name!r} of the engine is {dtype}; inputs and outputs keep their type, {wanted}"
+                )
 
     def close(self) -> None:
         self.context = None

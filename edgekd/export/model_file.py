@@ -115,7 +115,9 @@ def vocabulary_of(proto: onnx.ModelProto) -> int:
         ExportError: Its input reads no table.
     """
     name = proto.graph.input[0].name
-    values = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in proto.graph.value_info}
+    values = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in proto.graph.value_info
+    }
     shapes: dict[str, list[int]] = {
         **values,
         **{tensor.name: list(tensor.dims) for tensor in proto.graph.initializer},
@@ -168,9 +170,7 @@ def _input_sizes(proto: onnx.ModelProto) -> list[int]:
     sizes = [dim.dim_value for dim in kind.shape.dim]
     if (kind.elem_type, len(sizes)) not in ((TensorProto.FLOAT, 4), (TensorProto.INT64, 2)) or 0 in sizes[1:]:
         found = TensorProto.DataType.Name(kind.elem_type)
-        raise ExportError(
-            f"the input is {found} {_dims(inputs[0])}; float32 [B, C, H, W] or int64 [B, L] is needed"
-        )
+        raise ExportError(f"the input is {found} {_dims(inputs[0])}; float32 [B, C, H, W] or int64 [B, L] is needed")
     return sizes
 
 

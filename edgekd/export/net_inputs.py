@@ -33,7 +33,7 @@ def input_problem(inputs: NetInputs, model: OnnxModel) -> str:
     shape = ", ".join(map(str, model.input_shape))
     if inputs.dtype != dtype or inputs.shape[1:] != model.input_shape or not len(inputs):
         return f"the network takes {dtype} [n, {shape}], got {inputs.dtype} {list(inputs.shape)}"
-    if model.vocabulary and not (0 <= inputs.min() and inputs.max() < model.vocabulary):
+    if model.vocabulary and not (inputs.min() >= 0 and inputs.max() < model.vocabulary):
         return f"tokens run from {inputs.min()} to {inputs.max()}, the network knows 0..{model.vocabulary - 1}"
     if not np.isfinite(inputs).all():
         return f"{int((~np.isfinite(inputs)).sum())} of {inputs.size} values are NaN or infinite"

@@ -94,9 +94,7 @@ class BertClassifier(nn.Module):
         PreconditionError: `transformers` is not installed.
     """
 
-    def __init__(
-        self, shape: Shape, num_classes: int, *, is_pooled: bool = False, trains_tables: bool = True
-    ) -> None:
+    def __init__(self, shape: Shape, num_classes: int, *, is_pooled: bool = False, trains_tables: bool = True) -> None:
         super().__init__()
         self.bert = _encoder(shape)
         self.embedded = nn.Identity()
@@ -227,7 +225,8 @@ BERT = Family(
     takes="tokens",
     numbers=("heads", "hidden"),
     embedded="net.embedded",
+    least_opset=17,
 )
 """Depth is layers, width is the length of a token's state; a head is 32 wide and the feed-forward part 4 times as wide
-as a state unless `heads` and `hidden` say otherwise. Nothing is dropped by default: distillation compares two functions,
-not two samples of them."""
+as a state unless `heads` and `hidden` say otherwise. Nothing is dropped by default: distillation compares two
+functions, not two samples of them."""

@@ -109,8 +109,8 @@ def spec_of_folder(found: BertFolder, facts: NetSpec, *, origin: str) -> NetSpec
         )
     if found.num_classes not in (0, facts.num_classes):
         raise ConfigError(
-            f"{origin} classifies into {found.num_classes} classes, the data have {facts.num_classes}: save its encoder "
-            "alone (BertModel.save_pretrained) to train a classifier on it"
+            f"{origin} classifies into {found.num_classes} classes, the data have {facts.num_classes}: save its "
+            "encoder alone (BertModel.save_pretrained) to train a classifier on it"
         )
     return spec_for(
         "bert",

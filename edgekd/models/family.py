@@ -36,6 +36,7 @@ class Family:
         numbers: Options that also take any whole number above 0.
         embedded: Path of the module whose output `[B, L, D]` stands for the tokens where a gradient with respect to the
             input is asked for; empty for pictures.
+        least_opset: Lowest ONNX opset that has all its operators.
     """
 
     build: Callable[[NetSpec], nn.Module]
@@ -50,6 +51,7 @@ class Family:
     takes: Literal["pictures", "tokens"] = "pictures"
     numbers: tuple[str, ...] = ()
     embedded: str = ""
+    least_opset: int = 13
 
 
 def check_spec(family: Family, spec: NetSpec) -> None:

@@ -23,7 +23,7 @@ _SAME_OPTIONS = ("heads", "hidden")
 def inherited_weights(
     student: NetSpec, teacher: NetSpec, state: Mapping[str, Tensor], *, layers: Layers
 ) -> dict[str, Tensor]:
-    """Return what a student of the bert family takes over from a teacher: embeddings, and one layer for each of its own.
+    """Return what a student of the bert family takes over from a teacher: embeddings, and a layer for each of its own.
 
     Args:
         student: The student's architecture.

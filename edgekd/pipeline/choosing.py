@@ -9,13 +9,15 @@ from typing import Any
 from torch import nn
 
 from edgekd.core.artifacts import LatencyReport, NetSpec, Precision, from_json, to_json
+from edgekd.core.errors import TargetError
 from edgekd.engine import BACKENDS, BuildOptions
 from edgekd.export import export_onnx, random_inputs
 from edgekd.latency import graph_from_onnx, predict
-from edgekd.models import build, count_macs, deploy, spec_for
+from edgekd.models import FAMILIES, build, count_macs, deploy, spec_for
 from edgekd.pipeline.context import RunContext
 from edgekd.profile import measure
 from edgekd.search import Choice, Space, candidates, choose_student
+from edgekd.targets import Target
 
 _SWEEP_SECONDS = 0.3
 
@@ -34,8 +36,10 @@ def student_for(context: RunContext, teacher: NetSpec, teacher_net: nn.Module) -
     Raises:
         BudgetExceeded: No student of the space keeps the budget.
         ConfigError: The space is empty.
+        TargetError: The target's ONNX parser is too old for the student's family.
     """
     config = context.config
+    _require_opset(config.student.family, context.target)
     inputs = {
         "student": config.student.model_dump(mode="json"),
         "budget": str(context.budget) if context.budget else None,
@@ -53,6 +57,15 @@ def student_for(context: RunContext, teacher: NetSpec, teacher_net: nn.Module) -
 def ranking_precision(context: RunContext) -> Precision:
     """The precision that students are compared in: what the target is expected to run."""
     return "fp32" if context.target.kind == "cpu" else "fp16"
+
+
+def _require_opset(family: str, target: Target) -> None:
+    least = FAMILIES[family].least_opset
+    if target.max_opset < least:
+        raise TargetError(
+            f"{family} has operators of ONNX opset {least}, {target.name} takes opset {target.max_opset} at most: "
+            "choose a newer target or another family (--student)"
+        )
 
 
 def _choice(context: RunContext, teacher_macs: int) -> Choice:

@@ -1,6 +1,6 @@
 """FP16 as types in the graph: what strongly typed TensorRT builds, where precision flags no longer exist.
 
-Inputs and logits stay as they are in fp32. Inside, every operator runs in fp16 but those in `SENSITIVE_OPS` (exponentials,
+Inputs and logits keep their types. Inside, every operator runs in fp16 but those in `SENSITIVE_OPS` (exponentials,
 powers, norms and long sums lose or overflow in fp16), means over more than 64 elements, operators that ONNX does not
 define for fp16, and nodes with a constant that fp16 cannot hold. Each of them is written down with its reason in the
 file's metadata and returned by `kept_fp32`.

@@ -10,12 +10,15 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.core.errors import BundleError, DataError
-from edgekd.data import NetInputs
+
+if TYPE_CHECKING:
+    from edgekd.data import NetInputs
 
 GOLDEN_PATH = "golden.npz"
 MAX_GOLDEN_BYTES = 64 << 20

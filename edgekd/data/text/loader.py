@@ -83,9 +83,7 @@ def _checked_classes(corpus: Corpus, path: Path) -> tuple[str, ...]:
     return classes
 
 
-def _divided(
-    corpus: Corpus, classes: tuple[str, ...], config: DataConfig
-) -> tuple[dict[str, _Texts], tuple[str, ...]]:
+def _divided(corpus: Corpus, classes: tuple[str, ...], config: DataConfig) -> tuple[dict[str, _Texts], tuple[str, ...]]:
     """Divide as `edgekd.data.loading` does, which finds nothing left to do then; the vocabulary comes in between."""
     train = _texts(corpus.train, classes, "training part")
     notes: tuple[str, ...] = ()
@@ -96,9 +94,7 @@ def _divided(
         notes = (f"test part: a fixed stratified {TEST_FRACTION:.0%} of the corpus",)
     else:
         test = _texts(corpus.test, classes, "test part")
-    train = train.take(
-        limited_rows(train.labels, limit=config.limit, seed=derive_seed(config.seed, "data", "limit"))
-    )
+    train = train.take(limited_rows(train.labels, limit=config.limit, seed=derive_seed(config.seed, "data", "limit")))
     if corpus.val is not None:
         return {"train": train, "val": _texts(corpus.val, classes, "held-out part"), "test": test}, notes
     seed = derive_seed(config.seed, "data", "val")

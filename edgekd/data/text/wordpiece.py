@@ -51,7 +51,9 @@ class WordPiece:
 
     def __post_init__(self) -> None:
         if self.length < _SHORTEST:
-            raise ConfigError(f"texts of {self.length} tokens hold no word beside {CLS} and {SEP}; at least {_SHORTEST}")
+            raise ConfigError(
+                f"texts of {self.length} tokens hold no word beside {CLS} and {SEP}; at least {_SHORTEST}"
+            )
 
     @property
     def is_cased(self) -> bool:
@@ -147,7 +149,9 @@ def learnt_vocabulary(texts: Sequence[str], size: int) -> tuple[str, ...]:
     if not words:
         raise DataError("the training texts hold no word to learn a vocabulary from")
     # The trainer numbers continued characters in the order of a hash table; given beforehand their order is ours.
-    continued = [_CONTINUES + character for character in sorted({character for word in words for character in word[1:]})]
+    continued = [
+        _CONTINUES + character for character in sorted({character for word in words for character in word[1:]})
+    ]
     learner = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token=UNKNOWN))
     learner.normalizer, learner.pre_tokenizer = normalizer, divider
     trainer = tokenizers.trainers.WordPieceTrainer(

@@ -106,7 +106,10 @@ def state_pairs(student: TraceSpec, teacher: TraceSpec, pairs: StatePairs) -> tu
         ConfigError: A path does not exist or gives no states, or no pair is left.
     """
     if isinstance(pairs, list):
-        for role, spec, paths in (("student", student, [a for a, _ in pairs]), ("teacher", teacher, [b for _, b in pairs])):
+        for role, spec, paths in (
+            ("student", student, [a for a, _ in pairs]),
+            ("teacher", teacher, [b for _, b in pairs]),
+        ):
             for path in paths:
                 if len(shape := shape_of(spec, path)) != 2:
                     raise ConfigError(f"{role} module {path!r} gives {shape}, not states of tokens (L, D)")

@@ -95,7 +95,8 @@ def test_a_learnt_vocabulary_covers_its_texts_within_its_size():
 
 def test_a_learnt_vocabulary_is_the_same_in_every_process():
     code = f"from edgekd.data.text import learnt_vocabulary; print(learnt_vocabulary({TEXTS!r}, 75))"
-    seen = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(3)}
+    command = [sys.executable, "-c", code]
+    seen = {subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(3)}
     assert seen == {f"{learnt_vocabulary(TEXTS, 75)}\n"}
 
 
