@@ -13,7 +13,7 @@ from edgekd.data.augment import AUGMENTATIONS, Augment, RandomCrop, augmentation
 from edgekd.data.batches import Batch, eval_batches, train_batches
 from edgekd.data.calibration import calibration_inputs, calibration_rows
 from edgekd.data.config import DataConfig
-from edgekd.data.dataset import ImageDataset, Split, describe
+from edgekd.data.dataset import Dataset, Split, describe
 from edgekd.data.images import ArrayImages
 from edgekd.data.inputs import Inputs, InputStore, NetInputs, network_inputs
 from edgekd.data.loading import load_dataset
@@ -30,7 +30,7 @@ __all__ = [
     "DATASETS",
     "DataConfig",
     "DatasetKind",
-    "ImageDataset",
+    "Dataset",
     "IGNORED",
     "InputStore",
     "Inputs",

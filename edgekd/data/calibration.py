@@ -6,12 +6,12 @@ import numpy as np
 
 from edgekd.core.errors import ConfigError
 from edgekd.core.seeds import derive_seed
-from edgekd.data.dataset import ImageDataset
+from edgekd.data.dataset import Dataset
 from edgekd.data.inputs import NetInputs, Rows, network_inputs
 from edgekd.data.splits import balanced_quotas, rows_by_quota
 
 
-def calibration_rows(dataset: ImageDataset, *, size: int, seed: int) -> Rows:
+def calibration_rows(dataset: Dataset, *, size: int, seed: int) -> Rows:
     """Choose rows of the training split in random order, every class as often as its size allows.
 
     Rows whose labels are maps or quantities have no class of their own and are drawn alike.
@@ -35,7 +35,7 @@ def calibration_rows(dataset: ImageDataset, *, size: int, seed: int) -> Rows:
     return np.random.default_rng(derive_seed(seed, "calibration", "order")).permutation(rows)
 
 
-def calibration_inputs(dataset: ImageDataset, *, size: int, seed: int) -> NetInputs:
+def calibration_inputs(dataset: Dataset, *, size: int, seed: int) -> NetInputs:
     """Return the inputs of `calibration_rows` as networks take them.
 
     Args:

@@ -45,7 +45,7 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageDataset:
+class Dataset:
     """A data set of one task: labelled pictures, or labelled sequences of tokens.
 
     Attributes:
@@ -96,7 +96,7 @@ class ImageDataset:
         return 0 if self.tokenizer is None else len(self.tokenizer.vocabulary)
 
 
-def describe(dataset: ImageDataset) -> dict[str, Any]:
+def describe(dataset: Dataset) -> dict[str, Any]:
     """Return what a report says about a data set, as plain JSON data.
 
     Args:

@@ -12,7 +12,7 @@ from edgekd.core.digest import sha256_of_arrays, sha256_of_json
 from edgekd.core.errors import ConfigError, DataError
 from edgekd.core.seeds import derive_seed
 from edgekd.data.config import DataConfig
-from edgekd.data.dataset import ImageDataset, Split, class_counts
+from edgekd.data.dataset import Dataset, Split, class_counts
 from edgekd.data.images import ResizedImages
 from edgekd.data.sources import DATASETS, Part, Source
 from edgekd.data.splits import held_out_rows, limited_rows
@@ -20,7 +20,7 @@ from edgekd.data.statistics import channel_statistics
 from edgekd.data.task import Task
 
 
-def load_dataset(config: DataConfig) -> ImageDataset:
+def load_dataset(config: DataConfig) -> Dataset:
     """Load the data set that a configuration names.
 
     Args:
@@ -42,7 +42,7 @@ def load_dataset(config: DataConfig) -> ImageDataset:
     splits = {name: Split(part.inputs, part.labels, source.task) for name, part in parts.items()}
     _check_targets(splits["train"], config)
     mean, std, notes = _statistics(splits["train"])
-    return ImageDataset(
+    return Dataset(
         name=config.name,
         train=splits["train"],
         val=splits["val"],

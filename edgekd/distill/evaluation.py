@@ -16,6 +16,8 @@ from edgekd.data import IGNORED, Batch, Kind, Split, Task, eval_batches
 from edgekd.models import evaluating
 
 EVAL_BATCH_SIZE = 256
+_LARGEST_LOG_VARIANCE = 30.0
+_LEAST_VARIANCE = 1e-14
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def _gaussian_kl(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _gaussians(outputs: Tensor) -> Normal:
     means, log_variances = outputs.chunk(2, dim=1)
-    return Normal(means, (log_variances / 2).exp())
+    return Normal(means, (log_variances.clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE) / 2).exp())
 
 
 def _answered(model: nn.Module, split: Split) -> Iterator[tuple[Batch, Tensor]]:
@@ -119,8 +121,10 @@ def _pixel_nll(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gaussian_nll(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    means, log_variances = outputs.chunk(2, dim=1)
-    return F.gaussian_nll_loss(means, labels, log_variances.exp(), reduction="sum"), torch.tensor(float(len(labels)))
+    spread = _gaussians(outputs)
+    return F.gaussian_nll_loss(spread.loc, labels, spread.variance, reduction="sum", eps=_LEAST_VARIANCE), torch.tensor(
+        float(len(labels))
+    )
 
 
 _NLL: Mapping[Kind, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgekd.core.errors import ConfigError, TrainingDiverged
 from edgekd.core.events import Event, Listener, silent
 from edgekd.core.seeds import derive_seed
-from edgekd.data import Augment, ImageDataset, train_batches
+from edgekd.data import Augment, Dataset, train_batches
 from edgekd.distill.evaluation import Evaluation, evaluate
 from edgekd.distill.learner import Learners, Losses
 from edgekd.distill.policies import Feedback
@@ -68,7 +68,7 @@ class LoopContext:
         listener: Told of progress.
     """
 
-    dataset: ImageDataset
+    dataset: Dataset
     settings: TrainSettings
     augment: Augment
     seed: int

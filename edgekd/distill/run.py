@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.events import Listener, silent
-from edgekd.data import Augment, ImageDataset, augmentation, default_augmentation
+from edgekd.data import Augment, Dataset, augmentation, default_augmentation
 from edgekd.distill.loop import Epoch, LoopContext, make_accelerator, run_stage
 from edgekd.distill.preparation import prepare
 from edgekd.distill.recipe import Recipe
@@ -61,7 +61,7 @@ def run_recipe(
     *,
     student: NetSpec,
     teacher: Given | None,
-    dataset: ImageDataset,
+    dataset: Dataset,
     settings: TrainSettings,
     options: RunOptions,
 ) -> Outcome:
@@ -108,9 +108,7 @@ def run_recipe(
     return Outcome(session.net("student").backbone.cpu().eval().requires_grad_(False), history)
 
 
-def check_recipe(
-    recipe: Recipe, *, student: NetSpec, teacher: Given | None, dataset: ImageDataset, batch_size: int
-) -> None:
+def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dataset: Dataset, batch_size: int) -> None:
     """Go through a recipe's stages on a few training rows, so that what does not fit is known before training starts.
 
     Args:
@@ -145,5 +143,5 @@ def _macs_per_step(session: Session, settings: TrainSettings) -> int:
     return settings.batch_size * sum(count_macs(net.backbone, net.shape_seen(session.input_shape)) for net in nets)
 
 
-def _augment(dataset: ImageDataset, settings: TrainSettings) -> Augment:
+def _augment(dataset: Dataset, settings: TrainSettings) -> Augment:
     return augmentation(default_augmentation(dataset.name) if settings.augment == "auto" else settings.augment)

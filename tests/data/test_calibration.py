@@ -3,7 +3,7 @@ import pytest
 
 from edgekd.core.errors import ConfigError
 from edgekd.data.calibration import calibration_inputs, calibration_rows
-from edgekd.data.dataset import ImageDataset, Split
+from edgekd.data.dataset import Dataset, Split
 from edgekd.data.images import ArrayImages
 from edgekd.data.inputs import network_inputs
 from edgekd.data.task import Task
@@ -11,12 +11,12 @@ from edgekd.data.task import Task
 TASK = Task("classification", tuple("abc"))
 
 
-def _dataset(counts: list[int]) -> ImageDataset:
+def _dataset(counts: list[int]) -> Dataset:
     labels = np.repeat(np.arange(len(counts)), counts).astype(np.int64)
     pixels = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(2, 1).repeat(2, 2)
     train = Split(ArrayImages(pixels), labels, TASK)
     other = Split(ArrayImages(np.full((5, 2, 2, 1), 255, np.uint8)), np.zeros(5, np.int64), TASK)
-    return ImageDataset("toy", train, other, other, (0.5,), (0.5,), "d")
+    return Dataset("toy", train, other, other, (0.5,), (0.5,), "d")
 
 
 def test_calibration_rows_are_balanced_distinct_and_mixed() -> None:

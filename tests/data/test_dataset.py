@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgekd.core.errors import DataError
-from edgekd.data.dataset import ImageDataset, Split, describe
+from edgekd.data.dataset import Dataset, Split, describe
 from edgekd.data.images import ArrayImages
 from edgekd.data.task import Task
 
@@ -27,7 +27,7 @@ def test_split_refuses_labels_that_are_not_int64_rows(labels: np.ndarray) -> Non
 
 
 def test_describe_is_plain_json_with_true_counts() -> None:
-    dataset = ImageDataset(
+    dataset = Dataset(
         name="toy",
         train=_split([0, 0, 1, 2]),
         val=_split([1]),

@@ -4,12 +4,12 @@ from sklearn.datasets import load_digits as bundled_digits
 
 from edgekd.core.errors import ConfigError
 from edgekd.data.config import DataConfig
-from edgekd.data.dataset import ImageDataset
+from edgekd.data.dataset import Dataset
 from edgekd.data.digits import load_digits
 from edgekd.data.loading import load_dataset
 
 
-def _labelled_pictures(dataset: ImageDataset) -> list[tuple[int, bytes]]:
+def _labelled_pictures(dataset: Dataset) -> list[tuple[int, bytes]]:
     splits = (dataset.train, dataset.val, dataset.test)
     return sorted(
         (int(label), picture.tobytes())

@@ -8,13 +8,13 @@ from PIL import Image
 
 from edgekd.core.errors import ConfigError, DataError, PreconditionError
 from edgekd.data.config import DataConfig
-from edgekd.data.dataset import ImageDataset, Split
+from edgekd.data.dataset import Dataset, Split
 from edgekd.data.loading import load_dataset
 
 Write = Callable[..., None]
 
 
-def _load(path: Path, **options: object) -> ImageDataset:
+def _load(path: Path, **options: object) -> Dataset:
     return load_dataset(DataConfig.model_validate({"name": "folder", "path": str(path), "resolution": 10, **options}))
 
 

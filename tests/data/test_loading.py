@@ -7,16 +7,16 @@ from pydantic import ValidationError
 
 from edgekd.core.errors import ConfigError, DataError
 from edgekd.data.config import DataConfig
-from edgekd.data.dataset import ImageDataset
+from edgekd.data.dataset import Dataset
 from edgekd.data.loading import load_dataset
 
 
-def _pixels(dataset: ImageDataset, name: str) -> np.ndarray:
+def _pixels(dataset: Dataset, name: str) -> np.ndarray:
     split = getattr(dataset, name)
     return split.inputs.gather(np.arange(len(split)))
 
 
-def _load(folder: Path, **options: object) -> ImageDataset:
+def _load(folder: Path, **options: object) -> Dataset:
     return load_dataset(DataConfig.model_validate({"name": "mnist", "path": str(folder), **options}))
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from edgekd.core.artifacts import NetSpec
-from edgekd.data import ArrayImages, ImageDataset, Split, Task
+from edgekd.data import ArrayImages, Dataset, Split, Task
 from edgekd.distill import RunOptions, TrainSettings, load_recipe, run_recipe
 
 
@@ -22,8 +22,8 @@ def _split(count: int, seed: int) -> Split:
 
 
 @pytest.fixture(scope="session")
-def dataset() -> ImageDataset:
-    return ImageDataset("quadrants", _split(128, 0), _split(48, 1), _split(48, 2), (0.3,), (0.2,), "quadrants")
+def dataset() -> Dataset:
+    return Dataset("quadrants", _split(128, 0), _split(48, 1), _split(48, 2), (0.3,), (0.2,), "quadrants")
 
 
 @pytest.fixture(scope="session")
