@@ -9,7 +9,12 @@ from edgekd_kernels._rows import inner_products
 
 
 def hidden_relation(
-    student_first: Tensor, student_last: Tensor, teacher_first: Tensor, teacher_last: Tensor, *, is_token: Tensor
+    student_first_states: Tensor,
+    student_last_states: Tensor,
+    teacher_first_states: Tensor,
+    teacher_last_states: Tensor,
+    *,
+    is_token: Tensor,
 ) -> Tensor:
     """Relation between two layers of token states: mean squared difference of their inner products over tokens.
 
@@ -17,10 +22,10 @@ def hidden_relation(
     sample without a token gives 0.
 
     Args:
-        student_first: `[B, L, D1]`, already projected to the teacher's width.
-        student_last: `[B, L, D2]`, likewise.
-        teacher_first: `[B, L, D1]`; no gradient reaches it.
-        teacher_last: `[B, L, D2]`; likewise.
+        student_first_states: `[B, L, D1]`, already projected to the teacher's width.
+        student_last_states: `[B, L, D2]`, likewise.
+        teacher_first_states: `[B, L, D1]`; no gradient reaches it.
+        teacher_last_states: `[B, L, D2]`; likewise.
         is_token: bool `[B, L]`, False on padding.
 
     Returns:
@@ -32,12 +37,12 @@ def hidden_relation(
     Reference:
         arXiv 2302.00444, relation knowledge: `F = H_i^T H_j / len` and the mean squared error of student and teacher.
     """
-    states = (student_first, student_last, teacher_first, teacher_last)
+    states = (student_first_states, student_last_states, teacher_first_states, teacher_last_states)
     if any(each.dim() != 3 or each.shape[:2] != is_token.shape for each in states):
         shapes = ", ".join(str(tuple(each.shape)) for each in states)
         raise ValueError(f"states must be [B, L, D] with B and L of is_token {tuple(is_token.shape)}, got {shapes}")
-    student = _relation(student_first, student_last, is_token)
-    teacher = _relation(teacher_first.detach(), teacher_last.detach(), is_token)
+    student = _relation(student_first_states, student_last_states, is_token)
+    teacher = _relation(teacher_first_states.detach(), teacher_last_states.detach(), is_token)
     if student.shape != teacher.shape:
         raise ValueError(f"relations differ in shape: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}")
     return (student - teacher).square().mean(dim=(1, 2))
