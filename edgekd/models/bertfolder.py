@@ -17,6 +17,9 @@ from edgekd.models.bert import Shape
 from edgekd.models.weights import read_tensors
 from edgekd.models.zoo import spec_for
 
+HEAD = "net.classifier."
+"""Beginning of the names of the weights that an encoder alone lacks."""
+
 VOCABULARY_FILE = "vocab.txt"
 """Where such a folder keeps the tokens that its weights were trained on."""
 
@@ -39,9 +42,9 @@ _SIZES = (
     "max_position_embeddings",
 )
 _ENCODER = ("net.bert.embeddings.", "net.bert.encoder.")
-_HEAD = ("net.feature.", "net.classifier.")
+_POOLER = "net.feature."
 _POSITIONS = "net.bert.embeddings.position_embeddings.weight"
-_CLASSIFIER = "net.classifier.weight"
+_CLASSIFIER = f"{HEAD}weight"
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
@@ -79,7 +82,7 @@ def read_bert_folder(folder: Path, *, length: int) -> BertFolder:
     if length > shape.length:
         raise ConfigError(f"{folder} takes texts of {shape.length} tokens, not of {length}: set data.length")
     found = {_own_name(name): tensor for name, tensor in read_tensors(folder / _WEIGHTS_FILE).items()}
-    wanted = (*_ENCODER, *_HEAD) if _CLASSIFIER in found else _ENCODER
+    wanted = (*_ENCODER, _POOLER, HEAD) if _CLASSIFIER in found else _ENCODER
     state = {
         name: tensor.float()
         for name, tensor in found.items()

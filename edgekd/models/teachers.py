@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from edgekd.core.artifacts import NetSpec, TrainedModel
 from edgekd.core.digest import sha256_of_file
 from edgekd.core.errors import ConfigError, StorageError
-from edgekd.models.bertfolder import read_bert_folder, spec_of_folder
+from edgekd.models.bertfolder import HEAD, read_bert_folder, spec_of_folder
 from edgekd.models.evaluation import run_on_zeros
 from edgekd.models.layers import normalized
 from edgekd.models.pythonfile import net_from_file
 from edgekd.models.timmnet import net_from_timm
-from edgekd.models.weights import load_weights
+from edgekd.models.weights import load_tensors, load_weights
 from edgekd.models.zoo import build, parse_net, spec_for
 
 _TIMM_PREFIX, _FOLDER_PREFIX = "timm:", "hf:"
@@ -74,7 +74,8 @@ def load_teacher(
         ),
     )
     module = _network_of(spec)
-    module.load_state_dict({**module.state_dict(), **teacher_start(ref, spec)})
+    if start := teacher_start(ref, spec):
+        load_tensors(module, start, origin=ref, optional=(HEAD,))
     if weights is not None:
         load_weights(module, weights)
     _check_logits(module, spec, ref)

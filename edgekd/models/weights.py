@@ -59,15 +59,31 @@ def load_weights(module: nn.Module, path: Path) -> None:
         StorageError: The file cannot be read, is damaged, or holds other objects than tensors or values that are not
             finite.
     """
-    own = module.state_dict()
-    found = _renamed(read_tensors(path), own)
-    problems = _problems(own, found)
+    load_tensors(module, _renamed(read_tensors(path), module.state_dict()), origin=str(path))
+
+
+def load_tensors(
+    module: nn.Module, tensors: Mapping[str, Tensor], *, origin: str, optional: tuple[str, ...] = ()
+) -> None:
+    """Load named tensors into a module, all or none; batch counters may be missing.
+
+    Args:
+        module: The network.
+        tensors: Its weights by name.
+        origin: Where they came from, for messages.
+        optional: Beginnings of names that may be missing too; those weights stay as they are.
+
+    Raises:
+        ConfigError: Lists missing, unexpected and differently shaped weights.
+        StorageError: Values that are not finite.
+    """
+    problems = _problems(module.state_dict(), tensors, ("num_batches_tracked",), optional)
     if problems:
-        raise ConfigError(f"{path} does not hold the weights of this network\n" + "\n".join(problems))
-    wild = [name for name, value in found.items() if not bool(torch.isfinite(value).all())]
+        raise ConfigError(f"{origin} does not hold the weights of this network\n" + "\n".join(problems))
+    wild = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if wild:
-        raise StorageError(f"weights {path} hold NaN or infinite values: {_some(wild)}")
-    module.load_state_dict(found, strict=False)
+        raise StorageError(f"weights {origin} hold NaN or infinite values: {_some(wild)}")
+    module.load_state_dict(tensors, strict=False)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -129,8 +145,12 @@ def _renamed(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str
     return plain
 
 
-def _problems(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    missing = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
+def _problems(
+    own: Mapping[str, Tensor], found: Mapping[str, Tensor], endings: tuple[str, ...], beginnings: tuple[str, ...]
+) -> list[str]:
+    missing = [
+        name for name in own if name not in found and not name.endswith(endings) and not name.startswith(beginnings)
+    ]
     unexpected = [name for name in found if name not in own]
     misshapen = [
         f"{name} (file {list(found[name].shape)}, network {list(own[name].shape)})"
