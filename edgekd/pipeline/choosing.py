@@ -39,7 +39,7 @@ def student_for(context: RunContext, teacher: NetSpec, teacher_net: nn.Module) -
         TargetError: The target's ONNX parser is too old for the student's family.
     """
     config = context.config
-    _require_opset(config.student.family, context.target)
+    require_opset(config.student.family, context.target)
     inputs = {
         "student": config.student.model_dump(mode="json"),
         "budget": str(context.budget) if context.budget else None,
@@ -59,7 +59,16 @@ def ranking_precision(context: RunContext) -> Precision:
     return "fp32" if context.target.kind == "cpu" else "fp16"
 
 
-def _require_opset(family: str, target: Target) -> None:
+def require_opset(family: str, target: Target) -> None:
+    """Refuse, before anything is trained, a family whose operators a target's ONNX parser is too old for.
+
+    Args:
+        family: The student's family.
+        target: Device the student is for.
+
+    Raises:
+        TargetError: It is.
+    """
     least = FAMILIES[family].least_opset
     if target.max_opset < least:
         raise TargetError(
