@@ -1,17 +1,15 @@
-"""How good a network is on a split, and probes that compare networks by role."""
+"""How good a network is on a split, and how well it follows another one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from edgekd.core.registry import Registry
 from edgekd.data import IGNORED, Batch, Kind, Split, Task, eval_batches
 from edgekd.models import evaluating
 
@@ -36,17 +34,6 @@ class Evaluation:
     samples: int
 
 
-class Probe(Protocol):
-    """Compares networks by role on a split."""
-
-    def __call__(self, models: Mapping[str, nn.Module], split: Split) -> dict[str, float]:
-        """Return named figures."""
-        ...
-
-
-PROBES: Registry[Probe] = Registry("probe")
-
-
 def outputs_of(model: nn.Module, split: Split) -> Tensor:
     """Return a network's outputs `[N, ...]` in float32 on the CPU, in evaluation mode and without a graph.
 
@@ -68,22 +55,15 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
     return Evaluation(metric.score(sum(tallies[1:], start=tallies[0])), total / max(1.0, count), len(split))
 
 
-@PROBES.register("fidelity")
-def fidelity(models: Mapping[str, nn.Module], split: Split) -> dict[str, float]:
-    """How well the student follows the teacher: agreement, and mean KL(teacher || student) at temperature 1.
-
-    Reference:
-        Stanton et al. 2021, arXiv 2106.05945, for classes of inputs.
-    """
-    return fidelity_of(outputs_of(models["student"], split), outputs_of(models["teacher"], split), split.task)
-
-
 def fidelity_of(student: Tensor, teacher: Tensor, task: Task) -> dict[str, float]:
     """Compare two networks' outputs `[N, ...]` of one task.
 
     Returns:
         `agreement` (see `Task.agreement`), and `kl`: mean KL(teacher || student) in nats, never negative, of class
         probabilities (each pixel counting alike), or of Gaussians summed over targets.
+
+    Reference:
+        Stanton et al. 2021, arXiv 2106.05945, for classes of inputs.
     """
     kl = (_gaussian_kl if task.kind == "regression" else _class_kl)(student.double(), teacher.double())
     agreement = task.agreement(student.numpy(), teacher.numpy())

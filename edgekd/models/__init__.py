@@ -5,7 +5,7 @@ from edgekd.models.cost import count_macs, count_params
 from edgekd.models.evaluation import evaluating, takes_tokens, zeros_for
 from edgekd.models.family import Family
 from edgekd.models.inheritance import Layers, inherited_weights
-from edgekd.models.layers import Normalize
+from edgekd.models.layers import Normalize, conv_bn_relu, initialise
 from edgekd.models.repvgg import RepBlock, deploy
 from edgekd.models.taps import Tap, discover_taps, pair_taps, taps_at, trace_taps
 from edgekd.models.teachers import load_model, load_teacher, teacher_start
@@ -21,12 +21,14 @@ __all__ = [
     "RepBlock",
     "Tap",
     "build",
+    "conv_bn_relu",
     "count_macs",
     "count_params",
     "deploy",
     "discover_taps",
     "evaluating",
     "inherited_weights",
+    "initialise",
     "load_model",
     "load_teacher",
     "load_weights",
