@@ -22,6 +22,7 @@ class TeacherConfig(StrictModel):
     mean: tuple[float, ...] | None = Field(None, description="Mean its weights expect, inputs in 0..1; the data set's.")
     std: tuple[float, ...] | None = Field(None, description="Deviation its weights expect; the data set's.")
     epochs: int | None = Field(None, ge=1, description="Epochs to train it for; the run's.")
+    lr: float | None = Field(None, gt=0, description="Peak learning rate to train it with; the run's.")
 
 
 class StudentConfig(StrictModel):

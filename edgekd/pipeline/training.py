@@ -158,8 +158,9 @@ def _inherited(
 
 
 def _teacher_settings(context: RunContext) -> TrainSettings:
-    epochs = context.config.teacher.epochs or context.config.train.epochs
-    return context.config.train.model_copy(update={"epochs": epochs})
+    config = context.config.teacher
+    own = {"epochs": config.epochs, "lr": config.lr}
+    return context.config.train.model_copy(update={name: value for name, value in own.items() if value is not None})
 
 
 def _trained(context: RunContext, plan: _Plan, teacher: TrainedModel | None) -> Training:
