@@ -131,7 +131,14 @@ def run_stages(
         for spec in scheduled(recipe):
             stage = build_stage(spec, session)
             stage.learners.to(accelerator.device)
-            prepare(stage, dataset.train, accelerator.device)
+            prepare(
+                stage,
+                session,
+                dataset.train,
+                accelerator.device,
+                listener=context.listener,
+                label=context.label,
+            )
             history += run_stage(stage, session, context)
     return tuple(history)
 
