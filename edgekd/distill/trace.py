@@ -20,11 +20,11 @@ class Trace:
 
     Attributes:
         logits: `[B, K]`.
-        feats: Feature maps by module path, `[B, C, H, W]` or `[B, D]`.
+        feats: Feature maps by module path, `[B, C, H, W]`, states of tokens `[B, L, D]`, or `[B, D]`.
         aux: Outputs of attachments by name (codes, extra logits).
-        inputs: What the forward was run on, `[B, C, H, W]` in 0..1.
-        input_gradient: Gradient of the top class's probability, of the shape of the inputs the backbone saw; None
-            unless a term needs it.
+        inputs: What the forward was run on, `[B, C, H, W]` in 0..1, or tokens `[B, L]`, 0 where a text is filled up.
+        input_gradient: Gradient of the top class's probability, of the shape of the inputs the backbone saw, or with
+            respect to the embedded tokens `[B, L, D]`; None unless a term needs it.
     """
 
     logits: Tensor
@@ -70,6 +70,11 @@ class TraceSpec:
         """The tappable places that are feature maps `(C, H, W)`, shallow to deep."""
         return {path: shape for path, shape in self.feats.items() if len(shape) == 3}
 
+    @property
+    def states(self) -> dict[str, tuple[int, ...]]:
+        """The tappable places that are states of tokens `(L, D)`, shallow to deep."""
+        return {path: shape for path, shape in self.feats.items() if len(shape) == 2}
+
 
 def select(trace: Trace, name: str) -> Tensor:
     """Return the part of a trace called `name`: `"logits"`, `"aux:NAME"` or a module path.
@@ -101,10 +106,10 @@ def shape_of(spec: TraceSpec, name: str) -> tuple[int, ...]:
 
 
 def map_at(spec: TraceSpec, depth: Depth) -> str:
-    """Return the path of a network's first, middle or last feature map; raises `ConfigError` when there is none."""
+    """Return the path of the first, middle or last feature map; raises `ConfigError` when there is none."""
     maps = list(spec.maps)
     if not maps:
-        raise ConfigError(f"the network has no feature map [B, C, H, W] that could be its {depth}")
+        raise ConfigError(f"{depth} feature map: the network has no feature map [B, C, H, W]")
     return maps[{"first": 0, "middle": len(maps) // 2, "last": len(maps) - 1}[depth]]
 
 

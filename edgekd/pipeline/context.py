@@ -10,13 +10,16 @@ from typing import Any, TypeVar
 from edgekd.core.artifacts import from_json, to_json
 from edgekd.core.budget import Budget
 from edgekd.core.events import Event, Listener
-from edgekd.data import ImageDataset
+from edgekd.data import Dataset
 from edgekd.distill import Recipe
 from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.ledger import Ledger
 from edgekd.targets import Target
 
 N = TypeVar("N")
+
+TOKENIZER_FILE = "tokenizer.json"
+"""Where a run on texts keeps what turns a text into its network's input."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class RunContext:
     budget: Budget | None
     target: Target
     recipe: Recipe
-    dataset: ImageDataset
+    dataset: Dataset
     ledger: Ledger
     listener: Listener
 
@@ -45,11 +48,6 @@ class RunContext:
     def folder(self) -> Path:
         """The run folder."""
         return self.ledger.folder
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """`(C, H, W)` of the data."""
-        return (self.dataset.in_channels, self.dataset.resolution, self.dataset.resolution)
 
     def note(self, stage: str, message: str) -> None:
         """Tell the user something."""

@@ -43,7 +43,7 @@ class InBatchContrast(nn.Module):
                 f"info-nce: embedding_width {embedding_width} and temperature {temperature} must be positive"
             )
         self.temperature = temperature
-        self.needs = Needs((student.penultimate,), (teacher.penultimate,))
+        self.needs = Needs((student.penultimate,), (teacher.penultimate,), least_rows=2)
         self.student_head = nn.Linear(math.prod(shape_of(student, student.penultimate)), embedding_width)
         self.teacher_head = nn.Linear(math.prod(shape_of(teacher, teacher.penultimate)), embedding_width)
 
