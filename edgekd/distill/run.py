@@ -11,6 +11,7 @@ from torch import nn
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.events import Listener, silent
 from edgekd.data import Augment, Dataset, augmentation, default_augmentation
+from edgekd.distill.adapting import recipe_for
 from edgekd.distill.loop import Epoch, LoopContext, make_accelerator, run_stage
 from edgekd.distill.preparation import prepare
 from edgekd.distill.recipe import Recipe
@@ -28,7 +29,7 @@ class Outcome:
     """What a recipe produced.
 
     Attributes:
-        student: The student's backbone, in evaluation mode on the CPU: `[B, C, H, W]` in 0..1 to logits.
+        student: The student's backbone, in evaluation mode on the CPU.
         history: Every epoch of every stage.
     """
 
@@ -67,7 +68,7 @@ def run_recipe(
     Two recipes with one seed start from the same student weights and see the same batches.
 
     Args:
-        recipe: The method.
+        recipe: The method; see `edgekd.distill.adapting` for what it is where labels are no classes.
         student: The student's architecture.
         teacher: The teacher's architecture and trained network, or None for recipes that need none. It is not changed.
         dataset: The data; its test split is not touched.
@@ -82,9 +83,15 @@ def run_recipe(
         TrainingDiverged: A loss became NaN or infinite.
     """
     accelerator = make_accelerator(settings)
+    recipe = recipe_for(recipe, dataset.task)
     with torch.random.fork_rng(devices=[]):
         session = open_session(
-            recipe, student=student, teacher=teacher, input_shape=_input_shape(dataset), seed=options.seed
+            recipe,
+            student=student,
+            teacher=teacher,
+            input_shape=dataset.input_shape,
+            kind=dataset.task.kind,
+            seed=options.seed,
         )
         for net in session.nets.values():
             net.to(accelerator.device)
@@ -116,8 +123,16 @@ def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dat
     Raises:
         ConfigError: The recipe does not fit the networks or the data.
     """
+    recipe = recipe_for(recipe, dataset.task)
     with torch.random.fork_rng(devices=[]):
-        session = open_session(recipe, student=student, teacher=teacher, input_shape=_input_shape(dataset), seed=0)
+        session = open_session(
+            recipe,
+            student=student,
+            teacher=teacher,
+            input_shape=dataset.input_shape,
+            kind=dataset.task.kind,
+            seed=0,
+        )
         rehearse(recipe, session, dataset, batch_size=batch_size)
 
 
@@ -143,7 +158,3 @@ def _macs_per_step(session: Session, settings: TrainSettings) -> int:
 
 def _augment(dataset: Dataset, settings: TrainSettings) -> Augment:
     return augmentation(default_augmentation(dataset.name) if settings.augment == "auto" else settings.augment)
-
-
-def _input_shape(dataset: Dataset) -> tuple[int, int, int]:
-    return (dataset.in_channels, dataset.resolution, dataset.resolution)

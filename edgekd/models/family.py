@@ -14,6 +14,11 @@ MIN_RESOLUTION = 8
 """Smallest input side in pixels that every family accepts."""
 
 
+def no_modalities(spec: NetSpec) -> tuple[str, ...]:
+    """Return no path: the network mixes all input channels from its first layer on."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of networks that scales in depth, width and resolution.
@@ -27,7 +32,10 @@ class Family:
         standard: `(depth, width)` meant where a user gives neither.
         default_taps: Module paths of the stage ends of a built network, shallow to deep.
         options: Allowed values by option; the first is the default.
-        penultimate: Path of the module whose output `[B, d]` feeds the classifier.
+        penultimate: Path of the module whose output, `[B, d]` or `[B, C, H, W]`, feeds the last layer.
+        is_dense: Whether the output is `[B, num_classes, H, W]` at the input's resolution, else `[B, num_classes]`.
+        modalities: Paths of the embeddings `[B, d]`, one for each group of input channels, before they are fused; none
+            where a family does not keep groups apart.
     """
 
     build: Callable[[NetSpec], nn.Module]
@@ -39,6 +47,8 @@ class Family:
     default_taps: Callable[[NetSpec], tuple[str, ...]]
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     penultimate: str = "net.flatten"
+    is_dense: bool = False
+    modalities: Callable[[NetSpec], tuple[str, ...]] = no_modalities
 
 
 def check_spec(family: Family, spec: NetSpec) -> None:
@@ -74,6 +84,9 @@ def _size_problems(family: Family, spec: NetSpec) -> list[str]:
         problems.append(f"in_channels is {spec.in_channels}, it must be at least 1")
     if spec.num_classes < 1:
         problems.append(f"num_classes is {spec.num_classes}, it must be at least 1")
+    groups = len(family.modalities(spec))
+    if groups and spec.in_channels % groups:
+        problems.append(f"{spec.in_channels} input channels cannot be divided into {groups} equal groups")
     return problems
 
 

@@ -71,6 +71,7 @@ def teacher_net(context: RunContext) -> tuple[NetSpec, nn.Module]:
         mean=config.mean or dataset.mean,
         std=config.std or dataset.std,
         weights=weights,
+        is_dense=dataset.task.is_dense,
     )
 
 

@@ -17,6 +17,7 @@ from edgekd.distill.terms.exits import FeatureMSE
 from edgekd.distill.terms.factors import FactorTransfer, Paraphrasing
 from edgekd.distill.terms.features import FitNetHint, NormalizedHint, PearsonCorrelation, VariationalInformation
 from edgekd.distill.terms.flows import SolutionFlow
+from edgekd.distill.terms.gaussian import GaussianKL, GaussianNLL
 from edgekd.distill.terms.generative import MaskedGeneration
 from edgekd.distill.terms.logits import CrossEntropy, KnowledgeDistillation, StandardizedKD
 from edgekd.distill.terms.relations import (
@@ -43,6 +44,8 @@ __all__ = [
     "DecoupledKD",
     "FeatureMSE",
     "FitNetHint",
+    "GaussianKL",
+    "GaussianNLL",
     "InBatchContrast",
     "KernelAlignment",
     "KnowledgeDistillation",
