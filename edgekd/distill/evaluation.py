@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from edgekd.core.registry import Registry
-from edgekd.data import IGNORED, Batch, Kind, Split, Task, eval_batches
+from edgekd.data import IGNORED, Batch, Kind, Split, eval_batches
+from edgekd.data.metrics import Tally
 from edgekd.models import evaluating
 
-EVAL_BATCH_SIZE = 256
 _LARGEST_LOG_VARIANCE = 30.0
 _LEAST_VARIANCE = 1e-14
 
@@ -54,18 +56,20 @@ def outputs_of(model: nn.Module, split: Split) -> Tensor:
         model: Inputs as networks take them to one output; the mode of each of its modules is restored.
         split: What to run it on.
     """
-    return torch.cat([outputs for _, outputs in _answered(model, split)])
+    with evaluating(model):
+        return torch.cat([outputs for _, (outputs,) in _answered([model], split)])
 
 
 def evaluate(model: nn.Module, split: Split) -> Evaluation:
     """Evaluate a network on a split by the split's task."""
     nll_of, metric = _NLL[split.task.kind], split.task.metric
     tallies, sums = [], []
-    for batch, outputs in _answered(model, split):
-        tallies.append(metric.tally(outputs.numpy(), batch.labels.numpy()))
-        sums.append(torch.stack(nll_of(outputs, batch.labels)).double())
+    with evaluating(model):
+        for batch, (outputs,) in _answered([model], split):
+            tallies.append(metric.tally(outputs.numpy(), batch.labels.numpy()))
+            sums.append(torch.stack(nll_of(outputs, batch.labels)).double())
     total, count = torch.stack(sums).sum(dim=0).tolist()
-    return Evaluation(metric.score(sum(tallies[1:], start=tallies[0])), total / max(1.0, count), len(split))
+    return Evaluation(metric.score(np.sum(tallies, axis=0)), total / max(1.0, count), len(split))
 
 
 @PROBES.register("fidelity")
@@ -75,19 +79,34 @@ def fidelity(models: Mapping[str, nn.Module], split: Split) -> dict[str, float]:
     Reference:
         Stanton et al. 2021, arXiv 2106.05945, for classes of inputs.
     """
-    return fidelity_of(outputs_of(models["student"], split), outputs_of(models["teacher"], split), split.task)
+    return fidelity_of([models["student"]], models["teacher"], split)[0]
 
 
-def fidelity_of(student: Tensor, teacher: Tensor, task: Task) -> dict[str, float]:
-    """Compare two networks' outputs `[N, ...]` of one task.
+def fidelity_of(students: Sequence[nn.Module], teacher: nn.Module, split: Split) -> list[dict[str, float]]:
+    """Compare networks of one task with a teacher, batch by batch.
 
     Returns:
-        `agreement` (see `Task.agreement`), and `kl`: mean KL(teacher || student) in nats, never negative, of class
-        probabilities (each pixel counting alike), or of Gaussians summed over targets.
+        For each student `agreement` (see `Task.agreement`), and `kl`: mean KL(teacher || student) in nats, never
+        negative, of class probabilities (each pixel counting alike), or of Gaussians summed over targets.
     """
-    kl = (_gaussian_kl if task.kind == "regression" else _class_kl)(student.double(), teacher.double())
-    agreement = task.agreement(student.numpy(), teacher.numpy())
-    return {"agreement": agreement, "kl": max(0.0, kl.mean().item())}
+    task = split.task
+    divergence = _gaussian_kl if task.kind == "regression" else _class_kl
+    tallies: list[list[Tally]] = [[] for _ in students]
+    kls: list[list[Tensor]] = [[] for _ in students]
+    with ExitStack() as stack:
+        for network in (teacher, *students):
+            stack.enter_context(evaluating(network))
+        for _, (theirs, *answers) in _answered([teacher, *students], split):
+            for index, mine in enumerate(answers):
+                tallies[index].append(task.agreement_measure.tally(mine.numpy(), task.answers(theirs.numpy())))
+                kls[index].append(divergence(mine.double(), theirs.double()).flatten())
+    return [
+        {
+            "agreement": task.agreement_measure.score(np.sum(tally, axis=0)),
+            "kl": max(0.0, torch.cat(kl).mean().item()),
+        }
+        for tally, kl in zip(tallies, kls, strict=True)
+    ]
 
 
 def _class_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -104,11 +123,14 @@ def _gaussians(outputs: Tensor) -> Normal:
     return Normal(means, (log_variances.clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE) / 2).exp())
 
 
-def _answered(model: nn.Module, split: Split) -> Iterator[tuple[Batch, Tensor]]:
-    device = next(model.parameters()).device
-    with evaluating(model):
-        for batch in eval_batches(split, batch_size=EVAL_BATCH_SIZE):
-            yield batch, model(batch.inputs.to(device)).float().cpu()
+def _answered(networks: Sequence[nn.Module], split: Split) -> Iterator[tuple[Batch, list[Tensor]]]:
+    """Yield batches with each network's outputs; the caller holds the networks in evaluation mode."""
+    for batch in eval_batches(split):
+        yield batch, [network(batch.inputs.to(_device(network))).float().cpu() for network in networks]
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
 
 
 def _class_nll(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -72,7 +72,8 @@ class TraceSpec:
         shape = self.feats[self.penultimate]
         if len(shape) == 3:
             raise ConfigError(
-                f"an attachment here needs one feature vector an input; {self.penultimate!r} is a map {shape}"
+                f"this method reads one feature vector an input, and {self.penultimate!r} is a map {shape}; "
+                "use method kd or cwd"
             )
         return math.prod(shape)
 
