@@ -53,6 +53,22 @@ def digit_parts(config: DataConfig) -> tuple[Part, Part]:
     return whole.take(kept), whole.take(held_out)
 
 
+def three_digit_parts(config: DataConfig) -> dict[str, Part]:
+    """Return the digits' `train`, `val` and `test` part, for data sets that show a digit more than once.
+
+    Args:
+        config: Must not name a path. Its seed and `val_fraction` divide the training digits.
+
+    Raises:
+        ConfigError: A path is given.
+        DataError: Too few digits are left for one part.
+    """
+    whole, test = digit_parts(config)
+    seed = derive_seed(config.seed, config.name, "val")
+    kept, held_out = held_out_rows(whole.labels.astype(np.int64), fraction=config.val_fraction, seed=seed)
+    return {"train": whole.take(kept), "val": whole.take(held_out), "test": test}
+
+
 def _to_uint8(images: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Pixels:
     return np.rint(images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
 

@@ -1,7 +1,7 @@
 """A segmentation made of real digits: each scene holds a few on a textured ground, every pixel has a class.
 
-Digits lie where chance puts them, the later over the earlier; a pixel belongs to a digit where that has ink, else to
-the ground. Scenes of the three parts are made of different digits.
+Digits are enlarged and lie where chance puts them, none over another. A pixel belongs to a digit where that has ink,
+else to the ground. Scenes of the three parts are made of different digits.
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from edgekd.core.seeds import derive_seed
 from edgekd.data.config import DataConfig
-from edgekd.data.digits import DIGIT_NAMES, TEST_NOTE, digit_parts
+from edgekd.data.digits import DIGIT_NAMES, TEST_NOTE, three_digit_parts
 from edgekd.data.images import ArrayImages, Pixels
 from edgekd.data.inputs import Rows
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source
-from edgekd.data.splits import held_out_rows
 from edgekd.data.task import Task
 
 CANVAS = 24
+SIDES = (9, 14)
 LEAST_INK = 96
-_MOST_DIGITS = 4
+MOST_DIGITS = 4
 _BRIGHTEST_GROUND = 88
 _PATCHES = 6
 _SCENES = {"train": 1200, "val": 200, "test": 400}
@@ -56,15 +55,11 @@ def load_digits_scenes(config: DataConfig) -> Source:
         ConfigError: A path is given.
         DataError: Too few digits are left for the held-out scenes.
     """
-    whole, test = digit_parts(config)
-    seed = derive_seed(config.seed, "digits-scenes", "val")
-    kept, held_out = held_out_rows(whole.labels.astype(np.int64), fraction=config.val_fraction, seed=seed)
     parts = {
-        "train": _scenes(whole.take(kept), "train", config.seed),
-        "val": _scenes(whole.take(held_out), "val", config.seed),
-        "test": _scenes(test, "test", 0),
+        name: _scenes(part, name, 0 if name == "test" else config.seed)
+        for name, part in three_digit_parts(config).items()
     }
-    note = f"scenes of up to {_MOST_DIGITS} digits composed of scikit-learn's, no digit in two parts; {TEST_NOTE}"
+    note = f"scenes of up to {MOST_DIGITS} digits composed of scikit-learn's, no digit in two parts; {TEST_NOTE}"
     return Source(Task("segmentation", ("ground", *DIGIT_NAMES)), **parts, notes=(note,))
 
 
@@ -79,22 +74,27 @@ def scene(digits: Digits, rng: np.random.Generator) -> tuple[Pixels, Rows]:
         uint8 `[24, 24]`, and its classes int64 `[24, 24]`: 0 for the ground, digit + 1 where a digit has ink.
     """
     pixels, classes = _ground(rng), np.zeros((CANVAS, CANVAS), np.int64)
-    side = digits.pixels.shape[1]
-    for row in rng.integers(0, len(digits.pixels), rng.integers(1, _MOST_DIGITS + 1)):
+    is_taken = np.zeros((CANVAS, CANVAS), np.bool_)
+    for row in rng.integers(0, len(digits.pixels), rng.integers(1, MOST_DIGITS + 1)):
+        side = int(rng.integers(SIDES[0], SIDES[1] + 1))
         top, left = rng.integers(0, CANVAS - side + 1, 2)
         place = np.s_[top : top + side, left : left + side]
-        ink = digits.pixels[row]
+        if is_taken[place].any():
+            continue
+        is_taken[place] = True
+        ink = _enlarged(digits.pixels[row], side)
         pixels[place] = np.maximum(pixels[place], ink)
-        classes[place] = np.where(ink >= LEAST_INK, digits.labels[row] + 1, classes[place])
+        classes[place] = np.where(ink >= LEAST_INK, digits.labels[row] + 1, 0)
     return pixels, classes
 
 
 def _ground(rng: np.random.Generator) -> Pixels:
     """Return soft patches, darker than ink."""
-    patches = rng.integers(0, _BRIGHTEST_GROUND, (_PATCHES, _PATCHES), np.uint8)
-    enlarged = Image.fromarray(patches).resize((CANVAS, CANVAS), Image.Resampling.BILINEAR)
-    texture: NDArray[np.uint8] = np.array(enlarged)
-    return texture
+    return _enlarged(rng.integers(0, _BRIGHTEST_GROUND, (_PATCHES, _PATCHES), np.uint8), CANVAS)
+
+
+def _enlarged(pixels: Pixels, side: int) -> Pixels:
+    return np.array(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
 
 
 def _scenes(part: Part, name: str, seed: int) -> Part:
