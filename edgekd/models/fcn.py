@@ -1,6 +1,6 @@
 """Fully convolutional networks for logits of pixels: the stages of a residual network, fused from deep to shallow.
 
-The stages are those of `edgekd.models.resnet`. Each is brought to `width` channels, enlarged to the size of the stage
+The stages are those of `edgekd.models.resnet`. Each is brought to twice `width` channels, enlarged to the size of the stage
 before it and added to that; two convolutions end in logits at the input's resolution.
 
 Reference: arXiv 1411.4038, whose skips add class scores; here the features are added before there are scores, so that
@@ -58,11 +58,12 @@ class FullyConvolutional(nn.Module):
         self.layer2 = stage(widths[0], widths[1], blocks=blocks, stride=second, shortcut=shortcut)
         self.layer3 = stage(widths[1], widths[2], blocks=blocks, stride=third, shortcut=shortcut)
         side = _halved(spec.resolution, entry_halvings(spec.resolution))
-        self.lateral3 = nn.Sequential(*conv_bn_relu(conv1x1(widths[2], width)))
-        self.merge2 = Merge(widths[1], width, size=_halved(side, second - 1))
-        self.merge1 = Merge(widths[0], width, size=side)
-        self.fuse = nn.Sequential(*conv_bn_relu(conv3x3(width, width)))
-        self.head = _head(width, spec)
+        fused = 2 * width
+        self.lateral3 = nn.Sequential(*conv_bn_relu(conv1x1(widths[2], fused)))
+        self.merge2 = Merge(widths[1], fused, size=_halved(side, second - 1))
+        self.merge1 = Merge(widths[0], fused, size=side)
+        self.fuse = nn.Sequential(*conv_bn_relu(conv3x3(fused, fused)))
+        self.head = _head(fused, spec)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Turn normalised inputs `[B, C, H, W]` into logits `[B, K, H, W]`."""

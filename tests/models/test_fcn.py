@@ -86,8 +86,8 @@ def test_macs_count_the_decoder_by_hand():
     spec = spec_of(16, width=4)
     stages = count_macs(build(spec_for("resnet", depth=8, width=4, in_channels=1, num_classes=5, resolution=16,
                                        mean=(0.5,), std=(0.25,))), (1, 16, 16)) - 16 * 5  # fmt: skip
-    lateral = 4 * 4 * 16 * 16 + 8 * 4 * 8 * 8 + 16 * 4 * 4 * 4
-    assert count_macs(build(spec), (1, 16, 16)) == stages + lateral + 9 * 4 * 4 * 256 + 4 * 5 * 256
+    lateral = 4 * 8 * 16 * 16 + 8 * 8 * 8 * 8 + 16 * 8 * 4 * 4
+    assert count_macs(build(spec), (1, 16, 16)) == stages + lateral + 9 * 8 * 8 * 256 + 8 * 5 * 256
 
 
 def test_a_teacher_must_answer_for_what_the_task_asks():
