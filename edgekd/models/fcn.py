@@ -1,7 +1,7 @@
 """Fully convolutional networks for logits of pixels: the stages of a residual network, fused from deep to shallow.
 
-The stages are those of `edgekd.models.resnet`. Each is brought to twice `width` channels, enlarged to the size of the stage
-before it and added to that; two convolutions end in logits at the input's resolution.
+The stages are those of `edgekd.models.resnet`. Each is brought to twice `width` channels, enlarged to the size of the
+stage before it and added to that; two convolutions end in logits at the resolution of the input.
 
 Reference: arXiv 1411.4038, whose skips add class scores; here the features are added before there are scores, so that
 the fused map is one that distillation can tap.
