@@ -1,7 +1,9 @@
 """The distillation engine: recipes of stages over traces, terms, sources, weighers and views."""
 
-from edgekd.distill.evaluation import PROBES, Evaluation, Probe, evaluate, fidelity, fidelity_of, outputs_of
+from edgekd.distill import branches as branches
+from edgekd.distill.evaluation import Evaluation, evaluate, fidelities_of, fidelity_of, outputs_of
 from edgekd.distill.loop import Epoch
+from edgekd.distill.probes import PROBES, Probe, fidelity
 from edgekd.distill.recipe import Recipe, load_recipe, recipe_names
 from edgekd.distill.run import Outcome, RunOptions, check_recipe, run_recipe
 from edgekd.distill.settings import TrainSettings
@@ -18,6 +20,7 @@ __all__ = [
     "check_recipe",
     "evaluate",
     "fidelity",
+    "fidelities_of",
     "fidelity_of",
     "load_recipe",
     "outputs_of",

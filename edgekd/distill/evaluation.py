@@ -1,11 +1,10 @@
-"""How good a network is on a split, and probes that compare networks by role."""
+"""How good a network is on a split, and how well it follows another one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from edgekd.core.registry import Registry
-from edgekd.data import IGNORED, Batch, Kind, Split, eval_batches
+from edgekd.data import IGNORED, Batch, Kind, Split, Task, eval_batches
 from edgekd.data.metrics import Tally
 from edgekd.models import evaluating
 
@@ -36,17 +34,6 @@ class Evaluation:
     score: float
     nll: float
     samples: int
-
-
-class Probe(Protocol):
-    """Compares networks by role on a split."""
-
-    def __call__(self, models: Mapping[str, nn.Module], split: Split) -> dict[str, float]:
-        """Return named figures."""
-        ...
-
-
-PROBES: Registry[Probe] = Registry("probe")
 
 
 def outputs_of(model: nn.Module, split: Split) -> Tensor:
@@ -72,41 +59,39 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
     return Evaluation(metric.score(np.sum(tallies, axis=0)), total / max(1.0, count), len(split))
 
 
-@PROBES.register("fidelity")
-def fidelity(models: Mapping[str, nn.Module], split: Split) -> dict[str, float]:
-    """How well the student follows the teacher: agreement, and mean KL(teacher || student) at temperature 1.
+def fidelity_of(student: Tensor, teacher: Tensor, task: Task) -> dict[str, float]:
+    """Compare two networks' outputs `[N, ...]` of one task.
+
+    Returns:
+        `agreement` (see `Task.agreement`), and `kl`: mean KL(teacher || student) in nats, never negative, of class
+        probabilities (each pixel counting alike), or of Gaussians summed over targets.
 
     Reference:
         Stanton et al. 2021, arXiv 2106.05945, for classes of inputs.
     """
-    return fidelity_of([models["student"]], models["teacher"], split)[0]
+    return _fidelity([_compared(student, teacher, task)], task)
 
 
-def fidelity_of(students: Sequence[nn.Module], teacher: nn.Module, split: Split) -> list[dict[str, float]]:
-    """Compare networks of one task with a teacher, batch by batch.
-
-    Returns:
-        For each student `agreement` (see `Task.agreement`), and `kl`: mean KL(teacher || student) in nats, never
-        negative, of class probabilities (each pixel counting alike), or of Gaussians summed over targets.
-    """
-    task = split.task
-    divergence = _gaussian_kl if task.kind == "regression" else _class_kl
-    tallies: list[list[Tally]] = [[] for _ in students]
-    kls: list[list[Tensor]] = [[] for _ in students]
+def fidelities_of(students: Sequence[nn.Module], teacher: nn.Module, split: Split) -> list[dict[str, float]]:
+    """Compare networks with their teacher on a split, batch by batch; see `fidelity_of`."""
+    parts: list[list[tuple[Tally, Tensor]]] = [[] for _ in students]
     with ExitStack() as stack:
         for network in (teacher, *students):
             stack.enter_context(evaluating(network))
         for _, (theirs, *answers) in _answered([teacher, *students], split):
-            for index, mine in enumerate(answers):
-                tallies[index].append(task.agreement_measure.tally(mine.numpy(), task.answers(theirs.numpy())))
-                kls[index].append(divergence(mine.double(), theirs.double()).flatten())
-    return [
-        {
-            "agreement": task.agreement_measure.score(np.sum(tally, axis=0)),
-            "kl": max(0.0, torch.cat(kl).mean().item()),
-        }
-        for tally, kl in zip(tallies, kls, strict=True)
-    ]
+            for part, mine in zip(parts, answers, strict=True):
+                part.append(_compared(mine, theirs, split.task))
+    return [_fidelity(part, split.task) for part in parts]
+
+
+def _compared(student: Tensor, teacher: Tensor, task: Task) -> tuple[Tally, Tensor]:
+    kl = (_gaussian_kl if task.kind == "regression" else _class_kl)(student.double(), teacher.double())
+    return task.agreement_measure.tally(student.numpy(), task.answers(teacher.numpy())), kl.flatten()
+
+
+def _fidelity(parts: Sequence[tuple[Tally, Tensor]], task: Task) -> dict[str, float]:
+    agreement = task.agreement_measure.score(np.sum([tally for tally, _ in parts], axis=0))
+    return {"agreement": agreement, "kl": max(0.0, torch.cat([kl for _, kl in parts]).mean().item())}
 
 
 def _class_kl(student: Tensor, teacher: Tensor) -> Tensor:

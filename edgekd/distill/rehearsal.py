@@ -42,8 +42,6 @@ def rehearse(recipe: Recipe, session: Session, dataset: Dataset, *, batch_size: 
     rows = min(batch_size, len(dataset.train))
     batch = next(iter(eval_batches(dataset.train, batch_size=min(rows, _ROWS))))
     for spec in recipe.stages:
-        if spec.start == "fresh":
-            session.restart(spec.learner)
         stage = build_stage(spec, session)
         _require_rows(stage, rows)
         prepare(stage, dataset.train, torch.device("cpu"))

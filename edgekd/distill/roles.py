@@ -26,7 +26,13 @@ Given = tuple[NetSpec, nn.Module]
 
 
 def open_session(
-    recipe: Recipe, *, student: NetSpec, teacher: Given | None, input_shape: tuple[int, ...], kind: Kind, seed: int
+    recipe: Recipe,
+    *,
+    student: NetSpec,
+    teacher: Given | None,
+    input_shape: tuple[int, ...],
+    seed: int,
+    kind: Kind = "classification",
 ) -> Session:
     """Make every network of a recipe, with its attachments.
 
@@ -35,8 +41,8 @@ def open_session(
         student: The student's architecture.
         teacher: The teacher's architecture and network; it is copied. None for recipes that need none.
         input_shape: `(C, H, W)` of the data.
-        kind: What the networks' outputs are for.
         seed: Decides all initial weights.
+        kind: What the networks' outputs are for.
 
     Raises:
         ConfigError: The recipe needs a teacher and none was given, or a network that cannot be made.
@@ -60,7 +66,7 @@ def open_session(
     return session
 
 
-def penultimate_of(spec: NetSpec, module: nn.Module, kind: Kind) -> str:
+def penultimate_of(spec: NetSpec, module: nn.Module, kind: Kind = "classification") -> str:
     """Return the path of the module whose output, `[B, D]` or `[B, C, H, W]`, feeds the classifier.
 
     Args:

@@ -82,7 +82,6 @@ def run_recipe(
         ConfigError: The recipe does not fit the networks, or needs a teacher and none was given.
         TrainingDiverged: A loss became NaN or infinite.
     """
-    accelerator = make_accelerator(settings)
     recipe = recipe_for(recipe, dataset.task)
     with torch.random.fork_rng(devices=[]):
         session = open_session(
@@ -93,21 +92,50 @@ def run_recipe(
             kind=dataset.task.kind,
             seed=options.seed,
         )
-        for net in session.nets.values():
-            net.to(accelerator.device)
-        with cpu_threads(settings.threads or threads_for(_macs_per_step(session, settings))):
-            context = LoopContext(
-                dataset,
-                settings,
-                _augment(dataset, settings),
-                options.seed,
-                accelerator,
-                options.label,
-                options.folder,
-                options.listener,
-            )
-            history = _run_stages(recipe, session, context)
+        history = run_stages(recipe, session, dataset=dataset, settings=settings, options=options)
     return Outcome(session.net("student").backbone.cpu().eval().requires_grad_(False), history)
+
+
+def run_stages(
+    recipe: Recipe, session: Session, *, dataset: Dataset, settings: TrainSettings, options: RunOptions
+) -> tuple[Epoch, ...]:
+    """Train every network of a session by a recipe's stages.
+
+    Args:
+        recipe: The method.
+        session: Its networks, as `open_session` made them; they are changed.
+        dataset: The data; its test split is not touched.
+        settings: Optimisation settings.
+        options: Seed, label, folder, listener.
+
+    Returns:
+        Every epoch of every stage.
+
+    Raises:
+        ConfigError: The recipe does not fit the networks.
+        TrainingDiverged: A loss became NaN or infinite.
+    """
+    accelerator = make_accelerator(settings)
+    context = LoopContext(
+        dataset,
+        settings,
+        _augment(dataset, settings),
+        options.seed,
+        accelerator,
+        options.label,
+        options.folder,
+        options.listener,
+    )
+    for net in session.nets.values():
+        net.to(accelerator.device)
+    history: list[Epoch] = []
+    with cpu_threads(settings.threads or threads_for(_macs_per_step(session, settings))):
+        for spec in scheduled(recipe):
+            stage = build_stage(spec, session)
+            stage.learners.to(accelerator.device)
+            prepare(stage, dataset.train, accelerator.device)
+            history += run_stage(stage, session, context)
+    return tuple(history)
 
 
 def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dataset: Dataset, batch_size: int) -> None:
@@ -134,18 +162,6 @@ def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dat
             seed=0,
         )
         rehearse(recipe, session, dataset, batch_size=batch_size)
-
-
-def _run_stages(recipe: Recipe, session: Session, context: LoopContext) -> tuple[Epoch, ...]:
-    history: list[Epoch] = []
-    for spec in scheduled(recipe):
-        if spec.start == "fresh":
-            session.restart(spec.learner)
-        stage = build_stage(spec, session)
-        stage.learners.to(context.accelerator.device)
-        prepare(stage, context.dataset.train, context.accelerator.device)
-        history += run_stage(stage, session, context)
-    return tuple(history)
 
 
 def _macs_per_step(session: Session, settings: TrainSettings) -> int:

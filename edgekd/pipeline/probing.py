@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekd.core.artifacts import TrainedModel
-from edgekd.distill import fidelity_of
+from edgekd.distill import fidelities_of
 from edgekd.models import load_model
 from edgekd.pipeline.context import RunContext
 from edgekd.report import FidelityRow
@@ -24,7 +24,7 @@ def fidelities(context: RunContext, teacher: TrainedModel, students: Sequence[Tr
 
     def work() -> dict[str, Any]:
         networks = [load_model(student) for student in students]
-        figures = fidelity_of(networks, load_model(teacher), context.dataset.test)
+        figures = fidelities_of(networks, load_model(teacher), context.dataset.test)
         rows = [
             {"role": student.role, "seed": student.seed, "split": _SPLIT} | figure
             for student, figure in zip(students, figures, strict=True)

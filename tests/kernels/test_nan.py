@@ -23,7 +23,7 @@ EXTRA = {
 GAUSSIAN = {"gaussian_nll", "gaussian_kl"}
 ROWWISE = {
     "dkd", "nkd", "kd_kl", "standardized_kl", "dist", "mlkd", "curriculum_kl", "batch_correlation", "class_correlation",
-    "transformed_kd", "similarity_transfer", "info_nce", "self_supervision",
+    "transformed_kd", "similarity_transfer", "info_nce", "self_supervision", "branch_kl",
 }  # fmt: skip
 NO_LOSSES = {"linear_cka", "relu_margin", "view_similarity"}
 
