@@ -97,7 +97,7 @@ class TracedNet(nn.Module):
         aux: dict[str, Tensor] = {}
         for attachment in self.attachments.values():
             aux.update(attachment(feats))
-        return Trace(logits, {path: feats[path] for path in self.taps}, aux, inputs, gradient)
+        return Trace(logits, {path: feats[path] for path in self.taps}, aux, inputs, gradient, self.kind)
 
     def train_only(self, parts: Sequence[Part]) -> None:
         """Put the named parts in training mode with gradients, the rest in evaluation mode without."""

@@ -26,6 +26,7 @@ class Trace:
         inputs: What the forward was run on: `[B, C, H, W]` in 0..1, or tokens `[B, L]`, 0 where a text is filled up.
         input_gradient: Gradient of the top class's probability, of the shape of the inputs the backbone saw, or with
             respect to the embedded tokens `[B, L, D]`; None unless a term needs it.
+        kind: What the logits are for.
     """
 
     logits: Tensor
@@ -33,6 +34,7 @@ class Trace:
     aux: Mapping[str, Tensor]
     inputs: Tensor
     input_gradient: Tensor | None = None
+    kind: Kind = "classification"
 
     def detached(self) -> Trace:
         """Return the same trace cut off from the graph."""
@@ -42,7 +44,23 @@ class Trace:
             {name: value.detach() for name, value in self.aux.items()},
             self.inputs.detach(),
             None if self.input_gradient is None else self.input_gradient.detach(),
+            self.kind,
         )
+
+
+def class_logits(trace: Trace, reader: str) -> Tensor:
+    """Return the logits of a trace for what reads class probabilities off them.
+
+    Args:
+        trace: One forward.
+        reader: What reads them, for messages.
+
+    Raises:
+        ConfigError: They are means and log variances.
+    """
+    if trace.kind == "regression":
+        raise ConfigError(f"{reader} reads class probabilities, this task is regression; use method kd or plain")
+    return trace.logits
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from edgekd.distill.step import Step
 from edgekd.distill.terms import build_term
 from edgekd.distill.trace import Trace, TraceSpec
 from edgekd.distill.views import VIEWS
+from edgekd.distill.weighers import WEIGHERS, Moment
 from edgekd.models import build, modalities_of, spec_for
 
 MAPS = Task("segmentation", ("ground", "bright", "dark"))
@@ -186,6 +187,24 @@ def test_gradients_of_the_top_class_are_refused_where_there_is_none(values):
     net = TracedNet(build(_spec(values, "resnet", 8, 4)), penultimate="net.flatten", kind="regression")
     with pytest.raises(ConfigError, match="gradient of the top class's probability; regression has none"):
         net.tap([], input_gradient=True)
+
+
+def test_what_averages_or_weighs_by_class_probabilities_refuses_regression(values):
+    with pytest.raises(ConfigError, match="source ensemble reads class probabilities, this task is regression"):
+        _check(values, "ensemble")
+    term = {"type": "gaussian-kl", "weight": {"type": "teacher-confidence"}}
+    recipe = Recipe(name="t", title="t", stages=[{"name": "student", "terms": [term]}])
+    with pytest.raises(ConfigError, match="weigher teacher-confidence reads class probabilities"):
+        _check(values, recipe)
+
+
+def test_confidence_in_maps_is_the_mean_over_pixels():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 4, 2, 5)
+    moment = Moment(torch.zeros(3, 1), _trace(logits), (_trace(logits),), _batch(torch.zeros(3)), STEP)
+    entropy = torch.distributions.Categorical(logits=logits.movedim(1, 3)).entropy().mean(dim=(1, 2))
+    found = WEIGHERS["teacher-confidence"]()(moment)
+    torch.testing.assert_close(found, (1 - entropy / math.log(4)).unsqueeze(1))
 
 
 def test_cross_entropy_of_maps_is_the_mean_over_counted_pixels():
