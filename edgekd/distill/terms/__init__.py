@@ -19,6 +19,7 @@ from edgekd.distill.terms.extraction import RandomProjection
 from edgekd.distill.terms.factors import FactorTransfer, Paraphrasing
 from edgekd.distill.terms.features import FitNetHint, NormalizedHint, PearsonCorrelation, VariationalInformation
 from edgekd.distill.terms.flows import SolutionFlow
+from edgekd.distill.terms.gaussian import GaussianKL, GaussianNLL
 from edgekd.distill.terms.generative import MaskedGeneration
 from edgekd.distill.terms.gradients import GradientMatch
 from edgekd.distill.terms.logits import CrossEntropy, KnowledgeDistillation, StandardizedKD
@@ -49,6 +50,8 @@ __all__ = [
     "DecoupledKD",
     "FeatureMSE",
     "FitNetHint",
+    "GaussianKL",
+    "GaussianNLL",
     "GradientMatch",
     "InBatchContrast",
     "KernelAlignment",
