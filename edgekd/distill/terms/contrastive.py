@@ -98,6 +98,8 @@ class ContrastiveRepresentation(nn.Module):
                 f"crd: embedding_width {embedding_width}, negatives {negatives} and temperature {temperature} must be "
                 f"positive, momentum {momentum} in [0, 1)"
             )
+        if student.kind != "classification":
+            raise ConfigError(f"crd takes negatives from other classes of inputs, this task is {student.kind}; use sp")
         self.temperature, self.momentum, self.negatives = temperature, momentum, negatives
         self.needs = Needs((student.penultimate,), (teacher.penultimate,))
         self.student_head = nn.Linear(math.prod(shape_of(student, student.penultimate)), embedding_width)
