@@ -38,7 +38,7 @@ class Epoch:
         stage: Stage name.
         epoch: Counted from 1.
         loss: Mean total loss.
-        terms: Mean of each term before its weight.
+        terms: Mean of each term before its weight, and of each weight that differs from sample to sample or by chance.
         lr: Learning rate at its last step.
         val_score: Score of the learner's backbone on the held-out split, in the metric of the data set's task.
         seconds: Wall clock.
@@ -108,6 +108,8 @@ def run_stage(stage: Stage, session: Session, context: LoopContext) -> tuple[Epo
     keeper = _Keeper(select_best=(stage.spec.keep or settings.select) == "best" and stage.changes_answers)
     history: list[Epoch] = []
     evaluation: Evaluation | None = None
+    if stage.spec.record:
+        session.trajectories[stage.learners.first.role] = []
     for epoch in range(epochs):
         started = time.perf_counter()
         loss, terms, lr = _EpochRunner(stage, context, learners, optimizer).run(epoch, steps, epochs)
@@ -137,6 +139,8 @@ def _optimizer(stage: Stage, settings: TrainSettings) -> torch.optim.Optimizer:
         }
         for group in stage.groups
     ]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr)
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
 
 
@@ -211,8 +215,10 @@ class _EpochRunner:
             losses: Losses = self.learners(batch, step)
         accelerator.backward(losses.total)
         if self.context.settings.max_grad_norm is not None:
+            # Accelerate's own clipping unscales the gradients of every optimizer it ever saw, at each call.
+            accelerator.unscale_gradients(self.optimizer)
             for learner in self.stage.learners:
-                accelerator.clip_grad_norm_(learner.parameters(), self.context.settings.max_grad_norm)
+                nn.utils.clip_grad_norm_(learner.parameters(), self.context.settings.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return losses

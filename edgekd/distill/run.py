@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.events import Listener, silent
@@ -45,12 +46,14 @@ class RunOptions:
         label: Prefix of stage names in events.
         folder: Where last good checkpoints are kept, or None.
         listener: Told of progress.
+        start: Weights of the student's backbone, by name, that are not drawn.
     """
 
     seed: int = 0
     label: str = ""
     folder: Path | None = None
     listener: Listener = field(default=silent)
+    start: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def run_recipe(
@@ -81,26 +84,56 @@ def run_recipe(
         ConfigError: The recipe does not fit the networks, or needs a teacher and none was given.
         TrainingDiverged: A loss became NaN or infinite.
     """
-    accelerator = make_accelerator(settings)
     with torch.random.fork_rng(devices=[]):
         session = open_session(
-            recipe, student=student, teacher=teacher, input_shape=_input_shape(dataset), seed=options.seed
+            recipe, student=student, teacher=teacher, input_shape=dataset.input_shape, seed=options.seed
         )
-        for net in session.nets.values():
-            net.to(accelerator.device)
-        with cpu_threads(settings.threads or threads_for(_macs_per_step(session, settings))):
-            context = LoopContext(
-                dataset,
-                settings,
-                _augment(dataset, settings),
-                options.seed,
-                accelerator,
-                options.label,
-                options.folder,
-                options.listener,
-            )
-            history = _run_stages(recipe, session, context)
+        if options.start:
+            session.begin_from("student", options.start)
+        history = run_stages(recipe, session, dataset=dataset, settings=settings, options=options)
     return Outcome(session.net("student").backbone.cpu().eval().requires_grad_(False), history)
+
+
+def run_stages(
+    recipe: Recipe, session: Session, *, dataset: Dataset, settings: TrainSettings, options: RunOptions
+) -> tuple[Epoch, ...]:
+    """Train every network of a session by a recipe's stages.
+
+    Args:
+        recipe: The method.
+        session: Its networks, as `open_session` made them; they are changed.
+        dataset: The data; its test split is not touched.
+        settings: Optimisation settings.
+        options: Seed, label, folder, listener.
+
+    Returns:
+        Every epoch of every stage.
+
+    Raises:
+        ConfigError: The recipe does not fit the networks.
+        TrainingDiverged: A loss became NaN or infinite.
+    """
+    accelerator = make_accelerator(settings)
+    context = LoopContext(
+        dataset,
+        settings,
+        _augment(dataset, settings),
+        options.seed,
+        accelerator,
+        options.label,
+        options.folder,
+        options.listener,
+    )
+    for net in session.nets.values():
+        net.to(accelerator.device)
+    history: list[Epoch] = []
+    with cpu_threads(settings.threads or threads_for(_macs_per_step(session, settings))):
+        for spec in scheduled(recipe):
+            stage = build_stage(spec, session)
+            stage.learners.to(accelerator.device)
+            prepare(stage, dataset.train, accelerator.device)
+            history += run_stage(stage, session, context)
+    return tuple(history)
 
 
 def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dataset: Dataset, batch_size: int) -> None:
@@ -117,33 +150,14 @@ def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dat
         ConfigError: The recipe does not fit the networks or the data.
     """
     with torch.random.fork_rng(devices=[]):
-        session = open_session(recipe, student=student, teacher=teacher, input_shape=_input_shape(dataset), seed=0)
+        session = open_session(recipe, student=student, teacher=teacher, input_shape=dataset.input_shape, seed=0)
         rehearse(recipe, session, dataset, batch_size=batch_size)
 
 
-def _run_stages(recipe: Recipe, session: Session, context: LoopContext) -> tuple[Epoch, ...]:
-    history: list[Epoch] = []
-    for spec in scheduled(recipe):
-        if spec.start == "fresh":
-            session.restart(spec.learner)
-        stage = build_stage(spec, session)
-        stage.learners.to(context.accelerator.device)
-        prepare(stage, context.dataset.train, context.accelerator.device)
-        history += run_stage(stage, session, context)
-    return tuple(history)
-
-
 def _macs_per_step(session: Session, settings: TrainSettings) -> int:
-    channels, height, width = session.input_shape
     nets = session.nets.values()
-    return settings.batch_size * sum(
-        count_macs(net.backbone, (channels, net.resolution or height, net.resolution or width)) for net in nets
-    )
+    return settings.batch_size * sum(count_macs(net.backbone, net.shape_seen(session.input_shape)) for net in nets)
 
 
 def _augment(dataset: Dataset, settings: TrainSettings) -> Augment:
     return augmentation(default_augmentation(dataset.name) if settings.augment == "auto" else settings.augment)
-
-
-def _input_shape(dataset: Dataset) -> tuple[int, int, int]:
-    return (dataset.in_channels, dataset.resolution, dataset.resolution)

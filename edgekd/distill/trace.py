@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
 from edgekd.core.errors import ConfigError, unknown_name
+
+Depth = Literal["first", "middle", "last"]
 
 
 @dataclass(frozen=True)
@@ -17,11 +20,11 @@ class Trace:
 
     Attributes:
         logits: `[B, K]`.
-        feats: Feature maps by module path, `[B, C, H, W]` or `[B, D]`.
+        feats: Feature maps by module path, `[B, C, H, W]`, states of tokens `[B, L, D]`, or `[B, D]`.
         aux: Outputs of attachments by name (codes, extra logits).
-        inputs: What the forward was run on, `[B, C, H, W]` in 0..1.
-        input_gradient: Gradient of the top class's probability, of the shape of the inputs the backbone saw; None
-            unless a term needs it.
+        inputs: What the forward was run on, `[B, C, H, W]` in 0..1, or tokens `[B, L]`, 0 where a text is filled up.
+        input_gradient: Gradient of the top class's probability, of the shape of the inputs the backbone saw, or with
+            respect to the embedded tokens `[B, L, D]`; None unless a term needs it.
     """
 
     logits: Tensor
@@ -67,6 +70,11 @@ class TraceSpec:
         """The tappable places that are feature maps `(C, H, W)`, shallow to deep."""
         return {path: shape for path, shape in self.feats.items() if len(shape) == 3}
 
+    @property
+    def states(self) -> dict[str, tuple[int, ...]]:
+        """The tappable places that are states of tokens `(L, D)`, shallow to deep."""
+        return {path: shape for path, shape in self.feats.items() if len(shape) == 2}
+
 
 def select(trace: Trace, name: str) -> Tensor:
     """Return the part of a trace called `name`: `"logits"`, `"aux:NAME"` or a module path.
@@ -95,6 +103,14 @@ def shape_of(spec: TraceSpec, name: str) -> tuple[int, ...]:
     if key not in known:
         raise unknown_name("attachment output" if known is spec.aux else "module to tap", key, known)
     return known[key]
+
+
+def map_at(spec: TraceSpec, depth: Depth) -> str:
+    """Return the path of the first, middle or last feature map; raises `ConfigError` when there is none."""
+    maps = list(spec.maps)
+    if not maps:
+        raise ConfigError(f"{depth} feature map: the network has no feature map [B, C, H, W]")
+    return maps[{"first": 0, "middle": len(maps) // 2, "last": len(maps) - 1}[depth]]
 
 
 def require_same_width(student: TraceSpec, teacher: TraceSpec, part: str, target: str) -> None:

@@ -13,7 +13,7 @@ from edgekd.distill.terms.contrastive import InBatchContrast
 from edgekd.distill.terms.correlation import MultiLevelKD, RelationalCorrelation
 from edgekd.distill.terms.curriculum import CurriculumTemperature
 from edgekd.distill.terms.decoupled import DecoupledKD, NormalizedKD
-from edgekd.distill.terms.exits import FeatureMSE
+from edgekd.distill.terms.exits import BranchKL, FeatureMSE
 from edgekd.distill.terms.factors import FactorTransfer, Paraphrasing
 from edgekd.distill.terms.features import FitNetHint, NormalizedHint, PearsonCorrelation, VariationalInformation
 from edgekd.distill.terms.flows import SolutionFlow
@@ -36,6 +36,7 @@ __all__ = [
     "Paraphrasing",
     "ActivationBoundary",
     "AttentionTransfer",
+    "BranchKL",
     "ChannelWiseKD",
     "CorrelationCongruence",
     "CrossEntropy",

@@ -23,7 +23,7 @@ class Needs:
     Attributes:
         student: Module paths tapped in the student.
         teacher: Module paths tapped in the teacher.
-        is_supervised: It reads labels and no teacher; it is evaluated once, not once for each target.
+        is_supervised: It reads no teacher, labels mostly; it is evaluated once, not once for each target.
         input_gradient: It reads `input_gradient` of both traces.
         least_rows: Fewest rows of a batch for which it is defined.
         undecayed: Its own parameters, by first part of their name, that take no weight decay.
