@@ -208,7 +208,7 @@ def _loaded(run: FinishedRun, foreign: Path | None) -> _Networks:
         load_model(run.teacher),
         tuple(load_model(model) for model in run.alone),
         tuple(load_model(model) for model in run.distilled),
-        tuple(initial_student(model.spec, model.seed) for model in run.distilled),
+        tuple(initial_student(run, model.seed) for model in run.distilled),
         None if foreign is None else load_model(teacher_of_run(foreign)),
     )
 
