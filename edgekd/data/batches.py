@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from edgekd.data.augment import Augment
 from edgekd.data.dataset import Split
 from edgekd.data.inputs import Rows, Stored, network_inputs
 from edgekd.data.metrics import Labels
+
+_LARGEST_BATCH = 256
+_BATCH_VALUES = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +77,12 @@ def train_batches(
     return generate()
 
 
-def eval_batches(split: Split, *, batch_size: int) -> Iterator[Batch]:
+def eval_batches(split: Split, *, batch_size: int | None = None) -> Iterator[Batch]:
     """Yield every row once, in order, unchanged; the last batch may be smaller.
 
     Args:
         split: What to evaluate on.
-        batch_size: Inputs in a batch.
+        batch_size: Inputs in a batch; by default up to 256, as many as hold a few million values.
 
     Returns:
         The batches.
@@ -87,6 +91,8 @@ def eval_batches(split: Split, *, batch_size: int) -> Iterator[Batch]:
         ConfigError: `batch_size` below 1.
         DataError: The split is empty.
     """
+    if batch_size is None:
+        batch_size = max(1, min(_LARGEST_BATCH, _BATCH_VALUES // math.prod(split.inputs.shape)))
     _check(split, batch_size)
     rows = np.arange(len(split), dtype=np.int64)
     return (_batch(split.inputs.gather(ids), split.labels[ids], ids) for ids in _runs(rows, batch_size))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.events import Listener, silent
 from edgekd.data import Augment, Dataset, augmentation, default_augmentation
+from edgekd.distill.adapting import recipe_for
 from edgekd.distill.loop import Epoch, LoopContext, make_accelerator, run_stage
 from edgekd.distill.preparation import prepare
 from edgekd.distill.recipe import Recipe
@@ -29,7 +30,7 @@ class Outcome:
     """What a recipe produced.
 
     Attributes:
-        student: The student's backbone, in evaluation mode on the CPU: `[B, C, H, W]` in 0..1 to logits.
+        student: The student's backbone, in evaluation mode on the CPU.
         history: Every epoch of every stage.
     """
 
@@ -70,7 +71,7 @@ def run_recipe(
     Two recipes with one seed start from the same student weights and see the same batches.
 
     Args:
-        recipe: The method.
+        recipe: The method; see `edgekd.distill.adapting` for what it is where labels are no classes.
         student: The student's architecture.
         teacher: The teacher's architecture and trained network, or None for recipes that need none. It is not changed.
         dataset: The data; its test split is not touched.
@@ -84,9 +85,15 @@ def run_recipe(
         ConfigError: The recipe does not fit the networks, or needs a teacher and none was given.
         TrainingDiverged: A loss became NaN or infinite.
     """
+    recipe = recipe_for(recipe, dataset.task)
     with torch.random.fork_rng(devices=[]):
         session = open_session(
-            recipe, student=student, teacher=teacher, input_shape=dataset.input_shape, seed=options.seed
+            recipe,
+            student=student,
+            teacher=teacher,
+            input_shape=dataset.input_shape,
+            kind=dataset.task.kind,
+            seed=options.seed,
         )
         if options.start:
             session.begin_from("student", options.start)
@@ -131,7 +138,14 @@ def run_stages(
         for spec in scheduled(recipe):
             stage = build_stage(spec, session)
             stage.learners.to(accelerator.device)
-            prepare(stage, dataset.train, accelerator.device)
+            prepare(
+                stage,
+                session,
+                dataset.train,
+                accelerator.device,
+                listener=context.listener,
+                label=context.label,
+            )
             history += run_stage(stage, session, context)
     return tuple(history)
 
@@ -149,8 +163,16 @@ def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dat
     Raises:
         ConfigError: The recipe does not fit the networks or the data.
     """
+    recipe = recipe_for(recipe, dataset.task)
     with torch.random.fork_rng(devices=[]):
-        session = open_session(recipe, student=student, teacher=teacher, input_shape=dataset.input_shape, seed=0)
+        session = open_session(
+            recipe,
+            student=student,
+            teacher=teacher,
+            input_shape=dataset.input_shape,
+            kind=dataset.task.kind,
+            seed=0,
+        )
         rehearse(recipe, session, dataset, batch_size=batch_size)
 
 

@@ -49,7 +49,7 @@ class Rotations:
         is_first = torch.arange(ROTATIONS * len(batch), device=batch.labels.device) % ROTATIONS == 0
         return Batch(
             inputs=torch.stack(turned, dim=1).flatten(0, 1),
-            labels=batch.labels.repeat_interleave(ROTATIONS),
+            labels=batch.labels.repeat_interleave(ROTATIONS, dim=0),
             ids=batch.ids.repeat_interleave(ROTATIONS),
             is_labelled=batch.is_labelled.repeat_interleave(ROTATIONS) & is_first,
         )
