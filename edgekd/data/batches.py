@@ -27,7 +27,7 @@ class Batch:
     Attributes:
         inputs: Pictures float32 `[B, C, H, W]` in 0..1, or tokens int64 `[B, L]`.
         labels: int64 `[B]`, int64 `[B, H, W]` with 255 in ignored pixels, or float32 `[B, D]`.
-        ids: int64 `[B]`, rows in their split.
+        ids: int64 `[B]`, rows in their split; -1 for inputs that are made and lie in none.
         is_labelled: bool `[B]`, whether the label may be used.
     """
 
