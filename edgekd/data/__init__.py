@@ -8,6 +8,7 @@ from edgekd.data import cifar as cifar
 from edgekd.data import digits as digits
 from edgekd.data import folder as folder
 from edgekd.data import idx as idx
+from edgekd.data import packed as packed
 from edgekd.data import strips as strips
 from edgekd.data.augment import AUGMENTATIONS, Augment, RandomCrop, augmentation
 from edgekd.data.batches import Batch, eval_batches, train_batches, unit_floats
