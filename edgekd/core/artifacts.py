@@ -99,7 +99,8 @@ class NetSpec:
         width: Channels of the first stage; 0 where it has no meaning.
         resolution: Height and width of its input in pixels.
         in_channels: Colour channels of its input.
-        num_classes: Length of its logits.
+        num_classes: Length of the channel axis of its output, whatever the task: `K` logits, of an input or of each
+            pixel, or `D` means and `D` log variances.
         mean: Per-channel mean subtracted from inputs in 0..1.
         std: Per-channel standard deviation that inputs are divided by.
         options: Family-specific choices (`{"shortcut": "A"}`).
@@ -141,7 +142,7 @@ class TrainedModel:
         role: `"teacher"`, `"alone"` (student trained without a teacher) or `"distilled"`.
         spec: Its architecture.
         weights: Its safetensors file.
-        accuracy: Top-1 by split (`{"val": 0.97, "test": 0.96}`), 0..1.
+        scores: Score by split (`{"val": 0.97, "test": 0.96}`), in the metric of its task; 1.0 is perfect.
         method: Recipe it was trained with.
         seed: Seed of its training.
         parents: Digests of what it was made from.
@@ -150,7 +151,7 @@ class TrainedModel:
     role: Literal["teacher", "alone", "distilled"]
     spec: NetSpec
     weights: FileRef
-    accuracy: Mapping[str, float]
+    scores: Mapping[str, float]
     method: str
     seed: int
     parents: tuple[str, ...] = ()
@@ -172,7 +173,7 @@ class OnnxModel:
         opset: Default-domain opset.
         input_name: Name of the one input, float32 `[B, C, H, W]` in 0..1.
         input_shape: `(C, H, W)`.
-        output_name: Name of the logits `[B, K]`.
+        output_name: Name of the one output: logits `[B, K]` or `[B, K, H, W]`, or means and log variances `[B, 2D]`.
         batch: Fixed batch size, or 0 for a dynamic one.
         parents: Digests of what it was made from.
     """

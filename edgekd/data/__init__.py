@@ -11,13 +11,16 @@ from edgekd.data import idx as idx
 from edgekd.data import packed as packed
 from edgekd.data import strips as strips
 from edgekd.data.augment import AUGMENTATIONS, Augment, RandomCrop, augmentation
-from edgekd.data.batches import Batch, eval_batches, train_batches, unit_floats
-from edgekd.data.calibration import calibration_images, calibration_rows
+from edgekd.data.batches import Batch, eval_batches, train_batches
+from edgekd.data.calibration import calibration_inputs, calibration_rows
 from edgekd.data.config import DataConfig
-from edgekd.data.dataset import ImageDataset, Split, describe
-from edgekd.data.images import ArrayImages, Images, PictureStore
+from edgekd.data.dataset import Dataset, Split, describe
+from edgekd.data.images import ArrayImages
+from edgekd.data.inputs import Inputs, InputStore, NetInputs, network_inputs
 from edgekd.data.loading import load_dataset
+from edgekd.data.metrics import IGNORED, Labels, Metric, Outputs
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, dataset_names, default_augmentation
+from edgekd.data.task import KINDS, Kind, Task
 
 __all__ = [
     "AUGMENTATIONS",
@@ -27,21 +30,29 @@ __all__ = [
     "DATASETS",
     "DataConfig",
     "DatasetKind",
-    "ImageDataset",
-    "Images",
+    "Dataset",
+    "IGNORED",
+    "InputStore",
+    "Inputs",
+    "KINDS",
+    "Kind",
+    "Labels",
+    "Metric",
+    "NetInputs",
+    "Outputs",
     "Part",
-    "PictureStore",
     "RandomCrop",
     "Source",
     "Split",
+    "Task",
     "augmentation",
-    "calibration_images",
+    "calibration_inputs",
     "calibration_rows",
     "dataset_names",
     "default_augmentation",
     "describe",
     "eval_batches",
     "load_dataset",
+    "network_inputs",
     "train_batches",
-    "unit_floats",
 ]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from edgekd.core.errors import ConfigError, DataError
 from edgekd.core.seeds import derive_seed
 from edgekd.data.augment import Augment
 from edgekd.data.dataset import Split
-from edgekd.data.images import Pixels, Rows
+from edgekd.data.inputs import Rows, Stored, network_inputs
+from edgekd.data.metrics import Labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +21,8 @@ class Batch:
     """Some rows of a split as tensors.
 
     Attributes:
-        inputs: float32 `[B, C, H, W]` in 0..1.
-        labels: int64 `[B]`.
+        inputs: Pictures float32 `[B, C, H, W]` in 0..1, or tokens int64 `[B, L]`.
+        labels: int64 `[B]`, int64 `[B, H, W]` with 255 in ignored pixels, or float32 `[B, D]`.
         ids: int64 `[B]`, rows in their split.
         is_labelled: bool `[B]`, whether the label may be used.
     """
@@ -40,18 +40,6 @@ class Batch:
         return Batch(self.inputs.to(device), self.labels.to(device), self.ids.to(device), self.is_labelled.to(device))
 
 
-def unit_floats(pixels: Pixels) -> NDArray[np.float32]:
-    """Convert pictures to what every edgekd network takes.
-
-    Args:
-        pixels: uint8 `[n, H, W, C]`.
-
-    Returns:
-        float32 `[n, C, H, W]`, pixels divided by 255.
-    """
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
-
-
 def train_batches(
     split: Split, *, batch_size: int, epoch: int, seed: int, augment: Augment, drop_last: bool = True
 ) -> Iterator[Batch]:
@@ -59,7 +47,7 @@ def train_batches(
 
     Args:
         split: What to train on.
-        batch_size: Pictures in a batch.
+        batch_size: Inputs in a batch.
         epoch: Number of the epoch; with `seed` it decides order and augmentation, whatever ran before.
         seed: Root seed.
         augment: Random change applied to each batch.
@@ -80,7 +68,7 @@ def train_batches(
     def generate() -> Iterator[Batch]:
         for step, ids in enumerate(_runs(order, batch_size)):
             rng = np.random.default_rng(derive_seed(seed, "augment", epoch, step))
-            yield _batch(split, augment(split.images.gather(ids), rng), ids)
+            yield _batch(*augment(split.inputs.gather(ids), split.labels[ids], rng), ids)
 
     return generate()
 
@@ -90,7 +78,7 @@ def eval_batches(split: Split, *, batch_size: int) -> Iterator[Batch]:
 
     Args:
         split: What to evaluate on.
-        batch_size: Pictures in a batch.
+        batch_size: Inputs in a batch.
 
     Returns:
         The batches.
@@ -101,24 +89,24 @@ def eval_batches(split: Split, *, batch_size: int) -> Iterator[Batch]:
     """
     _check(split, batch_size)
     rows = np.arange(len(split), dtype=np.int64)
-    return (_batch(split, split.images.gather(ids), ids) for ids in _runs(rows, batch_size))
+    return (_batch(split.inputs.gather(ids), split.labels[ids], ids) for ids in _runs(rows, batch_size))
 
 
 def _check(split: Split, batch_size: int) -> None:
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}, it must be at least 1")
     if len(split) == 0:
-        raise DataError("the split holds no picture to make batches of")
+        raise DataError("the split holds no input to make batches of")
 
 
 def _runs(rows: Rows, size: int) -> Iterator[Rows]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _batch(split: Split, pixels: Pixels, ids: Rows) -> Batch:
+def _batch(stored: Stored, labels: Labels, ids: Rows) -> Batch:
     return Batch(
-        torch.from_numpy(unit_floats(pixels)),
-        torch.from_numpy(split.labels[ids]),
+        torch.from_numpy(network_inputs(stored)),
+        torch.from_numpy(labels),
         torch.from_numpy(ids.copy()),
         torch.ones(len(ids), dtype=torch.bool),
     )

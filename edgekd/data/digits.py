@@ -10,6 +10,7 @@ from edgekd.data.config import DataConfig
 from edgekd.data.images import ArrayImages, Pixels
 from edgekd.data.sources import DATASETS, DatasetKind, Source, checked_part
 from edgekd.data.splits import held_out_rows
+from edgekd.data.task import Task
 
 TEST_FRACTION = 0.3
 
@@ -32,9 +33,9 @@ def load_digits(config: DataConfig) -> Source:
 
     bundled = load_bundled_digits()
     whole = checked_part(ArrayImages(_to_uint8(bundled.images)), bundled.target.astype(np.int64), 10, "digits")
-    kept, held_out = held_out_rows(whole.labels, fraction=TEST_FRACTION, seed=derive_seed(0, "digits", "test"))
+    kept, held_out = held_out_rows(bundled.target, fraction=TEST_FRACTION, seed=derive_seed(0, "digits", "test"))
     return Source(
-        tuple(str(digit) for digit in range(10)),
+        Task("classification", tuple(str(digit) for digit in range(10))),
         whole.take(kept),
         whole.take(held_out),
         notes=(f"test part: a fixed stratified {TEST_FRACTION:.0%} of scikit-learn's digits",),

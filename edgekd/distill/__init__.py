@@ -1,7 +1,9 @@
 """The distillation engine: recipes of stages over traces, terms, sources, weighers and views."""
 
-from edgekd.distill.evaluation import PROBES, Evaluation, Probe, evaluate, fidelity, fidelity_of, logits_of
+from edgekd.distill import branches as branches
+from edgekd.distill.evaluation import Evaluation, evaluate, fidelity_of, outputs_of
 from edgekd.distill.loop import Epoch
+from edgekd.distill.probes import PROBES, Probe, fidelity
 from edgekd.distill.recipe import Recipe, load_recipe, recipe_names
 from edgekd.distill.run import Outcome, RunOptions, check_recipe, run_recipe
 from edgekd.distill.settings import TrainSettings
@@ -20,7 +22,7 @@ __all__ = [
     "fidelity",
     "fidelity_of",
     "load_recipe",
-    "logits_of",
+    "outputs_of",
     "recipe_names",
     "run_recipe",
 ]

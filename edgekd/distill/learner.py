@@ -27,7 +27,7 @@ class Losses:
 
     Attributes:
         total: The scalar to minimise.
-        by_term: Each term's mean before its weight, detached.
+        by_term: Each term's mean before its weight, detached; under `NAME weight`, that of a weight that is a tensor.
     """
 
     total: Tensor
@@ -85,6 +85,8 @@ class Learner(nn.Module):
             values = torch.stack([term(own, trace, batch, step) for term, trace in pairs], dim=1)
             weight = weighted.weigher(Moment(values.detach(), own, read, batch, step))
             by_term[weighted.name] = values.detach().mean()
+            if isinstance(weight, Tensor):
+                by_term[f"{weighted.name} weight"] = weight.detach().mean()
             total = total + (weight * values).mean(dim=0).sum()
         return Losses(total, by_term)
 

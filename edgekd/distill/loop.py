@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgekd.core.errors import ConfigError, TrainingDiverged
 from edgekd.core.events import Event, Listener, silent
 from edgekd.core.seeds import derive_seed
-from edgekd.data import Augment, ImageDataset, train_batches
+from edgekd.data import Augment, Dataset, train_batches
 from edgekd.distill.evaluation import Evaluation, evaluate
 from edgekd.distill.learner import Learners, Losses
 from edgekd.distill.policies import Feedback
@@ -38,9 +38,9 @@ class Epoch:
         stage: Stage name.
         epoch: Counted from 1.
         loss: Mean total loss.
-        terms: Mean of each term before its weight.
+        terms: Mean of each term before its weight, and of each weight that differs from sample to sample or by chance.
         lr: Learning rate at its last step.
-        val_accuracy: Top-1 of the learner's backbone on the held-out split, 0..1.
+        val_score: Score of the learner's backbone on the held-out split, in the metric of the data set's task.
         seconds: Wall clock.
     """
 
@@ -49,7 +49,7 @@ class Epoch:
     loss: float
     terms: Mapping[str, float]
     lr: float
-    val_accuracy: float
+    val_score: float
     seconds: float
 
 
@@ -68,7 +68,7 @@ class LoopContext:
         listener: Told of progress.
     """
 
-    dataset: ImageDataset
+    dataset: Dataset
     settings: TrainSettings
     augment: Augment
     seed: int
@@ -108,19 +108,21 @@ def run_stage(stage: Stage, session: Session, context: LoopContext) -> tuple[Epo
     keeper = _Keeper(select_best=(stage.spec.keep or settings.select) == "best" and stage.changes_answers)
     history: list[Epoch] = []
     evaluation: Evaluation | None = None
+    if stage.spec.record:
+        session.trajectories[stage.learners.first.role] = []
     for epoch in range(epochs):
         started = time.perf_counter()
         loss, terms, lr = _EpochRunner(stage, context, learners, optimizer).run(epoch, steps, epochs)
         if stage.changes_answers or evaluation is None:
             evaluation = evaluate(stage.learners.first.net.backbone, context.dataset.val)
         seconds = time.perf_counter() - started
-        history.append(Epoch(stage.name, epoch + 1, loss, terms, lr, evaluation.accuracy, seconds))
-        keeper.offer(evaluation.accuracy, stage.learners)
+        history.append(Epoch(stage.name, epoch + 1, loss, terms, lr, evaluation.score, seconds))
+        keeper.offer(evaluation.score, stage.learners)
         _checkpoint(stage, context)
         _announce(stage, context, history[-1], epochs)
         _record(stage, session, epoch + 1, epochs)
         for name in stage.spec.learns:
-            session.policies[name].observe(Feedback(evaluation.accuracy, evaluation.nll))
+            session.policies[name].observe(Feedback(evaluation.score, evaluation.nll))
     keeper.restore(stage.learners)
     if stage.spec.record:
         session.trajectories[stage.learners.first.role].pop()
@@ -152,12 +154,12 @@ class _Keeper:
 
     def __init__(self, *, select_best: bool) -> None:
         self._select_best = select_best
-        self._accuracy = -1.0
+        self._score = -math.inf
         self._state: dict[str, Tensor] | None = None
 
-    def offer(self, accuracy: float, learners: Learners) -> None:
-        if self._select_best and accuracy >= self._accuracy:
-            self._accuracy, self._state = accuracy, copy.deepcopy(learners.state_dict())
+    def offer(self, score: float, learners: Learners) -> None:
+        if self._select_best and score >= self._score:
+            self._score, self._state = score, copy.deepcopy(learners.state_dict())
 
     def restore(self, learners: Learners) -> None:
         if self._state is not None:
@@ -211,8 +213,10 @@ class _EpochRunner:
             losses: Losses = self.learners(batch, step)
         accelerator.backward(losses.total)
         if self.context.settings.max_grad_norm is not None:
+            # Accelerate's own clipping unscales the gradients of every optimizer it ever saw, at each call.
+            accelerator.unscale_gradients(self.optimizer)
             for learner in self.stage.learners:
-                accelerator.clip_grad_norm_(learner.parameters(), self.context.settings.max_grad_norm)
+                nn.utils.clip_grad_norm_(learner.parameters(), self.context.settings.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return losses
@@ -247,6 +251,6 @@ def _kept(stage: Stage, context: LoopContext) -> str:
 
 def _announce(stage: Stage, context: LoopContext, record: Epoch, epochs: int) -> None:
     name = "/".join(filter(None, [context.label, stage.name]))
-    values = {"loss": record.loss, "val_accuracy": record.val_accuracy, "lr": record.lr, **record.terms}
-    message = f"loss {record.loss:.4f}, held-out accuracy {record.val_accuracy:.2%}"
+    values = {"loss": record.loss, "val_score": record.val_score, "lr": record.lr, **record.terms}
+    message = f"loss {record.loss:.4f}, held-out {context.dataset.task.metric.text(record.val_score)}"
     context.listener(Event("progress", name, message, record.epoch, epochs, values))

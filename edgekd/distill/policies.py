@@ -17,11 +17,11 @@ class Feedback:
     """How the learner does at the end of a phase (an epoch), on rows that its gradient never sees.
 
     Attributes:
-        accuracy: Top-1 on the held-out split, 0..1.
-        nll: Mean cross-entropy there, in nats.
+        score: On the held-out split, in the metric of its task; 1.0 is perfect.
+        nll: Mean negative log-likelihood there, in nats (see `Evaluation`).
     """
 
-    accuracy: float
+    score: float
     nll: float
 
 

@@ -31,7 +31,7 @@ def prepare(stage: Stage, train: Split, device: torch.device) -> None:
             if isinstance(term, Prepared):
                 traces = partial(_traces, learner.net, targets.get(target, learner.net), train, device)
                 labels = torch.from_numpy(train.labels).to(device)
-                classes = int(train.labels.max()) + 1
+                classes = len(train.task.targets)
                 term.prepare(Preparation(labels, classes, device, traces))
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.events import Listener, silent
-from edgekd.data import Augment, ImageDataset, augmentation, default_augmentation
+from edgekd.data import Augment, Dataset, augmentation, default_augmentation
 from edgekd.distill.loop import Epoch, LoopContext, make_accelerator, run_stage
 from edgekd.distill.preparation import prepare
 from edgekd.distill.recipe import Recipe
@@ -58,7 +58,7 @@ def run_recipe(
     *,
     student: NetSpec,
     teacher: Given | None,
-    dataset: ImageDataset,
+    dataset: Dataset,
     settings: TrainSettings,
     options: RunOptions,
 ) -> Outcome:
@@ -81,31 +81,57 @@ def run_recipe(
         ConfigError: The recipe does not fit the networks, or needs a teacher and none was given.
         TrainingDiverged: A loss became NaN or infinite.
     """
-    accelerator = make_accelerator(settings)
     with torch.random.fork_rng(devices=[]):
         session = open_session(
             recipe, student=student, teacher=teacher, input_shape=_input_shape(dataset), seed=options.seed
         )
-        for net in session.nets.values():
-            net.to(accelerator.device)
-        with cpu_threads(settings.threads or threads_for(_macs_per_step(session, settings))):
-            context = LoopContext(
-                dataset,
-                settings,
-                _augment(dataset, settings),
-                options.seed,
-                accelerator,
-                options.label,
-                options.folder,
-                options.listener,
-            )
-            history = _run_stages(recipe, session, context)
+        history = run_stages(recipe, session, dataset=dataset, settings=settings, options=options)
     return Outcome(session.net("student").backbone.cpu().eval().requires_grad_(False), history)
 
 
-def check_recipe(
-    recipe: Recipe, *, student: NetSpec, teacher: Given | None, dataset: ImageDataset, batch_size: int
-) -> None:
+def run_stages(
+    recipe: Recipe, session: Session, *, dataset: Dataset, settings: TrainSettings, options: RunOptions
+) -> tuple[Epoch, ...]:
+    """Train every network of a session by a recipe's stages.
+
+    Args:
+        recipe: The method.
+        session: Its networks, as `open_session` made them; they are changed.
+        dataset: The data; its test split is not touched.
+        settings: Optimisation settings.
+        options: Seed, label, folder, listener.
+
+    Returns:
+        Every epoch of every stage.
+
+    Raises:
+        ConfigError: The recipe does not fit the networks.
+        TrainingDiverged: A loss became NaN or infinite.
+    """
+    accelerator = make_accelerator(settings)
+    context = LoopContext(
+        dataset,
+        settings,
+        _augment(dataset, settings),
+        options.seed,
+        accelerator,
+        options.label,
+        options.folder,
+        options.listener,
+    )
+    for net in session.nets.values():
+        net.to(accelerator.device)
+    history: list[Epoch] = []
+    with cpu_threads(settings.threads or threads_for(_macs_per_step(session, settings))):
+        for spec in scheduled(recipe):
+            stage = build_stage(spec, session)
+            stage.learners.to(accelerator.device)
+            prepare(stage, dataset.train, accelerator.device)
+            history += run_stage(stage, session, context)
+    return tuple(history)
+
+
+def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dataset: Dataset, batch_size: int) -> None:
     """Go through a recipe's stages on a few training rows, so that what does not fit is known before training starts.
 
     Args:
@@ -123,18 +149,6 @@ def check_recipe(
         rehearse(recipe, session, dataset, batch_size=batch_size)
 
 
-def _run_stages(recipe: Recipe, session: Session, context: LoopContext) -> tuple[Epoch, ...]:
-    history: list[Epoch] = []
-    for spec in scheduled(recipe):
-        if spec.start == "fresh":
-            session.restart(spec.learner)
-        stage = build_stage(spec, session)
-        stage.learners.to(context.accelerator.device)
-        prepare(stage, context.dataset.train, context.accelerator.device)
-        history += run_stage(stage, session, context)
-    return tuple(history)
-
-
 def _macs_per_step(session: Session, settings: TrainSettings) -> int:
     channels, height, width = session.input_shape
     nets = session.nets.values()
@@ -143,9 +157,9 @@ def _macs_per_step(session: Session, settings: TrainSettings) -> int:
     )
 
 
-def _augment(dataset: ImageDataset, settings: TrainSettings) -> Augment:
+def _augment(dataset: Dataset, settings: TrainSettings) -> Augment:
     return augmentation(default_augmentation(dataset.name) if settings.augment == "auto" else settings.augment)
 
 
-def _input_shape(dataset: ImageDataset) -> tuple[int, int, int]:
+def _input_shape(dataset: Dataset) -> tuple[int, int, int]:
     return (dataset.in_channels, dataset.resolution, dataset.resolution)

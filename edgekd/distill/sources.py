@@ -169,8 +169,8 @@ class Trajectory:
 
 
 def checkpoint_at(checkpoints: Sequence[Checkpoint], progress: float) -> Checkpoint:
-    """Return the first checkpoint of more progress than this; the last one when there is none."""
-    return next((checkpoint for checkpoint in checkpoints if checkpoint.progress > progress), checkpoints[-1])
+    """Return the first checkpoint of at least this progress; the last one when there is none."""
+    return next((checkpoint for checkpoint in checkpoints if checkpoint.progress >= progress), checkpoints[-1])
 
 
 def frozen_trace(net: TracedNet, batch: Batch) -> Trace:

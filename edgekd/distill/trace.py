@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
 from edgekd.core.errors import ConfigError, unknown_name
+
+Depth = Literal["first", "middle", "last"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,14 @@ def shape_of(spec: TraceSpec, name: str) -> tuple[int, ...]:
     if key not in known:
         raise unknown_name("attachment output" if known is spec.aux else "module to tap", key, known)
     return known[key]
+
+
+def map_at(spec: TraceSpec, depth: Depth) -> str:
+    """Return the path of the first, middle or last feature map; raises `ConfigError` when there is none."""
+    maps = list(spec.maps)
+    if not maps:
+        raise ConfigError(f"{depth} feature map: the network has no feature map [B, C, H, W]")
+    return maps[{"first": 0, "middle": len(maps) // 2, "last": len(maps) - 1}[depth]]
 
 
 def require_same_width(student: TraceSpec, teacher: TraceSpec, part: str, target: str) -> None:

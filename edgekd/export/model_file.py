@@ -77,7 +77,8 @@ def write_model(proto: onnx.ModelProto, path: Path, form: Form) -> OnnxModel:
         The written model, described from the graph itself.
 
     Raises:
-        ExportError: The graph is not valid ONNX, or is not one float32 image batch in, one float32 logits out.
+        ExportError: The graph is not valid ONNX, or is not one float32 image batch in, one float32 output, `[B, K]` or
+            `[B, K, H, W]`.
         StorageError: The file cannot be written.
     """
     finished = _stamped(proto, form)
@@ -121,7 +122,7 @@ def _stamped(proto: onnx.ModelProto, form: Form) -> onnx.ModelProto:
         "edgekd.precision": form.precision,
         "edgekd.flavour": form.flavour,
         "edgekd.input": "float32 [B, C, H, W] in 0..1; normalisation is inside the graph",
-        "edgekd.output": "logits [B, K]",
+        "edgekd.output": f"float32 [{', '.join(['B', *_dims(finished.graph.output[0])[1:]])}], not activated",
         **form.notes,
     }
     onnx.helper.set_model_props(finished, dict(sorted(facts.items())))
@@ -151,9 +152,12 @@ def _check_output(proto: onnx.ModelProto, batch: int) -> None:
     kind = outputs[0].type.tensor_type
     dims, first = _dims(outputs[0]), proto.graph.input[0].type.tensor_type.shape.dim[0]
     expected = str(batch) if batch else first.dim_param
-    if kind.elem_type != TensorProto.FLOAT or len(dims) != 2 or not dims[1].isdigit() or dims[0] != expected:
+    sizes_known = len(dims) in (2, 4) and all(size.isdigit() for size in dims[1:])
+    if kind.elem_type != TensorProto.FLOAT or not sizes_known or dims[0] != expected:
         found = TensorProto.DataType.Name(kind.elem_type)
-        raise ExportError(f"the output is {found} [{', '.join(dims)}]; float32 [{expected}, classes] is needed")
+        raise ExportError(
+            f"the output is {found} [{', '.join(dims)}]; float32 [{expected}, K] or [{expected}, K, H, W] is needed"
+        )
 
 
 def _dims(value: onnx.ValueInfoProto) -> list[str]:

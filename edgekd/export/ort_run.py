@@ -9,7 +9,7 @@ from edgekd.core.errors import ExportError, missing_package
 
 
 def run_onnx(content: bytes, images: npt.NDArray[np.float32], *, batch: int) -> npt.NDArray[np.float32]:
-    """Compute the logits of every image.
+    """Compute the output of every image.
 
     Args:
         content: A serialised ONNX model with one input and one output.
@@ -17,7 +17,7 @@ def run_onnx(content: bytes, images: npt.NDArray[np.float32], *, batch: int) -> 
         batch: Images per call; the last call is filled up with copies of the last image.
 
     Returns:
-        Logits `[n, K]`, float32.
+        Outputs `[n, ...]`, float32.
 
     Raises:
         ExportError: ONNX Runtime cannot load or run the model.

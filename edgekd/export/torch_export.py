@@ -31,7 +31,8 @@ def export_onnx(
     """Export a network in evaluation mode; the network itself is not touched.
 
     Args:
-        module: Maps float32 `[B, C, H, W]` in 0..1 to logits `[B, K]`; re-parameterised already where it needs that.
+        module: Maps float32 `[B, C, H, W]` in 0..1 to one output `[B, K]` or `[B, K, H, W]`; re-parameterised already
+            where it needs that.
         path: The file to write.
         input_shape: `(C, H, W)` of one input.
         opset: Default-domain opset that the file must have.
@@ -43,7 +44,7 @@ def export_onnx(
 
     Raises:
         ConfigError: `input_shape`, `opset` or `batch` make no sense.
-        ExportError: A weight is not finite or not float32, the network does not map images to logits, the exporter
+        ExportError: A weight is not finite or not float32, the network does not map images to outputs, the exporter
             cannot follow it, or it has no form at `opset` or with a dynamic batch.
         StorageError: The file cannot be written.
     """
@@ -51,7 +52,7 @@ def export_onnx(
     frozen = evaluation_copy(module)
     _check_weights(frozen)
     example = _example(input_shape, batch or _DYNAMIC_EXAMPLE_BATCH)
-    _check_logits(frozen, example)
+    _check_outputs(frozen, example)
     with quiet_exporter():
         proto = cleaned(_traced(frozen, example, opset=opset, is_dynamic=batch == 0))
     proto = at_opset(proto, opset)
@@ -98,19 +99,22 @@ def _example(input_shape: tuple[int, int, int], batch: int) -> torch.Tensor:
     return torch.rand((batch, *input_shape), generator=torch.Generator().manual_seed(0))
 
 
-def _check_logits(module: nn.Module, example: torch.Tensor) -> None:
+def _check_outputs(module: nn.Module, example: torch.Tensor) -> None:
     shape = list(example.shape)
     try:
         with torch.no_grad():
-            logits = module(example)
+            outputs = module(example)
     except (RuntimeError, ValueError, IndexError) as error:
         raise ExportError(f"the network does not run on an input {shape}: {error}") from error
-    if not isinstance(logits, torch.Tensor):
-        raise ExportError(f"the network returns {type(logits).__name__}; one tensor of logits [B, K] is needed")
-    if logits.ndim != 2 or len(logits) != len(example):
-        raise ExportError(f"the network maps {shape} to {list(logits.shape)}; logits [{len(example)}, K] are needed")
-    if not bool(torch.isfinite(logits).all()):
-        raise ExportError("the network's logits are not finite on random inputs in 0..1: the weights are unusable")
+    if not isinstance(outputs, torch.Tensor):
+        raise ExportError(f"the network returns {type(outputs).__name__}; one tensor [B, K] or [B, K, H, W] is needed")
+    if outputs.ndim not in (2, 4) or len(outputs) != len(example):
+        raise ExportError(
+            f"the network maps {shape} to {list(outputs.shape)}; [{len(example)}, K] or [{len(example)}, K, H, W] is "
+            "needed"
+        )
+    if not bool(torch.isfinite(outputs).all()):
+        raise ExportError("the network's outputs are not finite on random inputs in 0..1: the weights are unusable")
 
 
 def _traced(module: nn.Module, example: torch.Tensor, *, opset: int, is_dynamic: bool) -> onnx.ModelProto:

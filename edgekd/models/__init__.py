@@ -4,7 +4,7 @@ from edgekd.models.between import spec_between
 from edgekd.models.cost import count_macs, count_params
 from edgekd.models.evaluation import evaluating
 from edgekd.models.family import Family
-from edgekd.models.layers import Normalize
+from edgekd.models.layers import Normalize, conv_bn_relu, initialise
 from edgekd.models.repvgg import RepBlock, deploy
 from edgekd.models.taps import Tap, discover_taps, pair_taps, taps_at, trace_taps
 from edgekd.models.teachers import load_model, load_teacher
@@ -19,11 +19,13 @@ __all__ = [
     "RepBlock",
     "Tap",
     "build",
+    "conv_bn_relu",
     "count_macs",
     "count_params",
     "deploy",
     "discover_taps",
     "evaluating",
+    "initialise",
     "load_model",
     "load_teacher",
     "load_weights",

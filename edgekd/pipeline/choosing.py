@@ -65,7 +65,7 @@ def _choice(context: RunContext, teacher_macs: int) -> Choice:
             depth=depth,
             width=width,
             in_channels=dataset.in_channels,
-            num_classes=dataset.num_classes,
+            num_classes=dataset.task.num_outputs,
             resolution=dataset.resolution,
             mean=dataset.mean,
             std=dataset.std,

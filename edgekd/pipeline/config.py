@@ -47,8 +47,10 @@ class RunConfig(StrictModel):
     budget: str | None = Field(None, description='Latency limits on it, such as "p99<8ms".')
     seeds: int = Field(3, ge=1, description="Students trained with and without the teacher.")
     compare_alone: bool = Field(True, description="Also train each student without the teacher.")
-    max_drop: float = Field(0.01, ge=0, lt=1, description="Accuracy a lower precision may lose; 0.01 is one point.")
-    calibration_size: int = Field(256, ge=32, description="Training images that INT8 ranges come from.")
+    max_drop: float = Field(
+        0.01, ge=0, lt=1, description="Score a lower precision may lose; 0.01 is one point of accuracy."
+    )
+    calibration_size: int = Field(256, ge=32, description="Training inputs that INT8 ranges come from.")
     threads: int = Field(1, ge=1, description="CPU threads of the network when it is timed.")
     also_build: tuple[str, ...] = Field(("rtx-4090",), description="Targets that TensorRT-RTX builds for here as well.")
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from edgekd.core.artifacts import from_json, to_json
 from edgekd.core.budget import Budget
 from edgekd.core.events import Event, Listener
-from edgekd.data import ImageDataset
+from edgekd.data import Dataset
 from edgekd.distill import Recipe
 from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.ledger import Ledger
@@ -37,7 +37,7 @@ class RunContext:
     budget: Budget | None
     target: Target
     recipe: Recipe
-    dataset: ImageDataset
+    dataset: Dataset
     ledger: Ledger
     listener: Listener
 

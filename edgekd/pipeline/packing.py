@@ -9,7 +9,7 @@ from edgekd.core.artifacts import Bundle, TrainedModel, from_json, to_json
 from edgekd.export import run_onnx
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.exporting import PrecisionChoice
-from edgekd.pipeline.timing import spread_images
+from edgekd.pipeline.timing import spread_inputs
 from edgekd.ship import BundlePlan, Golden, build_plan, health_check, pack, provenance, target_selector
 
 _GOLDEN_IMAGES = 8
@@ -30,7 +30,8 @@ def bundle_of(context: RunContext, student: TrainedModel, choice: PrecisionChoic
     }
 
     def work() -> dict[str, Any]:
-        images, _ = spread_images(context.dataset.val, _GOLDEN_IMAGES)
+        metric = context.dataset.task.metric.key
+        images, _ = spread_inputs(context.dataset.val, _GOLDEN_IMAGES)
         logits = run_onnx(Path(choice.models["fp32"].file.path).read_bytes(), images, batch=len(images))
         plan = BundlePlan(
             created=context.ledger.created,
@@ -41,7 +42,7 @@ def bundle_of(context: RunContext, student: TrainedModel, choice: PrecisionChoic
                 recipe_sha256=context.recipe.digest,
                 data_sha256=context.dataset.digest,
                 parents=(student.digest, model.digest),
-                metrics={f"accuracy_{split}": value for split, value in student.accuracy.items()},
+                metrics={f"{metric}_{split}": value for split, value in student.scores.items()},
             ),
         )
         folder = context.folder / "bundle"

@@ -66,7 +66,7 @@ def teacher_net(context: RunContext) -> tuple[NetSpec, nn.Module]:
     return load_teacher(
         config.net,
         in_channels=dataset.in_channels,
-        num_classes=dataset.num_classes,
+        num_classes=dataset.task.num_outputs,
         resolution=dataset.resolution,
         mean=config.mean or dataset.mean,
         std=config.std or dataset.std,
@@ -115,12 +115,13 @@ def teacher_of(context: RunContext, spec: NetSpec, module: nn.Module) -> Trainin
 
 
 def _require_knowledge(context: RunContext, name: str, module: nn.Module) -> None:
-    accuracy = evaluate(module, context.dataset.val).accuracy
-    chance = 1 / context.dataset.num_classes
-    if accuracy < _BETTER_THAN_CHANCE * chance:
+    task = context.dataset.task
+    score, no_skill = evaluate(module, context.dataset.val).score, task.no_skill
+    if score <= _BETTER_THAN_CHANCE * no_skill:
         raise ConfigError(
-            f"teacher {name} scores {accuracy:.1%} on held-out images where chance is {chance:.1%}: its weights, class "
-            "order or normalisation (--set teacher.mean=[...], teacher.std=[...]) do not fit this data"
+            f"teacher {name} has {task.metric.text(score)} on held-out inputs, where one answer to everything reaches "
+            f"{task.metric.text(no_skill)}: its weights, class order or normalisation "
+            "(--set teacher.mean=[...], teacher.std=[...]) do not fit this data"
         )
 
 
@@ -180,8 +181,8 @@ def _kept(context: RunContext, facts: _Facts, inputs: dict[str, Any], train: Cal
         path = folder / f"{facts.stage.replace('/', '-')}.safetensors"
         weights = save_weights(module, path, {"role": facts.role, "net": facts.spec.name})
         splits = {"val": context.dataset.val, "test": context.dataset.test}
-        accuracy = {name: evaluate(module, split).accuracy for name, split in splits.items()}
-        model = TrainedModel(facts.role, facts.spec, weights, accuracy, facts.method, facts.seed, facts.parents)
+        scores = {name: evaluate(module, split).score for name, split in splits.items()}
+        model = TrainedModel(facts.role, facts.spec, weights, scores, facts.method, facts.seed, facts.parents)
         write_json(path.with_suffix(".json"), to_json(model))
         return {"model": to_json(model), "history": [dataclasses.asdict(epoch) for epoch in history]}
 

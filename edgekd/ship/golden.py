@@ -28,7 +28,7 @@ class Golden:
 
     Attributes:
         inputs: float32 `[N, C, H, W]` in 0..1.
-        logits: float32 `[N, K]` of the float32 ONNX model.
+        logits: What the float32 ONNX model gives, float32 `[N, K]` or `[N, K, H, W]`.
     """
 
     inputs: NDArray[np.float32]
@@ -43,8 +43,8 @@ class Golden:
                 f"inputs are {inputs.dtype} {inputs.shape}, not float32 NCHW",
             ),
             (
-                logits.dtype == np.float32 and logits.ndim == 2,
-                f"logits are {logits.dtype} {logits.shape}, not float32 NK",
+                logits.dtype == np.float32 and logits.ndim in (2, 4),
+                f"logits are {logits.dtype} {logits.shape}, not float32 NK or NKHW",
             ),
             (len(inputs) == len(logits) > 0, f"{len(inputs)} inputs and {len(logits)} rows of logits"),
             (

@@ -1,8 +1,8 @@
 """Distillation losses as plain functions: tensors first, options by keyword, one value for each sample.
 
 Every function returns `[B]` in float32 or wider, such that the mean over `[B]` is the loss as its paper defines it.
-Gradients never reach the teacher's tensors, but do reach embeddings of them by a learned head (`info_nce`). Here each
-loss is its textbook formula in PyTorch.
+Gradients never reach the teacher's tensors, but do reach embeddings of them by a learned head (`info_nce`), and both
+sides where a network is compared with its own branch (`branch_kl`). Here each loss is its textbook formula in PyTorch.
 """
 
 from edgekd_kernels.activation import activation_boundary, partial_l2, relu_margin
@@ -17,7 +17,7 @@ from edgekd_kernels.gram import (
     rkd_distance,
     similarity_preserving,
 )
-from edgekd_kernels.rowwise import curriculum_kl, cwd, dkd, kd_kl, nkd, standardized_kl
+from edgekd_kernels.rowwise import branch_kl, curriculum_kl, cwd, dkd, kd_kl, nkd, standardized_kl
 from edgekd_kernels.sample_gram import fsp, modality_gram
 from edgekd_kernels.selfsupervised import self_supervision, similarity_transfer, transformed_kd, view_similarity
 from edgekd_kernels.spatial import (
@@ -31,12 +31,14 @@ from edgekd_kernels.spatial import (
     pooled_mse,
     vid,
 )
+from edgekd_kernels.supervised import gaussian_kl, gaussian_nll, pixel_cross_entropy
 
 __all__ = [
     "attention_transfer",
     "cka_dissimilarity",
     "correlation_congruence",
     "batch_correlation",
+    "branch_kl",
     "class_correlation",
     "curriculum_kl",
     "cwd",
@@ -44,6 +46,8 @@ __all__ = [
     "dkd",
     "fsp",
     "factor_transfer",
+    "gaussian_kl",
+    "gaussian_nll",
     "hint_l2",
     "hint_mse",
     "info_nce",
@@ -57,6 +61,7 @@ __all__ = [
     "modality_gram",
     "mlkd",
     "nkd",
+    "pixel_cross_entropy",
     "pkd",
     "pkt",
     "pooled_mse",

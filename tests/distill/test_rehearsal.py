@@ -8,6 +8,7 @@ import torch
 
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError
+from edgekd.data import Task
 from edgekd.distill import check_recipe, load_recipe, recipe_names
 from edgekd.distill.recipe import Recipe
 from edgekd.models import build
@@ -49,10 +50,12 @@ def test_methods_that_compare_the_rows_of_a_batch_refuse_smaller_ones(check, met
 def test_methods_on_the_classes_that_are_not_right_refuse_two_classes(check, dataset, method):
     spec = NetSpec("resnet", 8, 2, 8, 1, 2, (0.3,), (0.2,))
     halved = {
-        name: dataclasses.replace(getattr(dataset, name), labels=getattr(dataset, name).labels % 2)
+        name: dataclasses.replace(
+            getattr(dataset, name), labels=getattr(dataset, name).labels % 2, task=Task("classification", ("a", "b"))
+        )
         for name in ("train", "val", "test")
     }
-    two = dataclasses.replace(dataset, classes=("a", "b"), **halved)
+    two = dataclasses.replace(dataset, **halved)
     with pytest.raises(ConfigError, match="needs at least 3 classes, this task has 2"):
         check(method, student=spec, teacher=(spec, build(spec)), dataset=two)
 

@@ -27,6 +27,8 @@ SHAPES = {
     "variance": (3,),
     "margin": (3,),
     "temperature": (),
+    "outputs": (6, 4),
+    "targets": (6, 2),
 }
 LOSSES = sorted(set(K.__all__) - NOT_LOSSES)
 
@@ -37,7 +39,8 @@ def _arguments(name, generator):
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             continue
         if parameter.name == "labels":
-            tensors["labels"] = torch.arange(8) % 5
+            is_dense = name == "pixel_cross_entropy"
+            tensors["labels"] = torch.arange(64).reshape(4, 4, 4) % 3 if is_dense else torch.arange(8) % 5
         else:
             shape = SHAPES[parameter.name.rpartition("_")[2]]
             tensors[parameter.name] = torch.randn(shape, dtype=torch.float64, generator=generator)
@@ -45,7 +48,7 @@ def _arguments(name, generator):
 
 
 def _is_taught(name, parameter):
-    is_teachers = parameter.startswith("teacher_") or parameter in ("labels", "margin")
+    is_teachers = parameter.startswith("teacher_") or parameter in ("labels", "margin", "targets")
     return not is_teachers or (name, parameter) in LEARNED_TEACHER_SIDE
 
 
@@ -71,7 +74,7 @@ def test_the_teacher_gets_no_gradient(name):
             value.requires_grad_()
     getattr(K, name)(**tensors, **OPTIONS.get(name, {})).mean().backward()
     for key, value in tensors.items():
-        if key in ("labels", "margin"):
+        if key in ("labels", "margin", "targets"):
             continue
         has_gradient = value.grad is not None and bool(value.grad.abs().sum() > 0)
         assert has_gradient == _is_taught(name, key), key

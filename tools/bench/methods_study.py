@@ -66,7 +66,7 @@ def _trained(task: tuple[str, int]) -> dict[str, Any]:
         options=RunOptions(seed=seed),
     )
     seconds = time.perf_counter() - started
-    val, test = (evaluate(outcome.student, split).accuracy for split in (dataset.val, dataset.test))
+    val, test = (evaluate(outcome.student, split).score for split in (dataset.val, dataset.test))
     values = (method, seed, f"{val:.4f}", f"{test:.4f}", f"{seconds:.1f}")
     return dict(zip(FIELDS, values, strict=True))
 

@@ -29,20 +29,20 @@ _TABLE = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", 
 
 
 def run_table(pattern: str) -> str:
-    """Return accuracy and latency of one run as Markdown.
+    """Return scores and latency of one run as Markdown.
 
     Args:
         pattern: Glob of its report under the results folder; exactly one file must match.
     """
     file = _only(pattern)
     report = json.loads(file.read_text(encoding="utf-8"))
-    rows = [_accuracy_row(role, report["accuracy"][role]) for role in ("teacher", "alone", "distilled")]
-    accuracy = _markdown(("network", "architecture", "test top-1", "seeds"), rows)
+    rows = [_score_row(role, report["scores"][role]) for role in ("teacher", "alone", "distilled")]
+    scores = _markdown(("network", "architecture", f"test {report['task']['metric']}", "seeds"), rows)
     latency = _markdown(
         ("target", "precision", "p50 ms", "interval of p50 ms", "p99 ms", "how"),
         [_latency_row(row) for row in report["latency"]],
     )
-    return f"{accuracy}\n\n{latency}\n\nSource: `{file.relative_to(ROOT)}`.\n"
+    return f"{scores}\n\n{latency}\n\nSource: `{file.relative_to(ROOT)}`.\n"
 
 
 def methods_table(pattern: str, pair: str = "") -> str:
@@ -126,7 +126,7 @@ def _only(pattern: str) -> Path:
     return files[0]
 
 
-def _accuracy_row(role: str, summary: dict[str, Any] | None) -> tuple[str, ...]:
+def _score_row(role: str, summary: dict[str, Any] | None) -> tuple[str, ...]:
     if summary is None:
         return (role, "-", "-", "-")
     spread = "" if summary["std"] is None else f" ± {100 * summary['std']:.2f}"

@@ -122,10 +122,10 @@ def _images(data: str | None, net: NetSpec) -> tuple[NDArray[np.float32], str]:
     import numpy as np
 
     from edgekd.cli.data_choice import dataset_from_choice
-    from edgekd.data import calibration_images
+    from edgekd.data import calibration_inputs
 
     if data is None:
         shape = (_PARITY_IMAGES, *net.input_shape)
         return np.random.default_rng(0).random(shape, dtype=np.float32), "random images only: pass --data for real ones"
     dataset = dataset_from_choice(data)
-    return calibration_images(dataset, size=_PARITY_IMAGES, seed=0), f"real images of {dataset.name} and random ones"
+    return calibration_inputs(dataset, size=_PARITY_IMAGES, seed=0), f"real images of {dataset.name} and random ones"

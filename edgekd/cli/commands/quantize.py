@@ -75,6 +75,6 @@ def quantize(
 
 def _images(calibration: str, size: int, seed: int) -> NDArray[np.float32]:
     from edgekd.cli.data_choice import dataset_from_choice
-    from edgekd.data import calibration_images
+    from edgekd.data import calibration_inputs
 
-    return calibration_images(dataset_from_choice(calibration), size=size, seed=seed)
+    return calibration_inputs(dataset_from_choice(calibration), size=size, seed=seed)

@@ -1,7 +1,7 @@
 """Loss terms: one number for each sample from a student's trace, a teacher's trace and the batch.
 
 Terms own their adapters (regressors, variances), which train with the student and are absent from what is exported.
-This is the only package that uses `edgekd_kernels`; it holds no loss formula of its own.
+Only this package and `edgekd.distill.probes` use `edgekd_kernels`; no loss formula stands here.
 """
 
 from edgekd.distill.step import Step
@@ -13,7 +13,7 @@ from edgekd.distill.terms.contrastive import InBatchContrast
 from edgekd.distill.terms.correlation import MultiLevelKD, RelationalCorrelation
 from edgekd.distill.terms.curriculum import CurriculumTemperature
 from edgekd.distill.terms.decoupled import DecoupledKD, NormalizedKD
-from edgekd.distill.terms.exits import FeatureMSE
+from edgekd.distill.terms.exits import BranchKL, FeatureMSE
 from edgekd.distill.terms.factors import FactorTransfer, Paraphrasing
 from edgekd.distill.terms.features import FitNetHint, NormalizedHint, PearsonCorrelation, VariationalInformation
 from edgekd.distill.terms.flows import SolutionFlow
@@ -36,6 +36,7 @@ __all__ = [
     "Paraphrasing",
     "ActivationBoundary",
     "AttentionTransfer",
+    "BranchKL",
     "ChannelWiseKD",
     "CorrelationCongruence",
     "CrossEntropy",

@@ -23,7 +23,7 @@ class Needs:
     Attributes:
         student: Module paths tapped in the student.
         teacher: Module paths tapped in the teacher.
-        is_supervised: It reads labels and no teacher; it is evaluated once, not once for each target.
+        is_supervised: It reads no teacher, labels mostly; it is evaluated once, not once for each target.
         input_gradient: It reads `input_gradient` of both traces.
         least_rows: Fewest rows of a batch for which it is defined.
         undecayed: Its own parameters, by first part of their name, that take no weight decay.
@@ -52,8 +52,8 @@ class Preparation:
     """What a term may look at before its stage starts.
 
     Attributes:
-        labels: int64 `[N]`, those of the training split.
-        num_classes: Classes of the task.
+        labels: Those of the training split, `[N, ...]`.
+        num_classes: Classes of the task (quantities, in regression).
         device: Where the training runs.
         traces: `traces(rows)` gives student and target traces of the first training rows, unaugmented, in evaluation
             mode and without a graph, batch by batch.
