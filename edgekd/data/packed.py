@@ -18,6 +18,7 @@ from edgekd.data.config import DataConfig
 from edgekd.data.images import ArrayImages
 from edgekd.data.members import MAX_MEMBER_BYTES, read_members
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, checked_part, class_names, required_path
+from edgekd.data.task import Task
 
 NEEDS = "a zip or folder with train-*.npz, test-*.npz and classes.txt"
 _PATTERNS = ("train-*.npz", "test-*.npz", "classes.txt")
@@ -43,7 +44,7 @@ def load_packed(config: DataConfig) -> Source:
         raise PreconditionError(f"{location}: {', '.join(absent)} not found; data.path must be {NEEDS}")
     names = class_names(content["classes.txt"], f"{location}: classes.txt")
     train, test = (_part(str(location), content, part, len(names)) for part in ("train", "test"))
-    return Source(names, train, test)
+    return Source(Task("classification", names), train, test)
 
 
 def _part(location: str, content: Mapping[str, bytes], part: str, num_classes: int) -> Part:

@@ -80,8 +80,8 @@ def classifier(channels: int, num_classes: int) -> OrderedDict[str, nn.Module]:
 def initialise(net: nn.Module) -> None:
     """Draw weights as He et al. do, in place, from torch's global generator.
 
-    Convolutions: normal, variance 2 / fan_in; linear layers: normal, variance 1 / fan_in; biases 0; batch norm keeps scale
-    1 and shift 0.
+    Convolutions: normal, variance 2 / fan_in; linear layers: normal, variance 1 / fan_in; biases 0. Batch norm keeps
+    scale 1 and shift 0.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""The methods study: rows that are there stay, what fails is a row, a slice ends in time, the table shows losers too."""
+"""The methods study: rows that are there stay, what fails is a row, a slice ends, the table shows losers too."""
 
 import csv
 import dataclasses
@@ -81,7 +81,7 @@ def test_the_accuracy_is_that_of_the_last_epochs_student_on_the_test_images(meth
         options=RunOptions(seed=3),
     )
     assert methods._settings(terms).select == "last"
-    assert float(row["test_accuracy"]) == pytest.approx(evaluate(outcome.student, dataset.test).accuracy, abs=1e-4)
+    assert float(row["test_accuracy"]) == pytest.approx(evaluate(outcome.student, dataset.test).score, abs=1e-4)
 
 
 def test_rows_that_are_there_are_kept_and_only_the_missing_run(methods, terms, tmp_path, monkeypatch):
@@ -131,7 +131,7 @@ def test_a_cut_takes_rows_of_all_classes_and_measures_them(bench):
     whole = load_dataset(DataConfig(name="digits"))
     cut = suites._cut(whole, 100, None)
     assert len(cut.train) == 100 and len(cut.test) == len(whole.test) and cut.digest != whole.digest
-    pixels = cut.train.images.gather(np.arange(100)) / 255
+    pixels = cut.train.inputs.gather(np.arange(100)) / 255
     assert cut.mean == pytest.approx((pixels.mean(),)) and cut.std == pytest.approx((pixels.std(),))
     assert np.bincount(cut.train.labels).min() >= 9
 
@@ -178,3 +178,28 @@ def test_the_command_line_gives_its_help(bench, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         bench("methods").main()
     assert "--slice-minutes" in capsys.readouterr().out
+
+
+def test_packing_a_folder_of_pictures_keeps_every_pixel(bench, tmp_path, monkeypatch):
+    from PIL import Image
+
+    pack = bench("pack_images")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 5), ("test", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / part / name).mkdir(parents=True)
+            for row in range(count):
+                pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "pets" / part / name / f"{row}.png")
+    monkeypatch.setattr(pack, "PIECE_BYTES", 3 * 8 * 8 * 3)
+    source = DataConfig(name="folder", path=str(tmp_path / "pets"), resolution=8)
+    files = pack.pack(source, tmp_path / "packed")
+    assert sorted(file.name for file in files)[1:4] == ["test-000.npz", "test-001.npz", "train-000.npz"]
+    packed = DataConfig(name="packed", path=str(tmp_path / "packed"), val_fraction=0.4)
+    whole = load_dataset(source.model_copy(update={"val_fraction": 0.4}))
+    again = load_dataset(packed)
+    for part in ("train", "val", "test"):
+        one, other = getattr(whole, part), getattr(again, part)
+        rows = np.arange(len(one))
+        np.testing.assert_array_equal(one.inputs.gather(rows), other.inputs.gather(rows))
+        np.testing.assert_array_equal(one.labels, other.labels)

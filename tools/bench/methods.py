@@ -196,8 +196,8 @@ def _outcome(terms: Terms, job: Job) -> dict[str, str]:
 def _judged(data: StudyData, module: Any) -> dict[str, str]:
     from edgekd.distill import evaluate
 
-    val = "" if data.val is None else f"{evaluate(module, data.val).accuracy:.4f}"
-    return {"val_accuracy": val, "test_accuracy": f"{evaluate(module, data.dataset.test).accuracy:.4f}"}
+    val = "" if data.val is None else f"{evaluate(module, data.val).score:.4f}"
+    return {"val_accuracy": val, "test_accuracy": f"{evaluate(module, data.dataset.test).score:.4f}"}
 
 
 @cache
@@ -222,7 +222,7 @@ def _spec(terms: Terms, net: str) -> Any:
         family,
         **choice,
         in_channels=dataset.in_channels,
-        num_classes=dataset.num_classes,
+        num_classes=dataset.task.num_outputs,
         resolution=dataset.resolution,
         mean=dataset.mean,
         std=dataset.std,

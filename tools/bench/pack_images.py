@@ -28,20 +28,20 @@ def pack(config: DataConfig, folder: Path) -> list[Path]:
     """
     source = DATASETS[config.name].load(config)
     files = [folder / "classes.txt"]
-    atomic.write_text(files[0], "\n".join(source.classes) + "\n")
+    atomic.write_text(files[0], "\n".join(source.task.targets) + "\n")
     for part_name, part in (("train", source.train), ("test", source.test)):
         files += _write_pieces(part, folder, part_name)
     return files
 
 
 def _write_pieces(part: Part, folder: Path, name: str) -> list[Path]:
-    rows_in_piece = max(1, PIECE_BYTES // int(np.prod(part.images.shape)))
+    rows_in_piece = max(1, PIECE_BYTES // int(np.prod(part.inputs.shape)))
     files = []
     for start in range(0, len(part.labels), rows_in_piece):
         rows = np.arange(start, min(start + rows_in_piece, len(part.labels)), dtype=np.int64)
         files.append(folder / f"{name}-{len(files):03d}.npz")
         with atomic.replacing(files[-1]) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, images=part.images.gather(rows), labels=part.labels[rows])
+            np.savez(stream, images=part.inputs.gather(rows), labels=part.labels[rows])
     return files
 
 

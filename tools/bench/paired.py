@@ -1,4 +1,4 @@
-"""Comparing two methods run with the same seeds: the mean difference, its interval, and two tests without a normal law."""
+"""Two methods run with the same seeds: mean difference, its interval, and a test that needs no normal law."""
 
 from __future__ import annotations
 

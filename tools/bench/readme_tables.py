@@ -58,7 +58,9 @@ def methods_table(pattern: str, pair: str = "") -> str:
     by_method = {result.method: result.accuracies for result in results}
     ranked = sorted((result for result in results if result.accuracies), key=lambda result: -result.mean)
     lines = [_method_row(result, by_method) for result in ranked]
-    table = _markdown(("method", "test top-1", "over `plain`", "over `kd`", "seeds better than `kd`", "ms a step"), lines)
+    table = _markdown(
+        ("method", "test top-1", "over `plain`", "over `kd`", "seeds better than `kd`", "ms a step"), lines
+    )
     failures = [f"`{result.method}` failed: {error}." for result in results for error in result.errors]
     return "\n\n".join([table, *failures, f"Source: `{file.relative_to(ROOT)}`."]) + "\n"
 

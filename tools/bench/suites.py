@@ -18,7 +18,7 @@ import numpy as np
 
 from edgekd.core.digest import sha256_of_json
 from edgekd.core.errors import unknown_name
-from edgekd.data import ArrayImages, DataConfig, ImageDataset, Split, load_dataset
+from edgekd.data import ArrayImages, DataConfig, Dataset, Split, load_dataset
 from edgekd.data.splits import limited_rows
 from edgekd.data.statistics import channel_statistics
 from edgekd.distill import TrainSettings
@@ -35,7 +35,7 @@ class StudyData:
         val: Held-out images on which a method may be designed, or None where the protocol holds none out.
     """
 
-    dataset: ImageDataset
+    dataset: Dataset
     val: Split | None
 
 
@@ -90,15 +90,15 @@ def suite(name: str) -> Suite:
     return SUITES[name]
 
 
-def _watched(dataset: ImageDataset) -> StudyData:
+def _watched(dataset: Dataset) -> StudyData:
     return StudyData(dataclasses.replace(dataset, val=_first(dataset.val, _WATCHED_IMAGES)), dataset.val)
 
 
-def _cut(dataset: ImageDataset, train_images: int, other_images: int | None = None) -> ImageDataset:
+def _cut(dataset: Dataset, train_images: int, other_images: int | None = None) -> Dataset:
     """Keep some training images, and perhaps fewer of the others, in memory and with their own statistics."""
     train = _limited(dataset.train, train_images)
     val, test = _limited(dataset.val, other_images), _limited(dataset.test, other_images)
-    statistics = channel_statistics(train.images)
+    statistics = channel_statistics(train.inputs)
     digest = sha256_of_json([dataset.digest, train_images, other_images])
     return dataclasses.replace(
         dataset, train=train, val=val, test=test, mean=statistics.mean, std=statistics.std, digest=digest
@@ -107,18 +107,18 @@ def _cut(dataset: ImageDataset, train_images: int, other_images: int | None = No
 
 def _limited(split: Split, count: int | None) -> Split:
     rows = limited_rows(split.labels, limit=count, seed=0)
-    return Split(ArrayImages(split.images.gather(rows)), split.labels[rows])
+    return Split(ArrayImages(split.inputs.gather(rows)), split.labels[rows], split.task)
 
 
 def _first(split: Split, count: int) -> Split:
     rows = np.arange(min(count, len(split)), dtype=np.int64)
-    return Split(ArrayImages(split.images.gather(rows)), split.labels[rows])
+    return Split(ArrayImages(split.inputs.gather(rows)), split.labels[rows], split.task)
 
 
 def _joined(one: Split, other: Split) -> Split:
     rows = [np.arange(len(split), dtype=np.int64) for split in (one, other)]
-    pixels = np.concatenate([one.images.gather(rows[0]), other.images.gather(rows[1])])
-    return Split(ArrayImages(pixels), np.concatenate([one.labels, other.labels]))
+    pixels = np.concatenate([one.inputs.gather(rows[0]), other.inputs.gather(rows[1])])
+    return Split(ArrayImages(pixels), np.concatenate([one.labels, other.labels]), one.task)
 
 
 _CIFAR = TrainSettings(epochs=240, batch_size=64, lr=0.05, schedule="multistep", augment="crop-flip", select="last")
