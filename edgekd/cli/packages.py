@@ -119,6 +119,16 @@ OPTIONAL = (
         probe="import timm",
         version_of="timm.__version__",
     ),
+    Package(
+        name="transformers",
+        module="transformers",
+        distributions=("transformers",),
+        minimum="4.45",
+        purpose="networks and data sets of text",
+        fix="pip install 'edgekd[text]'; a torchvision that cannot be imported breaks it too",
+        probe="from transformers import BertModel\nimport tokenizers, transformers",
+        version_of="transformers.__version__",
+    ),
 )
 
 # A model of one node is run by each provider in turn, falling back to the CPU forbidden. Azure's provider is left out:

@@ -21,6 +21,7 @@ from edgekd.data.loading import load_dataset
 from edgekd.data.metrics import IGNORED, Labels, Metric, Outputs
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, dataset_names, default_augmentation
 from edgekd.data.task import KINDS, Kind, Task
+from edgekd.data.text import loader as loader
 
 __all__ = [
     "AUGMENTATIONS",

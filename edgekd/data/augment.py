@@ -55,7 +55,13 @@ class RandomCrop:
     can_flip: bool = False
 
     def __call__(self, inputs: Stored, labels: Labels, rng: np.random.Generator) -> tuple[Stored, Labels]:
-        """Return shifted, perhaps mirrored, pictures uint8 `[n, H, W, C]`, and maps `[n, H, W]` moved alike."""
+        """Return shifted, perhaps mirrored, pictures uint8 `[n, H, W, C]`, and maps `[n, H, W]` moved alike.
+
+        Raises:
+            ConfigError: The inputs are no pictures.
+        """
+        if inputs.ndim != 4:
+            raise ConfigError("crops need pictures, these inputs are tokens; set train.augment to none or word-dropout")
         rows, columns = self._places(inputs.shape, rng)
         moved = self._moved(inputs, rows, columns, fill=0)
         return moved, self._moved(labels, rows, columns, fill=IGNORED) if labels.ndim == 3 else labels
@@ -79,10 +85,36 @@ class RandomCrop:
         return moved
 
 
+@dataclass(frozen=True)
+class WordDropout:
+    """Takes tokens out of texts at random, all but the first and the last; the rest close up.
+
+    Attributes:
+        rate: Share of the tokens taken out.
+    """
+
+    rate: float
+
+    def __call__(self, inputs: Stored, labels: Labels, rng: np.random.Generator) -> tuple[Stored, Labels]:
+        """Return shortened texts int64 `[n, L]`, filled up with 0, and the labels as they are.
+
+        Raises:
+            ConfigError: The inputs are no tokens.
+        """
+        if inputs.ndim != 2:
+            raise ConfigError("word-dropout needs tokens, these inputs are pictures; set train.augment to auto")
+        place = np.arange(inputs.shape[1])
+        last = (inputs != 0).sum(axis=1, keepdims=True) - 1
+        is_kept = (rng.random(inputs.shape) >= self.rate) | (place == 0) | (place == last)
+        kept = np.where(is_kept, inputs, 0)
+        return np.take_along_axis(kept, np.argsort(kept == 0, axis=1, kind="stable"), axis=1), labels
+
+
 AUGMENTATIONS: Registry[Augment] = Registry("augmentation")
 AUGMENTATIONS.add("none", Unchanged())
 AUGMENTATIONS.add("shift", RandomCrop(padding=1))
 AUGMENTATIONS.add("crop-flip", RandomCrop(padding=4, can_flip=True))
+AUGMENTATIONS.add("word-dropout", WordDropout(rate=0.1))
 
 
 def augmentation(name: str) -> Augment:

@@ -1,4 +1,7 @@
-"""The distillation engine: recipes of stages over traces, terms, sources, weighers and views."""
+"""The distillation engine: recipes of stages over traces, terms, sources, weighers and views.
+
+Importing it registers what recipes may name.
+"""
 
 from edgekd.distill import branches as branches
 from edgekd.distill.evaluation import Evaluation, evaluate, fidelity_of, outputs_of

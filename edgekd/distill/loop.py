@@ -139,6 +139,8 @@ def _optimizer(stage: Stage, settings: TrainSettings) -> torch.optim.Optimizer:
         }
         for group in stage.groups
     ]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr)
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
 
 

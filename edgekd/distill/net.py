@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgekd.core.errors import ConfigError, unknown_name
 from edgekd.distill.attachments import Attachment
 from edgekd.distill.trace import Trace, TraceSpec
-from edgekd.models import discover_taps, evaluating
+from edgekd.models import discover_taps, evaluating, zeros_for
 
 Part = Literal["backbone", "attachments"]
 
@@ -25,17 +25,20 @@ class TracedNet(nn.Module):
     """A backbone, the module paths it is tapped at, and its attachments.
 
     Args:
-        backbone: `[B, C, H, W]` in 0..1 to logits `[B, K]`.
+        backbone: `[B, C, H, W]` in 0..1, or tokens `[B, L]`, to logits `[B, K]`.
         penultimate: Path of the module whose output `[B, D]` feeds the classifier.
         resolution: Height and width the backbone wants; inputs of another size are resized. 0 takes them as they are.
+        embedded: Path of the module whose output stands for tokens where a gradient with respect to the input is asked
+            for; empty for pictures.
     """
 
-    def __init__(self, backbone: nn.Module, *, penultimate: str, resolution: int = 0) -> None:
+    def __init__(self, backbone: nn.Module, *, penultimate: str, resolution: int = 0, embedded: str = "") -> None:
         super().__init__()
         self.backbone = backbone
         self.attachments = nn.ModuleDict()
         self.penultimate = penultimate
         self.resolution = resolution
+        self.embedded = embedded
         self.taps: tuple[str, ...] = ()
         self.traces_input_gradient = False
 
@@ -60,7 +63,7 @@ class TracedNet(nn.Module):
         """Run the backbone and its attachments.
 
         Args:
-            inputs: `[B, C, H, W]` in 0..1.
+            inputs: `[B, C, H, W]` in 0..1, or tokens `[B, L]`.
 
         Returns:
             The trace, its feature maps those of `tap`.
@@ -97,11 +100,28 @@ class TracedNet(nn.Module):
             return self.backbone(inputs), None
         is_kept = torch.is_grad_enabled()
         with torch.enable_grad():
-            leaf = inputs.detach().requires_grad_()
-            logits: Tensor = self.backbone(leaf)
+            logits, origin = self._run_from_embedding(inputs) if self.embedded else self._run_from_leaf(inputs)
             confidence = logits.softmax(dim=1).amax(dim=1).sum()
-            (gradient,) = torch.autograd.grad(confidence, leaf, create_graph=is_kept)
+            (gradient,) = torch.autograd.grad(confidence, origin, create_graph=is_kept)
         return logits, gradient
+
+    def _run_from_leaf(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = inputs.detach().requires_grad_()
+        return self.backbone(leaf), leaf
+
+    def _run_from_embedding(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        origins: list[Tensor] = []
+
+        def begin(module: nn.Module, arguments: object, output: Tensor) -> Tensor:
+            origins.append(output if output.requires_grad else output.detach().requires_grad_())
+            return origins[-1]
+
+        handle = self.backbone.get_submodule(self.embedded).register_forward_hook(begin)
+        try:
+            logits: Tensor = self.backbone(tokens)
+        finally:
+            handle.remove()
+        return logits, origins[0]
 
     def _read(self) -> list[str]:
         return [path for attachment in self.attachments.values() for path in cast(Attachment, attachment).reads]
@@ -111,6 +131,10 @@ class TracedNet(nn.Module):
             feats[path] = output
 
         return self.backbone.get_submodule(path).register_forward_hook(keep)
+
+    def shape_seen(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of an input as the backbone sees it, from that of the data."""
+        return (*input_shape[:1], *(self.resolution or size for size in input_shape[1:]))
 
     def _resized(self, inputs: Tensor) -> Tensor:
         if self.resolution in (0, inputs.shape[-1]):
@@ -157,7 +181,7 @@ def trace_spec(net: TracedNet, input_shape: tuple[int, ...]) -> TraceSpec:
 
     Args:
         net: The network; its mode, gradients and buffers are left as they were.
-        input_shape: `(C, H, W)` of the data, before any resizing.
+        input_shape: `(C, H, W)` of the data, before any resizing, or `(L,)` of tokens.
 
     Returns:
         The shapes.
@@ -165,9 +189,7 @@ def trace_spec(net: TracedNet, input_shape: tuple[int, ...]) -> TraceSpec:
     Raises:
         ConfigError: The penultimate feature is not `[B, D]`.
     """
-    channels, height, width = input_shape
-    seen = (channels, net.resolution or height, net.resolution or width)
-    feats = {tap.path: tuple(tap.shape) for tap in discover_taps(net.backbone, seen)}
+    feats = {tap.path: tuple(tap.shape) for tap in discover_taps(net.backbone, net.shape_seen(input_shape))}
     if net.penultimate not in feats:
         raise ConfigError(f"module {net.penultimate!r} gives no feature to attach to; found {', '.join(feats)}")
     trace = _run_on_zeros(net, input_shape)
@@ -177,5 +199,5 @@ def trace_spec(net: TracedNet, input_shape: tuple[int, ...]) -> TraceSpec:
 
 def _run_on_zeros(net: TracedNet, input_shape: tuple[int, ...]) -> Trace:
     with evaluating(net):
-        trace: Trace = net(torch.zeros(2, *input_shape, device=next(net.parameters()).device))
+        trace: Trace = net(zeros_for(net, input_shape, batch=2))
     return trace

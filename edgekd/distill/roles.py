@@ -110,4 +110,5 @@ def _traced(spec: NetSpec, module: nn.Module, resolution: int) -> TracedNet:
         module,
         penultimate=penultimate_of(spec, module),
         resolution=0 if spec.resolution == resolution else spec.resolution,
+        embedded=FAMILIES[spec.family].embedded if spec.family in FAMILIES else "",
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.events import Listener, silent
@@ -45,12 +46,14 @@ class RunOptions:
         label: Prefix of stage names in events.
         folder: Where last good checkpoints are kept, or None.
         listener: Told of progress.
+        start: Weights of the student's backbone, by name, that are not drawn.
     """
 
     seed: int = 0
     label: str = ""
     folder: Path | None = None
     listener: Listener = field(default=silent)
+    start: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def run_recipe(
@@ -83,8 +86,10 @@ def run_recipe(
     """
     with torch.random.fork_rng(devices=[]):
         session = open_session(
-            recipe, student=student, teacher=teacher, input_shape=_input_shape(dataset), seed=options.seed
+            recipe, student=student, teacher=teacher, input_shape=dataset.input_shape, seed=options.seed
         )
+        if options.start:
+            session.begin_from("student", options.start)
         history = run_stages(recipe, session, dataset=dataset, settings=settings, options=options)
     return Outcome(session.net("student").backbone.cpu().eval().requires_grad_(False), history)
 
@@ -145,21 +150,14 @@ def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dat
         ConfigError: The recipe does not fit the networks or the data.
     """
     with torch.random.fork_rng(devices=[]):
-        session = open_session(recipe, student=student, teacher=teacher, input_shape=_input_shape(dataset), seed=0)
+        session = open_session(recipe, student=student, teacher=teacher, input_shape=dataset.input_shape, seed=0)
         rehearse(recipe, session, dataset, batch_size=batch_size)
 
 
 def _macs_per_step(session: Session, settings: TrainSettings) -> int:
-    channels, height, width = session.input_shape
     nets = session.nets.values()
-    return settings.batch_size * sum(
-        count_macs(net.backbone, (channels, net.resolution or height, net.resolution or width)) for net in nets
-    )
+    return settings.batch_size * sum(count_macs(net.backbone, net.shape_seen(session.input_shape)) for net in nets)
 
 
 def _augment(dataset: Dataset, settings: TrainSettings) -> Augment:
     return augmentation(default_augmentation(dataset.name) if settings.augment == "auto" else settings.augment)
-
-
-def _input_shape(dataset: Dataset) -> tuple[int, int, int]:
-    return (dataset.in_channels, dataset.resolution, dataset.resolution)

@@ -20,7 +20,8 @@ class TrainSettings(StrictModel):
     epochs: int = Field(30, ge=1, description="Epochs of a stage of length 1.")
     batch_size: int = Field(64, ge=2, description="Samples in one step.")
     lr: float = Field(0.05, gt=0, description="Peak learning rate of a stage of scale 1.")
-    momentum: float = Field(0.9, ge=0, lt=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd; adamw keeps its usual 0.9 and 0.999.")
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0)
     schedule: Literal["multistep", "cosine", "constant"] = "cosine"

@@ -18,6 +18,9 @@ from edgekd.targets import Target
 
 N = TypeVar("N")
 
+TOKENIZER_FILE = "tokenizer.json"
+"""Where a run on texts keeps what turns a text into its network's input."""
+
 
 @dataclass(frozen=True)
 class RunContext:
@@ -45,11 +48,6 @@ class RunContext:
     def folder(self) -> Path:
         """The run folder."""
         return self.ledger.folder
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """`(C, H, W)` of the data."""
-        return (self.dataset.in_channels, self.dataset.resolution, self.dataset.resolution)
 
     def note(self, stage: str, message: str) -> None:
         """Tell the user something."""

@@ -7,12 +7,12 @@ from typing import Any
 
 from edgekd.core.artifacts import Bundle, TrainedModel, from_json, to_json
 from edgekd.export import run_onnx
-from edgekd.pipeline.context import RunContext
+from edgekd.pipeline.context import TOKENIZER_FILE, RunContext
 from edgekd.pipeline.exporting import PrecisionChoice
 from edgekd.pipeline.timing import spread_inputs
 from edgekd.ship import BundlePlan, Golden, build_plan, health_check, pack, provenance, target_selector
 
-_GOLDEN_IMAGES = 8
+_GOLDEN_INPUTS = 8
 _TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "int8": 0.25}
 
 
@@ -31,8 +31,8 @@ def bundle_of(context: RunContext, student: TrainedModel, choice: PrecisionChoic
 
     def work() -> dict[str, Any]:
         metric = context.dataset.task.metric.key
-        images, _ = spread_inputs(context.dataset.val, _GOLDEN_IMAGES)
-        logits = run_onnx(Path(choice.models["fp32"].file.path).read_bytes(), images, batch=len(images))
+        golden, _ = spread_inputs(context.dataset.val, _GOLDEN_INPUTS)
+        logits = run_onnx(Path(choice.models["fp32"].file.path).read_bytes(), golden, batch=len(golden))
         plan = BundlePlan(
             created=context.ledger.created,
             targets=(target_selector(context.target),),
@@ -47,7 +47,9 @@ def bundle_of(context: RunContext, student: TrainedModel, choice: PrecisionChoic
         )
         folder = context.folder / "bundle"
         files = {role: Path(model.file.path)}
-        bundle = pack(folder, name=_name(context), version=1, files=files, golden=Golden(images, logits), plan=plan)
+        if context.dataset.tokenizer is not None:
+            files["tokenizer"] = context.folder / TOKENIZER_FILE
+        bundle = pack(folder, name=_name(context), version=1, files=files, golden=Golden(golden, logits), plan=plan)
         return to_json(bundle)
 
     return from_json(Bundle, context.ledger.stage("bundle", inputs, work))

@@ -32,6 +32,7 @@ from edgekd_kernels.spatial import (
     vid,
 )
 from edgekd_kernels.supervised import gaussian_kl, gaussian_nll, pixel_cross_entropy
+from edgekd_kernels.tokens import hidden_relation
 
 __all__ = [
     "attention_transfer",
@@ -48,6 +49,7 @@ __all__ = [
     "factor_transfer",
     "gaussian_kl",
     "gaussian_nll",
+    "hidden_relation",
     "hint_l2",
     "hint_mse",
     "info_nce",

@@ -12,7 +12,8 @@ from edgekd_kernels import functional as K
 NOT_LOSSES = {"linear_cka", "relu_margin", "view_similarity"}
 LEARNED_TEACHER_SIDE = {("info_nce", "teacher_embedding")}
 REVERSED = {("curriculum_kl", "raw_temperature")}
-OPTIONS = {"curriculum_kl": {"gradient_scale": -1.0}}
+IS_TOKEN = torch.arange(5) < torch.tensor([[5], [1], [3], [0]])
+OPTIONS = {"curriculum_kl": {"gradient_scale": -1.0}, "hidden_relation": {"is_token": IS_TOKEN}}
 SHAPES = {
     "logits": (8, 5),
     "map": (4, 3, 4, 4),
@@ -29,6 +30,7 @@ SHAPES = {
     "temperature": (),
     "outputs": (6, 4),
     "targets": (6, 2),
+    "states": (4, 5, 3),
 }
 LOSSES = sorted(set(K.__all__) - NOT_LOSSES)
 
