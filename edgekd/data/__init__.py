@@ -19,6 +19,7 @@ from edgekd.data.images import ArrayImages
 from edgekd.data.inputs import Inputs, InputStore, NetInputs, network_inputs
 from edgekd.data.loading import load_dataset
 from edgekd.data.metrics import IGNORED, Labels, Metric, Outputs
+from edgekd.data.resident import ResidentSplit
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, dataset_names, default_augmentation
 from edgekd.data.task import KINDS, Kind, Task
 from edgekd.data.text import loader as loader
@@ -43,6 +44,7 @@ __all__ = [
     "Outputs",
     "Part",
     "RandomCrop",
+    "ResidentSplit",
     "Source",
     "Split",
     "Task",

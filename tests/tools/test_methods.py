@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 import sys
 import time
 from argparse import Namespace
@@ -15,7 +16,7 @@ from edgekd.data import DataConfig, load_dataset
 @pytest.fixture
 def methods(bench, tmp_path, monkeypatch):
     module = bench("methods")
-    monkeypatch.setattr(module, "_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(module, "ProcessPoolExecutor", _Here)
     return module
 
@@ -64,7 +65,7 @@ def test_a_study_trains_the_teacher_once_and_a_failure_is_a_row(methods, terms, 
     for method in ("kd", "plain", "teacher"):
         assert 0 < float(by_method[method]["test_accuracy"]) < 1 and by_method[method]["error"] == ""
     assert float(by_method["kd"]["ms_per_step"]) > 0
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 1
 
 
 def test_the_accuracy_is_that_of_the_last_epochs_student_on_the_test_images(methods, terms, tmp_path):
@@ -90,7 +91,7 @@ def test_rows_that_are_there_are_kept_and_only_the_missing_run(methods, terms, t
     path.write_text(path.read_text().replace("abc1234", "older"))
     ran = []
     honest = methods.trained
-    monkeypatch.setattr(methods, "trained", lambda terms, job: ran.append(job) or honest(terms, job))
+    monkeypatch.setattr(methods, "trained", lambda terms, job, stop: ran.append(job) or honest(terms, job, stop))
     rows = _study(methods, terms, path, [("", "plain", 0), ("", "plain", 1)])
     assert [(row["seed"], row["commit"]) for row in rows] == [("0", "older"), ("1", "abc1234")]
     assert [job.seed for job in ran] == [1]
@@ -98,6 +99,28 @@ def test_rows_that_are_there_are_kept_and_only_the_missing_run(methods, terms, t
 
 def test_nothing_starts_after_the_slice_ends(methods, terms, tmp_path):
     assert _study(methods, terms, tmp_path / "study.csv", [("", "plain", 0)], stop_at=time.monotonic()) == []
+
+
+def test_what_pauses_is_no_row_and_goes_on_to_the_same_figure(methods, terms, tmp_path):
+    jobs = [("", "plain", 0)]
+    twice = dataclasses.replace(terms, epochs=2)
+    (whole,) = _study(methods, twice, tmp_path / "whole.csv", jobs)
+    assert methods.trained(twice, methods.Job(*jobs[0]), -math.inf) is None
+    assert [file.name[:14] for file in (methods.CACHE / "states").iterdir()] == ["digits-plain-0"]
+    (resumed,) = _study(methods, twice, tmp_path / "resumed.csv", jobs)
+    assert resumed["test_accuracy"] == whole["test_accuracy"]
+    assert not list((methods.CACHE / "states").iterdir())
+
+
+def test_on_a_gpu_everything_stays_there_in_bf16(methods, terms):
+    settings = methods._settings(dataclasses.replace(terms, device="cuda", compile="no"))
+    assert (settings.precision, settings.resident, settings.channels_last, settings.compile) == (
+        "bf16",
+        True,
+        True,
+        "no",
+    )
+    assert methods._settings(terms).precision == "no"
 
 
 def test_wanted_rows_are_teachers_then_seeds_of_every_pair(methods):
