@@ -33,6 +33,7 @@ from edgekd.distill.terms.relations import (
 )
 from edgekd.distill.terms.review import KnowledgeReview
 from edgekd.distill.terms.selfsupervised import SelfSupervision, SimilarityTransfer, TransformedKD
+from edgekd.distill.terms.tokens import ClsHint, HiddenRelation
 
 __all__ = [
     "TERMS",
@@ -43,6 +44,7 @@ __all__ = [
     "AttentionTransfer",
     "BranchKL",
     "ChannelWiseKD",
+    "ClsHint",
     "ContrastiveRepresentation",
     "CorrelationCongruence",
     "CrossEntropy",
@@ -53,6 +55,7 @@ __all__ = [
     "GaussianKL",
     "GaussianNLL",
     "GradientMatch",
+    "HiddenRelation",
     "InBatchContrast",
     "KernelAlignment",
     "KnowledgeDistillation",

@@ -25,14 +25,15 @@ class GradientMatch(nn.Module):
         teacher: Shapes of the teacher's traces.
         per: What has a direction of its own. `"position"` is the paper's: each token, a vector along the last axis of
             `[B, L, D]`; of pictures `[B, C, H, W]` each pixel, a vector of C channels, of which for a grey one nothing
-            but the sign is left. `"sample"` is our adaptation to pictures: the whole gradient is one vector.
+            but the sign is left. `"sample"` is our adaptation to pictures: the whole gradient is one vector. `"auto"`
+            is `"position"` for tokens and `"sample"` for pictures.
 
     Reference:
         arXiv 2211.01071.
     """
 
     def __init__(
-        self, student: TraceSpec, teacher: TraceSpec, *, per: Literal["sample", "position"] = "sample"
+        self, student: TraceSpec, teacher: TraceSpec, *, per: Literal["auto", "sample", "position"] = "auto"
     ) -> None:
         super().__init__()
         self.per, self.needs = per, Needs(input_gradient=True)
@@ -50,9 +51,10 @@ class GradientMatch(nn.Module):
 
     def _vectors(self, gradient: Tensor) -> Tensor:
         """Return `[B, N, D]`."""
-        if self.per == "sample":
+        is_text = gradient.dim() == 3
+        if self.per == "sample" or (self.per == "auto" and not is_text):
             return gradient.flatten(1).unsqueeze(1)
-        return gradient.flatten(2).transpose(1, 2) if gradient.dim() == 4 else gradient
+        return gradient if is_text else gradient.flatten(2).transpose(1, 2)
 
 
 def _gradient_of(trace: Trace) -> Tensor:
