@@ -113,8 +113,8 @@ def _trace(logits, **aux):
 VECTORS_ONLY = {"byot", "mag", "mas", "sskd"}
 ROWS_OF_LOGITS = {"ctkd", "dist", "dkd", "logit-standardization", "mlkd", "nkd"}
 FEATURES = {
-    "ab", "at", "cc", "cka", "curriculum-extraction", "cwd", "fitnet", "fitnet-normalized", "fsp", "ft", "info-nce", "kcd",
-    "mgd", "nst", "ofd", "pkd", "pkt", "reviewkd", "rkd", "sp", "vid", "xcl",
+    "ab", "at", "cc", "cka", "curriculum-extraction", "cwd", "fitnet", "fitnet-normalized", "fsp", "ft", "info-nce",
+    "kcd", "mgd", "nst", "ofd", "pkd", "pkt", "reviewkd", "rkd", "sp", "vid", "xcl",
 }  # fmt: skip
 
 
