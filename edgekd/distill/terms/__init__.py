@@ -23,6 +23,7 @@ from edgekd.distill.terms.gaussian import GaussianKL, GaussianNLL
 from edgekd.distill.terms.generative import MaskedGeneration
 from edgekd.distill.terms.gradients import GradientMatch
 from edgekd.distill.terms.logits import CrossEntropy, KnowledgeDistillation, StandardizedKD
+from edgekd.distill.terms.modalities import ModalityGram
 from edgekd.distill.terms.relations import (
     CorrelationCongruence,
     KernelAlignment,
@@ -61,6 +62,7 @@ __all__ = [
     "KnowledgeDistillation",
     "KnowledgeReview",
     "MaskedGeneration",
+    "ModalityGram",
     "MultiLevelKD",
     "Needs",
     "NeuronSelectivity",
