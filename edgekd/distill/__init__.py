@@ -9,6 +9,7 @@ from edgekd.distill.loop import Epoch
 from edgekd.distill.probes import PROBES, Probe, fidelity
 from edgekd.distill.recipe import Recipe, load_recipe, recipe_names
 from edgekd.distill.resume import Paused, Resumption
+from edgekd.distill.roles import classifier_of
 from edgekd.distill.run import Outcome, RunOptions, check_recipe, run_recipe
 from edgekd.distill.settings import TrainSettings
 
@@ -24,6 +25,7 @@ __all__ = [
     "RunOptions",
     "TrainSettings",
     "check_recipe",
+    "classifier_of",
     "evaluate",
     "fidelity",
     "fidelities_of",

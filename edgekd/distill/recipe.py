@@ -61,6 +61,8 @@ class Recipe(StrictModel):
     base_weights: Mapping[str, float] | None = Field(
         None, description="Weights by term type that apply once a base recipe is added; null when it adds none."
     )
+    needs_pretrained_student: bool = Field(False, description="Whether its student must have been trained before.")
+    baseline: str = Field("plain", description="Recipe of the students that are trained without the teacher.")
     prepares_teacher: bool = Field(
         False, description="Whether a base recipe may take the place of the last stage, those before it being for any."
     )
@@ -133,6 +135,8 @@ def compose(wrapper: Recipe, base: Recipe) -> Recipe:
             "name": f"{wrapper.name}+{base.name}",
             "title": f"{wrapper.title}, over {base.title}",
             "stages": stages,
+            "needs_pretrained_student": wrapper.needs_pretrained_student or base.needs_pretrained_student,
+            "baseline": base.baseline,
             "roles": _merged("role", base.roles, wrapper.roles),
             "policies": _merged("policy", base.policies, wrapper.policies),
             "attach": {

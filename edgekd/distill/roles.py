@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError
 from edgekd.core.seeds import derive_seed
-from edgekd.data import Kind
-from edgekd.distill.net import TracedNet
+from edgekd.data import Dataset, Kind
+from edgekd.distill.net import TracedNet, modules_after
 from edgekd.distill.options import checked_options
 from edgekd.distill.policies import POLICIES, Policy
 from edgekd.distill.recipe import Recipe
@@ -64,6 +64,20 @@ def open_session(
     torch.manual_seed(derive_seed(seed, "auxiliaries"))
     add_attachments(recipe, session)
     return session
+
+
+def classifier_of(spec: NetSpec, module: nn.Module, dataset: Dataset) -> tuple[str, ...]:
+    """Return the paths of the modules that turn a network's penultimate feature into its output.
+
+    Args:
+        spec: The network's architecture.
+        module: The network; it runs once on zeros in evaluation mode.
+        dataset: What it is for.
+    """
+    shape = dataset.input_shape
+    net = _traced(spec, module, resolution=shape[-1], kind=dataset.task.kind)
+    after = {id(one) for one in modules_after(net, net.penultimate, shape)}
+    return tuple(path for path, one in module.named_modules() if id(one) in after)
 
 
 def penultimate_of(spec: NetSpec, module: nn.Module, kind: Kind = "classification") -> str:

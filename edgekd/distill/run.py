@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.digest import sha256_of_arrays, sha256_of_json
+from edgekd.core.errors import ConfigError
 from edgekd.core.events import Listener, silent
 from edgekd.data import Augment, Dataset, ResidentSplit, augmentation, default_augmentation
 from edgekd.distill.adapting import recipe_for
@@ -87,7 +89,8 @@ def run_recipe(
         The trained student and its history.
 
     Raises:
-        ConfigError: The recipe does not fit the networks, or needs a teacher and none was given.
+        ConfigError: The recipe does not fit the networks, or needs a teacher, or a student that was trained before, and
+            none was given.
         TrainingDiverged: A loss became NaN or infinite.
         Paused: The deadline of `options.resume` is over; the same call goes on.
     """
@@ -101,8 +104,7 @@ def run_recipe(
             kind=dataset.task.kind,
             seed=options.seed,
         )
-        if options.start:
-            session.begin_from("student", options.start)
+        _begin(recipe, session, options.start)
         history = run_stages(recipe, session, dataset=dataset, settings=settings, options=options)
     return Outcome(session.net("student").backbone.cpu().eval().requires_grad_(False), history)
 
@@ -183,7 +185,25 @@ def _key(recipe: Recipe, session: Session, dataset: Dataset, settings: TrainSett
     return sha256_of_json([*facts, sha256_of_arrays(nets)])
 
 
-def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dataset: Dataset, batch_size: int) -> None:
+def _begin(recipe: Recipe, session: Session, start: Mapping[str, Tensor]) -> None:
+    if recipe.needs_pretrained_student and not start:
+        raise ConfigError(
+            f"recipe {recipe.name!r} fine-tunes a student that was trained before, on other data as a rule: give its "
+            "weights, --set student.weights=FILE"
+        )
+    if start:
+        session.begin_from("student", start)
+
+
+def check_recipe(
+    recipe: Recipe,
+    *,
+    student: NetSpec,
+    teacher: Given | None,
+    dataset: Dataset,
+    batch_size: int,
+    start: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
     """Go through a recipe's stages on a few training rows, so that what does not fit is known before training starts.
 
     Args:
@@ -192,9 +212,10 @@ def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dat
         teacher: The teacher's architecture and network, trained or not; it is not changed.
         dataset: The data.
         batch_size: Rows of a training batch.
+        start: Weights of the student's backbone, by name, that are not drawn.
 
     Raises:
-        ConfigError: The recipe does not fit the networks or the data.
+        ConfigError: The recipe does not fit the networks or the data, or needs a student that was trained before.
     """
     recipe = recipe_for(recipe, dataset.task)
     with torch.random.fork_rng(devices=[]):
@@ -206,6 +227,7 @@ def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dat
             kind=dataset.task.kind,
             seed=0,
         )
+        _begin(recipe, session, start)
         rehearse(recipe, session, dataset, batch_size=batch_size)
 
 

@@ -9,7 +9,7 @@ from edgekd.models.layers import Normalize, conv_bn_relu, initialise
 from edgekd.models.repvgg import RepBlock, deploy
 from edgekd.models.taps import Tap, discover_taps, pair_taps, taps_at, trace_taps
 from edgekd.models.teachers import load_model, load_teacher, teacher_start
-from edgekd.models.weights import load_weights, save_weights
+from edgekd.models.weights import load_weights, save_weights, starting_weights
 from edgekd.models.zoo import FAMILIES, NetChoice, build, modalities_of, parse_net, spec_for
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "save_weights",
     "spec_between",
     "spec_for",
+    "starting_weights",
     "takes_tokens",
     "taps_at",
     "teacher_start",

@@ -62,6 +62,31 @@ def load_weights(module: nn.Module, path: Path) -> None:
     load_tensors(module, _renamed(read_tensors(path), module.state_dict()), origin=str(path))
 
 
+def starting_weights(module: nn.Module, path: Path, *, head: tuple[str, ...]) -> dict[str, Tensor]:
+    """Read the weights that the training of a network starts from, its classifier left out where that is another.
+
+    Args:
+        module: A network of the wanted architecture; the weights are loaded into it.
+        path: See `load_weights`.
+        head: Paths of the modules that make the classifier. Where the file has none, or one for other classes, none of
+            their weights are returned.
+
+    Returns:
+        Weights by name.
+
+    Raises:
+        ConfigError: The file is missing, of another kind, or belongs to another network.
+        StorageError: The file cannot be read, is damaged, or holds values that are not finite.
+    """
+    own, beginnings = module.state_dict(), tuple(f"{part}." for part in head)
+    found = _renamed(read_tensors(path), own)
+    of_head = {name for name in own if name.startswith(beginnings)}
+    if any(name not in found or found[name].shape != own[name].shape for name in of_head):
+        found = {name: value for name, value in found.items() if not name.startswith(beginnings)}
+    load_tensors(module, found, origin=str(path), optional=beginnings)
+    return found
+
+
 def load_tensors(
     module: nn.Module, tensors: Mapping[str, Tensor], *, origin: str, optional: tuple[str, ...] = ()
 ) -> None:

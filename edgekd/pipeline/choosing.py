@@ -90,8 +90,8 @@ def _choice(context: RunContext, teacher_macs: int) -> Choice:
             in_channels=dataset.in_channels,
             num_classes=dataset.task.num_outputs,
             resolution=dataset.resolution,
-            mean=dataset.mean,
-            std=dataset.std,
+            mean=config.mean or dataset.mean,
+            std=config.std or dataset.std,
             options=config.options,
             vocabulary=dataset.vocabulary,
         )

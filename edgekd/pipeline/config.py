@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgekd.core.config import StrictModel, apply_overrides, read_yaml, validated
 from edgekd.data import DataConfig
@@ -36,6 +36,17 @@ class StudentConfig(StrictModel):
     init: Literal["drawn", "first", "spread"] = Field(
         "drawn", description="Weights it starts from: drawn, or the teacher's first or evenly spread layers (bert)."
     )
+    weights: str | None = Field(
+        None, description="File of weights it starts from; a classifier for other classes is drawn anew."
+    )
+    mean: tuple[float, ...] | None = Field(None, description="Mean these expect, inputs in 0..1; the data set's.")
+    std: tuple[float, ...] | None = Field(None, description="Deviation these expect; the data set's.")
+
+    @model_validator(mode="after")
+    def _starts_once(self) -> StudentConfig:
+        if self.weights is not None and self.init != "drawn":
+            raise ValueError(f"it starts from weights or from layers of the teacher (init: {self.init}), not from both")
+        return self
 
 
 class RunConfig(StrictModel):

@@ -15,9 +15,10 @@ from edgekd.core.config import read_yaml, validated
 from edgekd.core.errors import ConfigError, DataError, StorageError
 from edgekd.core.seeds import derive_seed
 from edgekd.data import Dataset, load_dataset
-from edgekd.models import build, inherited_weights, load_model
+from edgekd.models import build, load_model
 from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.ledger import read_results
+from edgekd.pipeline.starting import start_of
 from edgekd.report import read_report
 
 
@@ -90,19 +91,18 @@ def require_alone(run: FinishedRun) -> None:
 
 
 def initial_student(run: FinishedRun, seed: int) -> nn.Module:
-    """Return the run's student as its training starts for a seed, in evaluation mode: drawn, or begun from the teacher.
+    """Return the run's student as its training starts for a seed, in evaluation mode.
 
     Args:
         run: A finished run.
         seed: Seed of its training.
     """
-    spec, layers = run.distilled[0].spec, run.config.student.init
+    spec, teacher = run.distilled[0].spec, run.teacher
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "student"))
         student = build(spec)
-    if layers != "drawn":
-        state = load_model(run.teacher).state_dict()
-        student.load_state_dict(inherited_weights(spec, run.teacher.spec, state, layers=layers), strict=False)
+    start = start_of(run.config.student, run.dataset, spec, teacher.spec, lambda: load_model(teacher).state_dict())
+    student.load_state_dict(dict(start), strict=False)
     return student.eval()
 
 

@@ -16,8 +16,9 @@ from edgekd.core.atomic import write_json
 from edgekd.core.digest import sha256_of_arrays
 from edgekd.core.errors import ConfigError
 from edgekd.distill import Epoch, Recipe, RunOptions, TrainSettings, check_recipe, evaluate, load_recipe, run_recipe
-from edgekd.models import inherited_weights, load_model, load_teacher, save_weights, teacher_start
+from edgekd.models import build, load_model, load_teacher, save_weights, teacher_start
 from edgekd.pipeline.context import RunContext
+from edgekd.pipeline.starting import start_of
 
 _EPOCHS = TypeAdapter(tuple[Epoch, ...])
 _BETTER_THAN_CHANCE = 1.5
@@ -92,14 +93,17 @@ def require_fitting(context: RunContext, student: NetSpec, teacher: NetSpec, tea
     Raises:
         ConfigError: It does not.
     """
-    _inherited(context, student, teacher, lambda: teacher_net)
-    check_recipe(
-        context.recipe,
-        student=student,
-        teacher=(teacher, teacher_net),
-        dataset=context.dataset,
-        batch_size=context.config.train.batch_size,
-    )
+    start = _start(context, student, teacher, lambda: teacher_net)
+    for recipe in (context.recipe, *([load_recipe(context.recipe.baseline)] if context.config.compare_alone else [])):
+        check_recipe(
+            recipe,
+            student=student,
+            teacher=(teacher, teacher_net),
+            dataset=context.dataset,
+            batch_size=context.config.train.batch_size,
+            start=start,
+        )
+    _note_drawn(context, student, start)
 
 
 def teacher_of(context: RunContext, spec: NetSpec, module: nn.Module) -> Training:
@@ -146,16 +150,21 @@ def student_of(
     context: RunContext, role: Literal["alone", "distilled"], spec: NetSpec, teacher: TrainedModel, seed: int
 ) -> Training:
     """Train one student, with the teacher (`"distilled"`) or without (`"alone"`), from the same weights and batches."""
-    recipe = context.recipe if role == "distilled" else load_recipe("plain")
-    start = _inherited(context, spec, teacher.spec, lambda: load_model(teacher))
+    recipe = context.recipe if role == "distilled" else load_recipe(context.recipe.baseline)
+    start = _start(context, spec, teacher.spec, lambda: load_model(teacher))
     return _trained(context, _Plan(role, recipe, spec, context.config.train, seed, start), teacher)
 
 
-def _inherited(
+def _start(
     context: RunContext, student: NetSpec, teacher: NetSpec, network: Callable[[], nn.Module]
 ) -> Mapping[str, Tensor]:
-    layers = context.config.student.init
-    return {} if layers == "drawn" else inherited_weights(student, teacher, network().state_dict(), layers=layers)
+    return start_of(context.config.student, context.dataset, student, teacher, lambda: network().state_dict())
+
+
+def _note_drawn(context: RunContext, student: NetSpec, start: Mapping[str, Tensor]) -> None:
+    drawn = [name for name, _ in build(student).named_parameters() if name not in start]
+    if context.config.student.weights is not None and drawn:
+        context.note("student", f"{context.config.student.weights} has no {', '.join(drawn)} that fit: these are drawn")
 
 
 def _teacher_settings(context: RunContext) -> TrainSettings:

@@ -54,11 +54,23 @@ def teacher(dataset):
 
 
 @pytest.fixture(scope="session")
-def run(dataset, student, settings, teacher):
+def pretrained(dataset, student, settings):
+    """Weights of a student that was trained before."""
+    options = RunOptions(seed=11)
+    outcome = run_recipe(
+        load_recipe("plain"), student=student, teacher=None, dataset=dataset, settings=settings, options=options
+    )
+    return outcome.student.state_dict()
+
+
+@pytest.fixture(scope="session")
+def run(dataset, student, settings, teacher, pretrained):
     """Run a recipe on the tiny task with one seed."""
 
     def go(recipe, *, with_teacher=True, seed=0, settings=settings, **options):
         recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+        if recipe.needs_pretrained_student:
+            options = {"start": pretrained, **options}
         return run_recipe(
             recipe,
             student=student,

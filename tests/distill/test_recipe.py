@@ -14,7 +14,7 @@ def test_every_built_in_recipe_loads_under_its_own_name_with_a_title_and_formula
     assert recipe.name == name
     assert recipe.title
     assert recipe.formula
-    assert recipe.needs_teacher == (name not in ("plain", "byot", "self-distillation"))
+    assert recipe.needs_teacher == (name not in ("plain", "byot", "self-distillation", "tl"))
 
 
 def test_an_unknown_method_lists_near_names():

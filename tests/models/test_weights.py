@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edgekd.core.errors import ConfigError, StorageError
-from edgekd.models import build, load_weights, save_weights, spec_for
+from edgekd.models import build, load_weights, save_weights, spec_for, starting_weights
 
 
 def small(*, width=4, num_classes=3, seed=0):
@@ -183,3 +183,33 @@ def test_unwritable_place_is_reported_and_leaves_nothing(tmp_path):
     with pytest.raises(StorageError, match="cannot write"):
         save_weights(small(), tmp_path / "file" / "w.safetensors", {})
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_starting_weights_are_those_of_the_file_and_a_classifier_for_other_classes_stays_out(tmp_path):
+    source = small(num_classes=3, seed=1)
+    path = tmp_path / "w.safetensors"
+    save_weights(source, path, {})
+    same = starting_weights(small(), path, head=("net.linear",))
+    assert same.keys() == source.state_dict().keys()
+    assert all(torch.equal(same[name], value) for name, value in source.state_dict().items())
+    other = starting_weights(small(num_classes=5), path, head=("net.linear",))
+    assert same.keys() - other.keys() == {"net.linear.weight", "net.linear.bias"}
+    assert all(torch.equal(other[name], source.state_dict()[name]) for name in other)
+
+
+def test_starting_weights_may_lack_a_classifier_and_be_those_of_the_bare_network(tmp_path):
+    source = small(seed=1)
+    headless = {name: value for name, value in bare_state(source).items() if not name.startswith("linear.")}
+    torch.save({"state_dict": headless}, tmp_path / "w.pth")
+    found = starting_weights(small(), tmp_path / "w.pth", head=("net.linear",))
+    assert found.keys() == {f"net.{name}" for name in headless}
+    assert all(torch.equal(found[f"net.{name}"], value) for name, value in headless.items())
+
+
+def test_starting_weights_of_another_architecture_are_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(small(width=8), path, {})
+    with pytest.raises(ConfigError, match=r"does not hold the weights of this network\n  other shape: net.conv1"):
+        starting_weights(small(width=4), path, head=("net.linear",))
+    with pytest.raises(ConfigError, match="no such file"):
+        starting_weights(small(), tmp_path / "none.safetensors", head=("net.linear",))

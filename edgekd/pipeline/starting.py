@@ -1,0 +1,45 @@
+"""The weights that a run's students start from where they are not drawn: a file's, or layers of the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from edgekd.core.artifacts import NetSpec
+from edgekd.data import Dataset
+from edgekd.distill import classifier_of
+from edgekd.models import build, inherited_weights, starting_weights
+from edgekd.pipeline.config import StudentConfig
+
+
+def start_of(
+    config: StudentConfig,
+    dataset: Dataset,
+    student: NetSpec,
+    teacher: NetSpec,
+    teacher_state: Callable[[], Mapping[str, Tensor]],
+) -> Mapping[str, Tensor]:
+    """Return the weights of a run's students that are not drawn, by name.
+
+    Args:
+        config: What was asked.
+        dataset: What the student is for.
+        student: Its architecture.
+        teacher: The teacher's architecture.
+        teacher_state: Gives the teacher's weights, should they be needed.
+
+    Raises:
+        ConfigError: The weights belong to another network.
+        StorageError: They cannot be read.
+    """
+    if config.weights is not None:
+        with torch.random.fork_rng(devices=[]):
+            network = build(student)
+        head = classifier_of(student, network, dataset)
+        return starting_weights(network, Path(config.weights), head=head)
+    if config.init == "drawn":
+        return {}
+    return inherited_weights(student, teacher, teacher_state(), layers=config.init)
