@@ -55,12 +55,27 @@ class RandomCrop:
     can_flip: bool = False
 
     def __call__(self, inputs: Stored, labels: Labels, rng: np.random.Generator) -> tuple[Stored, Labels]:
-        """Return shifted, perhaps mirrored, pictures uint8 `[n, H, W, C]`, and maps `[n, H, W]` moved alike."""
-        rows, columns = self._places(inputs.shape, rng)
+        """Return shifted, perhaps mirrored, pictures uint8 `[n, H, W, C]`, and maps `[n, H, W]` moved alike.
+
+        Raises:
+            ConfigError: The inputs are no pictures.
+        """
+        if inputs.ndim != 4:
+            raise ConfigError("crops need pictures, these inputs are tokens; set train.augment to none or word-dropout")
+        rows, columns = self.places(inputs.shape, rng)
         moved = self._moved(inputs, rows, columns, fill=0)
         return moved, self._moved(labels, rows, columns, fill=IGNORED) if labels.ndim == 3 else labels
 
-    def _places(self, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Rows, Rows]:
+    def places(self, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Rows, Rows]:
+        """Draw where each pixel comes from.
+
+        Args:
+            shape: `(n, H, W, C)` of the pictures.
+            rng: The only source of chance.
+
+        Returns:
+            Rows `[n, H]` and columns `[n, W]` of the padded pictures.
+        """
         count, height, width, _ = shape
         top = rng.integers(0, 2 * self.padding + 1, (count, 1))
         left = rng.integers(0, 2 * self.padding + 1, (count, 1))
@@ -79,10 +94,36 @@ class RandomCrop:
         return moved
 
 
+@dataclass(frozen=True)
+class WordDropout:
+    """Takes tokens out of texts at random, all but the first and the last; the rest close up.
+
+    Attributes:
+        rate: Share of the tokens taken out.
+    """
+
+    rate: float
+
+    def __call__(self, inputs: Stored, labels: Labels, rng: np.random.Generator) -> tuple[Stored, Labels]:
+        """Return shortened texts int64 `[n, L]`, filled up with 0, and the labels as they are.
+
+        Raises:
+            ConfigError: The inputs are no tokens.
+        """
+        if inputs.ndim != 2:
+            raise ConfigError("word-dropout needs tokens, these inputs are pictures; set train.augment to auto")
+        place = np.arange(inputs.shape[1])
+        last = (inputs != 0).sum(axis=1, keepdims=True) - 1
+        is_kept = (rng.random(inputs.shape) >= self.rate) | (place == 0) | (place == last)
+        kept = np.where(is_kept, inputs, 0)
+        return np.take_along_axis(kept, np.argsort(kept == 0, axis=1, kind="stable"), axis=1), labels
+
+
 AUGMENTATIONS: Registry[Augment] = Registry("augmentation")
 AUGMENTATIONS.add("none", Unchanged())
 AUGMENTATIONS.add("shift", RandomCrop(padding=1))
 AUGMENTATIONS.add("crop-flip", RandomCrop(padding=4, can_flip=True))
+AUGMENTATIONS.add("word-dropout", WordDropout(rate=0.1))
 
 
 def augmentation(name: str) -> Augment:

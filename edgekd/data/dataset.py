@@ -12,6 +12,7 @@ from edgekd.core.errors import DataError
 from edgekd.data.inputs import Inputs
 from edgekd.data.metrics import IGNORED, Labels
 from edgekd.data.task import Task
+from edgekd.data.text.wordpiece import WordPiece
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,7 @@ class Dataset:
         std: Standard deviation of each channel of the training split, pixels in 0..1; empty where inputs are tokens.
         digest: Covers inputs, labels, task, split and resolution.
         notes: Decisions taken while loading, in words, for the report.
+        tokenizer: What made tokens of texts; `None` for pictures.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Dataset:
     std: tuple[float, ...]
     digest: str
     notes: tuple[str, ...] = ()
+    tokenizer: WordPiece | None = None
 
     @property
     def task(self) -> Task:
@@ -79,13 +82,18 @@ class Dataset:
 
     @property
     def in_channels(self) -> int:
-        """Channels of a picture; only where inputs are pictures."""
-        return self.input_shape[0]
+        """Channels of a picture; 0 where inputs are tokens."""
+        return 0 if self.tokenizer is not None else self.input_shape[0]
 
     @property
     def resolution(self) -> int:
-        """Height and width of a picture in pixels; only where inputs are pictures."""
-        return self.input_shape[1]
+        """Height and width of a picture in pixels, or length of a text in tokens."""
+        return self.input_shape[-1]
+
+    @property
+    def vocabulary(self) -> int:
+        """Token numbers that an input may hold; 0 where inputs are pictures."""
+        return 0 if self.tokenizer is None else len(self.tokenizer.vocabulary)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

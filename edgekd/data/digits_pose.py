@@ -44,7 +44,9 @@ def load_digits_pose(config: DataConfig) -> Source:
         name: _posed(part, name, 0 if name == "test" else config.seed)
         for name, part in three_digit_parts(config).items()
     }
-    return Source(Task("regression", ("angle", "scale")), **parts, notes=(_NOTE, TEST_NOTE))
+    return Source(
+        Task("regression", ("angle", "scale")), parts["train"], parts["test"], parts["val"], notes=(_NOTE, TEST_NOTE)
+    )
 
 
 def posed(digit: Pixels, *, angle: float, scale: float) -> Pixels:

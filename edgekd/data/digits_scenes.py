@@ -60,7 +60,9 @@ def load_digits_scenes(config: DataConfig) -> Source:
         for name, part in three_digit_parts(config).items()
     }
     note = f"scenes of up to {MOST_DIGITS} digits composed of scikit-learn's, no digit in two parts; {TEST_NOTE}"
-    return Source(Task("segmentation", ("ground", *DIGIT_NAMES)), **parts, notes=(note,))
+    return Source(
+        Task("segmentation", ("ground", *DIGIT_NAMES)), parts["train"], parts["test"], parts["val"], notes=(note,)
+    )
 
 
 def scene(digits: Digits, rng: np.random.Generator) -> tuple[Pixels, Rows]:

@@ -36,6 +36,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         PreconditionError: The data are not on this machine.
     """
     source = DATASETS[config.name].load(config)
+    _check_options(source, config)
     parts = {name: _resized(part, source.task, config) for name, part in _divided(source, config).items()}
     _check_shapes({name: part.inputs.shape for name, part in parts.items()}, config)
     splits = {name: Split(part.inputs, part.labels, source.task) for name, part in parts.items()}
@@ -50,7 +51,14 @@ def load_dataset(config: DataConfig) -> Dataset:
         std=std,
         digest=_digest(source.task, parts),
         notes=(*source.notes, *notes),
+        tokenizer=source.tokenizer,
     )
+
+
+def _check_options(source: Source, config: DataConfig) -> None:
+    given = [name for name in ("length", "vocabulary", "vocabulary_size") if getattr(config, name) is not None]
+    if given and source.tokenizer is None:
+        raise ConfigError(f"data set {config.name!r} holds no texts: remove data.{', data.'.join(given)}")
 
 
 def _divided(source: Source, config: DataConfig) -> dict[str, Part]:

@@ -16,6 +16,7 @@ from edgekd.data.config import DataConfig
 from edgekd.data.inputs import InputStore, Rows, StoredRows
 from edgekd.data.metrics import Labels
 from edgekd.data.task import Task
+from edgekd.data.text.wordpiece import WordPiece
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,7 @@ class Source:
         test: Test part.
         val: A held-out part that the data set brings itself, else `None`.
         notes: Decisions taken while reading, in words.
+        tokenizer: What made tokens of texts; `None` for pictures.
     """
 
     task: Task
@@ -52,6 +54,7 @@ class Source:
     test: Part
     val: Part | None = None
     notes: tuple[str, ...] = ()
+    tokenizer: WordPiece | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -38,6 +38,7 @@ from edgekd.distill.terms import TERMS
 from edgekd.distill.views import VIEWS
 from edgekd.distill.weighers import WEIGHERS
 
+T = TypeVar("T")
 _TAKEN_ROLES = ("student", "teacher", OWN)
 
 
@@ -122,7 +123,7 @@ def compose(wrapper: Recipe, base: Recipe) -> Recipe:
         The recipe `wrapper+base`.
 
     Raises:
-        ConfigError: The wrapper takes no base, or makes no difference with this one.
+        ConfigError: The wrapper takes no base, makes no difference with this one, or both use one name differently.
     """
     if not wrapper.takes_base:
         raise ConfigError(f"recipe {wrapper.name!r} takes no base recipe")
@@ -132,14 +133,21 @@ def compose(wrapper: Recipe, base: Recipe) -> Recipe:
             "name": f"{wrapper.name}+{base.name}",
             "title": f"{wrapper.title}, over {base.title}",
             "stages": stages,
-            "roles": {**base.roles, **wrapper.roles},
-            "policies": {**base.policies, **wrapper.policies},
+            "roles": _merged("role", base.roles, wrapper.roles),
+            "policies": _merged("policy", base.policies, wrapper.policies),
             "attach": {
-                role: {**base.attach.get(role, {}), **wrapper.attach.get(role, {})}
+                role: _merged("attachment", base.attach.get(role, {}), wrapper.attach.get(role, {}))
                 for role in dict.fromkeys([*base.attach, *wrapper.attach])
             },
         }
     )
+
+
+def _merged(kind: str, base: Mapping[str, T], wrapper: Mapping[str, T]) -> dict[str, T]:
+    for name in base:
+        if name in wrapper and base[name] != wrapper[name]:
+            raise ConfigError(f"both recipes name {kind} {name!r} and mean different things by it")
+    return {**base, **wrapper}
 
 
 def _prepared(wrapper: Recipe, base: Recipe) -> tuple[StageSpec, ...]:

@@ -44,7 +44,7 @@ def rehearse(recipe: Recipe, session: Session, dataset: Dataset, *, batch_size: 
     for spec in recipe.stages:
         stage = build_stage(spec, session)
         _require_rows(stage, rows)
-        prepare(stage, dataset.train, torch.device("cpu"))
+        prepare(stage, session, dataset.train, torch.device("cpu"))
         _losses(stage, batch)
         if spec.record:
             session.record(spec.learner, 1.0)
@@ -52,9 +52,9 @@ def rehearse(recipe: Recipe, session: Session, dataset: Dataset, *, batch_size: 
 
 def _losses(stage: Stage, batch: Batch) -> None:
     step = Step(0, 1, 0)
-    for view in stage.views:
-        batch = view(batch, step)
     try:
+        for view in stage.views:
+            batch = view(batch, step)
         losses = stage.learners(batch, step)
     except (ValueError, IndexError, RuntimeError) as error:
         raise ConfigError(f"stage {stage.name!r} does not fit this task: {error}") from error

@@ -121,6 +121,7 @@ def _traced(spec: NetSpec, module: nn.Module, *, resolution: int, kind: Kind) ->
         module,
         penultimate=penultimate_of(spec, module, kind),
         resolution=0 if spec.resolution == resolution else spec.resolution,
+        embedded=FAMILIES[spec.family].embedded if spec.family in FAMILIES else "",
         kind=kind,
         modalities=modalities_of(spec),
     )

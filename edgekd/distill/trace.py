@@ -21,11 +21,11 @@ class Trace:
 
     Attributes:
         logits: What the network says: `[B, K]`, `[B, K, H, W]`, or means and log variances `[B, 2D]`.
-        feats: Feature maps by module path, `[B, C, H, W]` or `[B, D]`.
+        feats: Feature maps by module path, `[B, C, H, W]`, states of tokens `[B, L, D]`, or `[B, D]`.
         aux: Outputs of attachments by name (codes, extra logits).
-        inputs: What the forward was run on: `[B, C, H, W]` in 0..1, or tokens `[B, L]`.
-        input_gradient: Gradient of the top class's probability, of the shape of the inputs the backbone saw; None
-            unless a term needs it.
+        inputs: What the forward was run on: `[B, C, H, W]` in 0..1, or tokens `[B, L]`, 0 where a text is filled up.
+        input_gradient: Gradient of the top class's probability, of the shape of the inputs the backbone saw, or with
+            respect to the embedded tokens `[B, L, D]`; None unless a term needs it.
         kind: What the logits are for.
     """
 
@@ -107,6 +107,11 @@ class TraceSpec:
     def maps(self) -> dict[str, tuple[int, ...]]:
         """The tappable places that are feature maps `(C, H, W)`, shallow to deep."""
         return {path: shape for path, shape in self.feats.items() if len(shape) == 3}
+
+    @property
+    def states(self) -> dict[str, tuple[int, ...]]:
+        """The tappable places that are states of tokens `(L, D)`, shallow to deep."""
+        return {path: shape for path, shape in self.feats.items() if len(shape) == 2}
 
 
 def select(trace: Trace, name: str) -> Tensor:

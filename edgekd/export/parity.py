@@ -1,4 +1,4 @@
-"""Proof that the torch network and its ONNX file compute the same outputs, on real and on fresh random images."""
+"""Proof that the torch network and its ONNX file compute the same outputs, on real and on fresh random inputs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import nn
 from edgekd.core.artifacts import OnnxModel
 from edgekd.core.errors import ConfigError, DataError, ParityError
 from edgekd.core.seeds import derive_seed
-from edgekd.data import Labels, Task
+from edgekd.data import Labels, NetInputs, Task
 from edgekd.export.fp16_rounding import fp16_rounded
 from edgekd.export.model_file import read_content, read_proto
+from edgekd.export.net_inputs import input_problem, random_inputs
 from edgekd.export.ort_run import run_onnx
 from edgekd.export.torch_export import evaluation_copy
 
@@ -23,7 +24,7 @@ Floats = npt.NDArray[np.float32]
 
 _TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2}
 _DYNAMIC_BATCHES = (1, 3, 8)
-_RANDOM_IMAGES = 16
+_RANDOM_INPUTS = 16
 _SMALLEST_SCALE = 1e-12
 _SAME_SCORE = 1e-4
 
@@ -49,7 +50,7 @@ class ParityReport:
         max_abs: Largest absolute difference of an output; infinite where either side is not finite.
         max_rel: `max_abs` divided by the root mean square of the torch outputs.
         agreement: How far both answer alike in the task at hand (`Task.agreement`); None where no task is known.
-        n: Images compared, real and random.
+        n: Inputs compared, real and random.
         tolerance: Limit of `max_rel`.
         batches: Batch sizes tried.
     """
@@ -63,7 +64,7 @@ class ParityReport:
 
     @property
     def is_ok(self) -> bool:
-        """Whether every image is within tolerance."""
+        """Whether every input is within tolerance."""
         return self.max_rel <= self.tolerance
 
     def describe(self) -> str:
@@ -71,7 +72,7 @@ class ParityReport:
         alike = "" if self.agreement is None else f" agreement of answers {self.agreement:.4f},"
         return (
             f"torch and ONNX outputs differ by at most {self.max_abs:.3g} (relative {self.max_rel:.3g}, "
-            f"tolerance {self.tolerance:g}) on {self.n} images,{alike} batch sizes {', '.join(map(str, self.batches))}"
+            f"tolerance {self.tolerance:g}) on {self.n} inputs,{alike} batch sizes {', '.join(map(str, self.batches))}"
         )
 
 
@@ -109,7 +110,7 @@ class TaskParity:
 def parity(
     module: nn.Module,
     onnx: OnnxModel,
-    images: Floats,
+    inputs: NetInputs,
     *,
     task: Task | None = None,
     tolerance: float | None = None,
@@ -117,37 +118,39 @@ def parity(
 ) -> ParityReport:
     """Compare a network with its ONNX file on ONNX Runtime's CPU provider.
 
-    Each batch size (several when the batch is dynamic) is run on all real images and on its own fresh random ones. An
+    Each batch size (several when the batch is dynamic) is run on all real inputs and on its own fresh random ones. An
     fp16 model is run with explicit rounding (`fp16_rounded`), since the provider itself would compute in float32.
 
     Args:
         module: The torch network; evaluated on a copy in evaluation mode.
         onnx: Its export.
-        images: Real images, float32 `[n, C, H, W]` in 0..1.
+        inputs: Real inputs: pictures float32 `[n, C, H, W]` in 0..1, or tokens int64 `[n, L]`.
         task: What the outputs mean, for the agreement of answers; it decides nothing.
         tolerance: Limit of the relative difference; by default 1e-4 for fp32 and 2e-2 for fp16.
-        seed: Seed of the random images.
+        seed: Seed of the random inputs.
 
     Returns:
-        The differences over all images and batch sizes.
+        The differences over all inputs and batch sizes.
 
     Raises:
         ConfigError: No tolerance is given and the precision (int8) has no default one.
-        DataError: The images have another shape or type, are not finite, or there are none.
+        DataError: The inputs have another shape or type, are not finite, or there are none.
         ExportError: ONNX Runtime cannot run the model.
         PreconditionError: `onnxruntime` is not installed.
         StorageError: The ONNX file has changed.
     """
     limit = _tolerance(onnx, tolerance)
-    _check_images(images, onnx)
+    if problem := input_problem(inputs, onnx):
+        raise DataError(f"parity: {problem}")
     frozen = evaluation_copy(module)
     content = _checked_content(onnx)
     batches = (onnx.batch,) if onnx.batch else _DYNAMIC_BATCHES
     expected, found = [], []
     for batch in batches:
-        inputs = np.concatenate([images, _random_images(onnx.input_shape, derive_seed(seed, "parity", batch))])
-        expected.append(_torch_outputs(frozen, inputs))
-        found.append(run_onnx(content, inputs, batch=batch))
+        drawn = random_inputs(onnx, _RANDOM_INPUTS, seed=derive_seed(seed, "parity", batch))
+        given = np.concatenate([inputs, drawn])
+        expected.append(_torch_outputs(frozen, given))
+        found.append(run_onnx(content, given, batch=batch))
     return _compared(np.concatenate(expected), np.concatenate(found), task, limit, batches)
 
 
@@ -197,21 +200,9 @@ def _checked_content(onnx: OnnxModel) -> bytes:
     return content
 
 
-def _check_images(images: Floats, onnx: OnnxModel) -> None:
-    if images.dtype != np.float32 or images.ndim != 4 or images.shape[1:] != onnx.input_shape or not len(images):
-        wanted = ", ".join(map(str, onnx.input_shape))
-        raise DataError(f"parity needs float32 images [n, {wanted}], got {images.dtype} {list(images.shape)}")
-    if not np.isfinite(images).all():
-        raise DataError("parity images hold NaN or infinite values")
-
-
-def _random_images(shape: tuple[int, int, int], seed: int) -> Floats:
-    return np.random.default_rng(seed).random((_RANDOM_IMAGES, *shape), dtype=np.float32)
-
-
-def _torch_outputs(module: nn.Module, images: Floats) -> Floats:
+def _torch_outputs(module: nn.Module, inputs: NetInputs) -> Floats:
     with torch.no_grad():
-        parts = [module(torch.from_numpy(images[start : start + 64])).numpy() for start in range(0, len(images), 64)]
+        parts = [module(torch.from_numpy(inputs[start : start + 64])).numpy() for start in range(0, len(inputs), 64)]
     return np.concatenate(parts)
 
 

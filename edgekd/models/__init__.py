@@ -2,12 +2,13 @@
 
 from edgekd.models.between import spec_between
 from edgekd.models.cost import count_macs, count_params
-from edgekd.models.evaluation import evaluating
+from edgekd.models.evaluation import evaluating, takes_tokens, zeros_for
 from edgekd.models.family import Family
+from edgekd.models.inheritance import Layers, inherited_weights
 from edgekd.models.layers import Normalize, conv_bn_relu, initialise
 from edgekd.models.repvgg import RepBlock, deploy
 from edgekd.models.taps import Tap, discover_taps, pair_taps, taps_at, trace_taps
-from edgekd.models.teachers import load_model, load_teacher
+from edgekd.models.teachers import load_model, load_teacher, teacher_start
 from edgekd.models.weights import load_weights, save_weights
 from edgekd.models.zoo import FAMILIES, NetChoice, build, modalities_of, parse_net, spec_for
 
@@ -15,6 +16,7 @@ __all__ = [
     "FAMILIES",
     "Family",
     "NetChoice",
+    "Layers",
     "Normalize",
     "RepBlock",
     "Tap",
@@ -25,6 +27,7 @@ __all__ = [
     "deploy",
     "discover_taps",
     "evaluating",
+    "inherited_weights",
     "initialise",
     "load_model",
     "load_teacher",
@@ -35,6 +38,9 @@ __all__ = [
     "save_weights",
     "spec_between",
     "spec_for",
+    "takes_tokens",
     "taps_at",
+    "teacher_start",
     "trace_taps",
+    "zeros_for",
 ]

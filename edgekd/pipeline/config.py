@@ -17,11 +17,12 @@ from edgekd.distill import TrainSettings
 class TeacherConfig(StrictModel):
     """The network to learn from."""
 
-    net: str = Field("resnet56-w16", description="Zoo name, timm:NAME, or file.py:function.")
+    net: str = Field("resnet56-w16", description="Zoo name, timm:NAME, file.py:function, or hf:FOLDER.")
     weights: str | None = Field(None, description="Its weights; without any it is trained first, on the same data.")
     mean: tuple[float, ...] | None = Field(None, description="Mean its weights expect, inputs in 0..1; the data set's.")
     std: tuple[float, ...] | None = Field(None, description="Deviation its weights expect; the data set's.")
     epochs: int | None = Field(None, ge=1, description="Epochs to train it for; the run's.")
+    lr: float | None = Field(None, gt=0, description="Peak learning rate to train it with; the run's.")
 
 
 class StudentConfig(StrictModel):
@@ -32,6 +33,9 @@ class StudentConfig(StrictModel):
     widths: tuple[int, ...] = Field((8, 16), min_length=1)
     options: Mapping[str, str] = {}
     max_share: float = Field(0.5, gt=0, description="Largest share of the teacher's MACs.")
+    init: Literal["drawn", "first", "spread"] = Field(
+        "drawn", description="Weights it starts from: drawn, or the teacher's first or evenly spread layers (bert)."
+    )
 
 
 class RunConfig(StrictModel):

@@ -19,6 +19,9 @@ from edgekd.targets import Target
 
 N = TypeVar("N")
 
+TOKENIZER_FILE = "tokenizer.json"
+"""Where a run on texts keeps what turns a text into its network's input."""
+
 
 @dataclass(frozen=True)
 class RunContext:

@@ -146,7 +146,7 @@ def _lowered(context: RunContext, fp32: OnnxModel) -> tuple[dict[str, OnnxModel]
     calibration = calibration_inputs(context.dataset, size=config.calibration_size, seed=config.data.seed)
     int8 = partial(to_int8, fp32, calibration=calibration)
     conversions: dict[str, tuple[Precision, Flavour, Callable[[], OnnxModel]]] = {
-        "fp16": ("fp16", "any", partial(to_fp16, fp32, folder / "student.fp16.onnx", images=calibration)),
+        "fp16": ("fp16", "any", partial(to_fp16, fp32, folder / "student.fp16.onnx", inputs=calibration)),
         "int8": ("int8", "tensorrt", partial(int8, folder / "student.int8.onnx", flavour="tensorrt")),
         "int8-cpu": ("int8", "cpu", partial(int8, folder / "student.int8-cpu.onnx", flavour="cpu")),
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekd.core.artifacts import Bundle, TrainedModel, from_json, to_json
 from edgekd.export import run_onnx
-from edgekd.pipeline.context import RunContext
+from edgekd.pipeline.context import TOKENIZER_FILE, RunContext
 from edgekd.pipeline.exporting import PrecisionChoice
 from edgekd.pipeline.timing import spread_inputs
 from edgekd.ship import (
@@ -56,6 +56,8 @@ def bundle_of(context: RunContext, student: TrainedModel, choice: PrecisionChoic
         )
         folder = context.folder / "bundle"
         files = {role: Path(model.file.path)}
+        if context.dataset.tokenizer is not None:
+            files["tokenizer"] = context.folder / TOKENIZER_FILE
         bundle = pack(folder, name=_name(context), version=1, files=files, golden=Golden(inputs, outputs), plan=plan)
         return to_json(bundle)
 

@@ -9,6 +9,7 @@ from edgekd.core.errors import ConfigError
 from edgekd.distill import load_recipe
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.roles import open_session
+from edgekd.distill.sources import SOURCES, Asker
 from edgekd.distill.specs import StageSpec
 from edgekd.distill.stage import build_stage
 from edgekd.distill.step import Step
@@ -83,6 +84,9 @@ def test_a_live_trace_is_this_steps_and_carries_no_gradient(student, teacher, ba
     losses.total.backward()
     assert all(parameter.grad.abs().sum() < 1e-6 for parameter in session.net("twin").parameters())
     assert session.net("student").backbone.net.conv1.weight.grad.abs().sum() > 0
+    live = {role: session.net(role)(batch.inputs) for role in ("student", "twin")}
+    shown = SOURCES["live"](Asker("student", session, ("student", "twin")), roles=("twin",))(batch, STEP, live)
+    assert live["twin"].logits.requires_grad and not shown["twin"].logits.requires_grad
 
 
 def test_terms_compare_with_the_targets_they_name(student, teacher, batch):

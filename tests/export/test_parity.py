@@ -103,7 +103,7 @@ def test_parity_random_images_depend_on_the_seed_only(make_net, model, images):
 def test_require_parity_puts_the_numbers_into_the_message(bright, bright_model):
     other = changed(bright, fc__bias=bright.fc.bias + 0.25)
     report = parity(other, bright_model, np.zeros((2, *SHAPE), np.float32))
-    with pytest.raises(ParityError, match=r"differ by at most 0\.25 .*tolerance 0\.0001.* on 54 images"):
+    with pytest.raises(ParityError, match=r"differ by at most 0\.25 .*tolerance 0\.0001.* on 54 inputs"):
         require_parity(report)
 
 
