@@ -113,8 +113,8 @@ def _trace(logits, **aux):
 VECTORS_ONLY = {"byot", "mag", "mas", "sskd"}
 ROWS_OF_LOGITS = {"ctkd", "dist", "dkd", "logit-standardization", "mlkd", "nkd"}
 FEATURES = {
-    "ab", "at", "cc", "cka", "cwd", "fitnet", "fitnet-normalized", "fsp", "ft", "info-nce", "mgd", "nst", "ofd", "pkd",
-    "pkt", "reviewkd", "rkd", "sp", "vid",
+    "ab", "at", "cc", "cka", "curriculum-extraction", "cwd", "fitnet", "fitnet-normalized", "fsp", "ft", "info-nce",
+    "kcd", "mgd", "nst", "ofd", "pkd", "pkt", "reviewkd", "rkd", "sp", "vid", "xcl",
 }  # fmt: skip
 
 
@@ -141,7 +141,14 @@ def test_methods_on_classes_refuse_regression_before_training(values, method):
         _check(values, method)
 
 
-@pytest.mark.parametrize("method", ["plain", "kd", "dkd", "mas", "fitnet", "sp"])
+@pytest.mark.parametrize("method, words", [("crd", "other classes of inputs"), ("gkd", "the top class's probability")])
+def test_methods_on_the_class_of_an_input_refuse_both_before_training(maps, values, method, words):
+    for dataset in (maps, values):
+        with pytest.raises(ConfigError, match=words):
+            _check(dataset, method)
+
+
+@pytest.mark.parametrize("method", ["plain", "kd", "dkd", "mas", "fitnet", "sp", "crd", "kcd", "gkd", "xcl"])
 def test_methods_fit_networks_of_several_modalities(modalities, method):
     _check(modalities, method)
 
