@@ -313,6 +313,20 @@ def test_maps_are_learnt_and_judged_as_scikit_learn_does(maps):
     assert evaluate(follower.student, maps.test).score > 0.5
 
 
+def test_ignored_pixels_are_not_evaluated(maps):
+    torch.manual_seed(0)
+    labels = maps.val.labels.copy()
+    labels[:, 3:] = IGNORED
+    split = dataclasses.replace(maps.val, labels=labels)
+    logits = torch.randn(len(split), 3, 8, 8)
+    found = evaluate(_Answers(logits), split)
+    assert found.nll == pytest.approx(
+        F.cross_entropy(logits[:, :, :3], torch.from_numpy(labels[:, :3])).item(), rel=1e-5
+    )
+    decided = logits.argmax(1).numpy()[:, :3]
+    assert found.score == pytest.approx(jaccard_score(labels[:, :3].ravel(), decided.ravel(), average="macro"))
+
+
 def test_values_are_learnt_and_judged_as_scikit_learn_does(values):
     spec, outcome = _run(values, "plain", epochs=10)
     with torch.no_grad():
