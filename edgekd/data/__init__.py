@@ -11,6 +11,7 @@ from edgekd.data import digits_pose as digits_pose
 from edgekd.data import digits_scenes as digits_scenes
 from edgekd.data import folder as folder
 from edgekd.data import idx as idx
+from edgekd.data import packed as packed
 from edgekd.data import strips as strips
 from edgekd.data.augment import AUGMENTATIONS, Augment, RandomCrop, augmentation
 from edgekd.data.batches import Batch, eval_batches, train_batches
@@ -21,6 +22,7 @@ from edgekd.data.images import ArrayImages
 from edgekd.data.inputs import Inputs, InputStore, NetInputs, network_inputs
 from edgekd.data.loading import load_dataset
 from edgekd.data.metrics import IGNORED, Labels, Metric, Outputs
+from edgekd.data.resident import ResidentSplit
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, dataset_names, default_augmentation
 from edgekd.data.task import KINDS, Kind, Task
 from edgekd.data.text import loader as loader
@@ -45,6 +47,7 @@ __all__ = [
     "Outputs",
     "Part",
     "RandomCrop",
+    "ResidentSplit",
     "Source",
     "Split",
     "Task",

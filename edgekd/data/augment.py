@@ -62,11 +62,20 @@ class RandomCrop:
         """
         if inputs.ndim != 4:
             raise ConfigError("crops need pictures, these inputs are tokens; set train.augment to none or word-dropout")
-        rows, columns = self._places(inputs.shape, rng)
+        rows, columns = self.places(inputs.shape, rng)
         moved = self._moved(inputs, rows, columns, fill=0)
         return moved, self._moved(labels, rows, columns, fill=IGNORED) if labels.ndim == 3 else labels
 
-    def _places(self, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Rows, Rows]:
+    def places(self, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Rows, Rows]:
+        """Draw where each pixel comes from.
+
+        Args:
+            shape: `(n, H, W, C)` of the pictures.
+            rng: The only source of chance.
+
+        Returns:
+            Rows `[n, H]` and columns `[n, W]` of the padded pictures.
+        """
         count, height, width, _ = shape
         top = rng.integers(0, 2 * self.padding + 1, (count, 1))
         left = rng.integers(0, 2 * self.padding + 1, (count, 1))

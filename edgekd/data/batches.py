@@ -27,7 +27,7 @@ class Batch:
     Attributes:
         inputs: Pictures float32 `[B, C, H, W]` in 0..1, or tokens int64 `[B, L]`.
         labels: int64 `[B]`, int64 `[B, H, W]` with 255 in ignored pixels, or float32 `[B, D]`.
-        ids: int64 `[B]`, rows in their split.
+        ids: int64 `[B]`, rows in their split; -1 for inputs that are made and lie in none.
         is_labelled: bool `[B]`, whether the label may be used.
     """
 
@@ -64,17 +64,28 @@ def train_batches(
         ConfigError: `batch_size` below 1.
         DataError: The split is empty.
     """
-    _check(split, batch_size)
-    order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(len(split))
-    if drop_last and len(order) > batch_size:
-        order = order[: len(order) // batch_size * batch_size]
+    order = epoch_order(len(split), batch_size=batch_size, epoch=epoch, seed=seed, drop_last=drop_last)
 
     def generate() -> Iterator[Batch]:
         for step, ids in enumerate(_runs(order, batch_size)):
-            rng = np.random.default_rng(derive_seed(seed, "augment", epoch, step))
+            rng = step_draws(seed, epoch, step)
             yield _batch(*augment(split.inputs.gather(ids), split.labels[ids], rng), ids)
 
     return generate()
+
+
+def epoch_order(count: int, *, batch_size: int, epoch: int, seed: int, drop_last: bool = True) -> Rows:
+    """Return the rows of one epoch in their random order; see `train_batches` for the arguments and errors."""
+    _check(count, batch_size)
+    order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(count)
+    if drop_last and count > batch_size:
+        order = order[: count // batch_size * batch_size]
+    return order
+
+
+def step_draws(seed: int, epoch: int, step: int) -> np.random.Generator:
+    """Return the generator that decides the augmentation of one batch."""
+    return np.random.default_rng(derive_seed(seed, "augment", epoch, step))
 
 
 def eval_batches(split: Split, *, batch_size: int | None = None) -> Iterator[Batch]:
@@ -93,15 +104,15 @@ def eval_batches(split: Split, *, batch_size: int | None = None) -> Iterator[Bat
     """
     if batch_size is None:
         batch_size = max(1, min(_LARGEST_BATCH, _BATCH_VALUES // math.prod(split.inputs.shape)))
-    _check(split, batch_size)
+    _check(len(split), batch_size)
     rows = np.arange(len(split), dtype=np.int64)
     return (_batch(split.inputs.gather(ids), split.labels[ids], ids) for ids in _runs(rows, batch_size))
 
 
-def _check(split: Split, batch_size: int) -> None:
+def _check(count: int, batch_size: int) -> None:
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}, it must be at least 1")
-    if len(split) == 0:
+    if count == 0:
         raise DataError("the split holds no input to make batches of")
 
 

@@ -8,6 +8,7 @@ from edgekd.distill.evaluation import Evaluation, evaluate, fidelities_of, fidel
 from edgekd.distill.loop import Epoch
 from edgekd.distill.probes import PROBES, Probe, fidelity
 from edgekd.distill.recipe import Recipe, load_recipe, recipe_names
+from edgekd.distill.resume import Paused, Resumption
 from edgekd.distill.run import Outcome, RunOptions, check_recipe, run_recipe
 from edgekd.distill.settings import TrainSettings
 
@@ -16,8 +17,10 @@ __all__ = [
     "Epoch",
     "Evaluation",
     "Outcome",
+    "Paused",
     "Probe",
     "Recipe",
+    "Resumption",
     "RunOptions",
     "TrainSettings",
     "check_recipe",

@@ -96,6 +96,10 @@ class Learner(nn.Module):
             for target, term in weighted.terms.items():
                 yield weighted.name, target, term
 
+    def weighers(self) -> Iterator[Weigher]:
+        """Yield the terms' weighers, in the order of the recipe."""
+        return (weighted.weigher for weighted in self._weighted)
+
     def target_nets(self) -> dict[str, TracedNet]:
         """Return the networks behind the targets, by name."""
         return {name: net for source in self._sources for name, net in source.nets.items()}

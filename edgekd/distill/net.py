@@ -6,12 +6,14 @@ never inside it, so that the exported network cannot contain them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from edgekd.core.errors import ConfigError, unknown_name
 from edgekd.data import Kind
@@ -20,6 +22,8 @@ from edgekd.distill.trace import Trace, TraceSpec
 from edgekd.models import discover_taps, evaluating, taps_at, zeros_for
 
 Part = Literal["backbone", "attachments"]
+Backbone: TypeAlias = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""Inputs to logits and module outputs by path."""
 
 
 class TracedNet(nn.Module):
@@ -56,6 +60,7 @@ class TracedNet(nn.Module):
         self.modalities = modalities
         self.taps: tuple[str, ...] = ()
         self.traces_input_gradient = False
+        self.run_backbone: Backbone | None = None
 
     def attach(self, attachments: Mapping[str, nn.Module]) -> None:
         """Add attachments (see `edgekd.distill.attachments`); they replace those of the same name."""
@@ -85,15 +90,7 @@ class TracedNet(nn.Module):
         Returns:
             The trace, its feature maps those of `tap`.
         """
-        resized = self._resized(inputs)
-        wanted = dict.fromkeys([*self.taps, *self._read()])
-        feats: dict[str, Tensor] = {}
-        handles = [self._capture(path, feats) for path in wanted]
-        try:
-            logits, gradient = self._run(resized)
-        finally:
-            for handle in handles:
-                handle.remove()
+        logits, feats, gradient = self._watched_run(self._resized(inputs))
         aux: dict[str, Tensor] = {}
         for attachment in self.attachments.values():
             aux.update(attachment(feats))
@@ -107,6 +104,24 @@ class TracedNet(nn.Module):
     def freeze(self) -> None:
         """Put everything in evaluation mode without gradients."""
         self.train_only(())
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Every module path whose output a trace or an attachment needs."""
+        read = [path for attachment in self.attachments.values() for path in cast(Attachment, attachment).reads]
+        return tuple(dict.fromkeys([*self.taps, *read]))
+
+    def _watched_run(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        if self.run_backbone is not None:
+            return *self.run_backbone(inputs), None
+        seen = Seen()
+        handles = capture(self.backbone, self.watched, seen)
+        try:
+            logits, gradient = self._run(inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits, seen.feats, gradient
 
     def _run(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return logits and, where a term needs it, the gradient of the top class's probability.
@@ -140,15 +155,6 @@ class TracedNet(nn.Module):
             handle.remove()
         return logits, origins[0]
 
-    def _read(self) -> list[str]:
-        return [path for attachment in self.attachments.values() for path in cast(Attachment, attachment).reads]
-
-    def _capture(self, path: str, feats: dict[str, Tensor]) -> torch.utils.hooks.RemovableHandle:
-        def keep(module: nn.Module, arguments: object, output: Tensor) -> None:
-            feats[path] = output
-
-        return self.backbone.get_submodule(path).register_forward_hook(keep)
-
     def shape_seen(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of an input as the backbone sees it, from that of the data."""
         return (*input_shape[:1], *(self.resolution or size for size in input_shape[1:]))
@@ -158,6 +164,29 @@ class TracedNet(nn.Module):
             return inputs
         size = (self.resolution, self.resolution)
         return F.interpolate(inputs, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
+@dataclass
+class Seen:
+    """What a module's hooks saw in its last run.
+
+    Attributes:
+        feats: Module outputs by path.
+    """
+
+    feats: dict[str, Tensor] = field(default_factory=dict)
+
+
+def capture(module: nn.Module, paths: Iterable[str], seen: Seen) -> list[RemovableHandle]:
+    """Let every run of a module leave its outputs at these paths in `seen`, until the handles are removed."""
+
+    def keeper(path: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def keep(watched: nn.Module, arguments: object, output: Tensor) -> None:
+            seen.feats[path] = output
+
+        return keep
+
+    return [module.get_submodule(path).register_forward_hook(keeper(path)) for path in paths]
 
 
 def set_trained(module: nn.Module, *, is_trained: bool) -> None:

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.core.artifacts import NetSpec
+from edgekd.core.digest import sha256_of_arrays, sha256_of_json
 from edgekd.core.events import Listener, silent
-from edgekd.data import Augment, Dataset, augmentation, default_augmentation
+from edgekd.data import Augment, Dataset, ResidentSplit, augmentation, default_augmentation
 from edgekd.distill.adapting import recipe_for
+from edgekd.distill.compiled import compiled
 from edgekd.distill.loop import Epoch, LoopContext, make_accelerator, run_stage
 from edgekd.distill.preparation import prepare
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.rehearsal import rehearse, scheduled
+from edgekd.distill.resume import Bookmark, Resumption
 from edgekd.distill.roles import Given, open_session
 from edgekd.distill.session import Session
 from edgekd.distill.settings import TrainSettings
@@ -48,6 +51,7 @@ class RunOptions:
         folder: Where last good checkpoints are kept, or None.
         listener: Told of progress.
         start: Weights of the student's backbone, by name, that are not drawn.
+        resume: How the run can be interrupted, or None.
     """
 
     seed: int = 0
@@ -55,6 +59,7 @@ class RunOptions:
     folder: Path | None = None
     listener: Listener = field(default=silent)
     start: Mapping[str, Tensor] = field(default_factory=dict)
+    resume: Resumption | None = None
 
 
 def run_recipe(
@@ -76,7 +81,7 @@ def run_recipe(
         teacher: The teacher's architecture and trained network, or None for recipes that need none. It is not changed.
         dataset: The data; its test split is not touched.
         settings: Optimisation settings.
-        options: Seed, label, folder, listener.
+        options: Seed, label, folder, listener, how to be interrupted.
 
     Returns:
         The trained student and its history.
@@ -84,6 +89,7 @@ def run_recipe(
     Raises:
         ConfigError: The recipe does not fit the networks, or needs a teacher and none was given.
         TrainingDiverged: A loss became NaN or infinite.
+        Paused: The deadline of `options.resume` is over; the same call goes on.
     """
     recipe = recipe_for(recipe, dataset.task)
     with torch.random.fork_rng(devices=[]):
@@ -119,35 +125,62 @@ def run_stages(
     Raises:
         ConfigError: The recipe does not fit the networks.
         TrainingDiverged: A loss became NaN or infinite.
+        Paused: The deadline of `options.resume` is over.
     """
-    accelerator = make_accelerator(settings)
-    context = LoopContext(
+    context = _context(recipe, session, dataset, settings, options)
+    bookmark, device = context.bookmark, context.accelerator.device
+    history = [] if bookmark is None else [Epoch(**record) for record in bookmark.history]
+    with cpu_threads(settings.threads or threads_for(_macs_per_step(session, settings))):
+        for index, spec in enumerate(scheduled(recipe)):
+            if bookmark is not None:
+                if bookmark.is_past(index):
+                    continue
+                bookmark.enter(index, session)
+            stage = build_stage(spec, session)
+            stage.learners.to(device)
+            prepare(stage, session, dataset.train, device, listener=context.listener, label=context.label)
+            with compiled(stage.nets, settings.compile):
+                run_stage(stage, session, context, history)
+    if bookmark is not None:
+        bookmark.close()
+    return tuple(history)
+
+
+def _context(
+    recipe: Recipe, session: Session, dataset: Dataset, settings: TrainSettings, options: RunOptions
+) -> LoopContext:
+    accelerator, augment = make_accelerator(settings), _augment(dataset, settings)
+    for net in session.nets.values():
+        net.to(accelerator.device)
+        if settings.channels_last:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    bookmark = None
+    if options.resume is not None:
+        key = _key(recipe, session, dataset, settings)
+        bookmark = Bookmark.open(options.resume, session, key=key, device=accelerator.device)
+    resident = ResidentSplit(dataset.train, augment, accelerator.device) if settings.resident else None
+    return LoopContext(
         dataset,
         settings,
-        _augment(dataset, settings),
+        augment,
         options.seed,
         accelerator,
         options.label,
         options.folder,
         options.listener,
+        resident,
+        bookmark,
     )
-    for net in session.nets.values():
-        net.to(accelerator.device)
-    history: list[Epoch] = []
-    with cpu_threads(settings.threads or threads_for(_macs_per_step(session, settings))):
-        for spec in scheduled(recipe):
-            stage = build_stage(spec, session)
-            stage.learners.to(accelerator.device)
-            prepare(
-                stage,
-                session,
-                dataset.train,
-                accelerator.device,
-                listener=context.listener,
-                label=context.label,
-            )
-            history += run_stage(stage, session, context)
-    return tuple(history)
+
+
+def _key(recipe: Recipe, session: Session, dataset: Dataset, settings: TrainSettings) -> str:
+    nets = {
+        f"{role} {name}": value.cpu().numpy()
+        for role, net in session.nets.items()
+        for name, value in net.state_dict().items()
+    }
+    facts = [recipe.digest, settings.model_dump(mode="json"), dataset.digest, session.seed]
+    return sha256_of_json([*facts, sha256_of_arrays(nets)])
 
 
 def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dataset: Dataset, batch_size: int) -> None:

@@ -34,6 +34,11 @@ class TrainSettings(StrictModel):
     max_grad_norm: float | None = Field(None, gt=0)
     select: Literal["best", "last"] = Field("best", description="Which epoch to keep, judged on the held-out split.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    resident: bool = Field(False, description="Keep the training pictures on the device and change them there.")
+    channels_last: bool = Field(False, description="Lay maps out channel by channel last, as tensor cores want them.")
+    compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = Field(
+        "no", description="Compile the networks' training passes, in this mode of torch.compile."
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; one for small networks, else all, by default.")
 
 

@@ -49,6 +49,12 @@ class Stage:
         return self.spec.name
 
     @property
+    def nets(self) -> tuple[TracedNet, ...]:
+        """Every network that takes part, each once."""
+        nets = [net for learner in self.learners for net in (learner.net, *learner.target_nets().values())]
+        return tuple({id(net): net for net in nets}.values())
+
+    @property
     def changes_answers(self) -> bool:
         """Whether the logits of its own learner change."""
         return "backbone" in self.spec.train or "head" in self.spec.train

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -101,6 +101,14 @@ class Balanced:
         self._mean = self._memory * before + (1 - self._memory) * size
         self._mass = self._memory * self._mass + (1 - self._memory)
         return self._value * self._mass / self._mean.clamp(min=torch.finfo(torch.float32).tiny)
+
+    def memory(self) -> dict[str, Any]:
+        """Return the running mean, for a run that is interrupted."""
+        return {"mean": self._mean, "mass": self._mass}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Take up what `memory` returned."""
+        self._mean, self._mass = memory["mean"], memory["mass"]
 
 
 @WEIGHERS.register("teacher-confidence")

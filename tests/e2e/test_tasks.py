@@ -1,4 +1,4 @@
-"""`edgekd distill` on each kind of task, and on two modalities, at its smallest: all stages, the right metric."""
+"""`edgekd distill` on each kind of task and on two modalities at the smallest setting: all stages, the right metric."""
 
 import json
 

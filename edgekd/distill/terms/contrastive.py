@@ -81,6 +81,7 @@ class ContrastiveRepresentation(nn.Module):
 
     student_bank: Tensor
     teacher_bank: Tensor
+    log_normalisers: Tensor
 
     def __init__(
         self,
@@ -98,13 +99,15 @@ class ContrastiveRepresentation(nn.Module):
                 f"crd: embedding_width {embedding_width}, negatives {negatives} and temperature {temperature} must be "
                 f"positive, momentum {momentum} in [0, 1)"
             )
+        if student.kind != "classification":
+            raise ConfigError(f"crd takes negatives from other classes of inputs, this task is {student.kind}; use sp")
         self.temperature, self.momentum, self.negatives = temperature, momentum, negatives
         self.needs = Needs((student.penultimate,), (teacher.penultimate,))
         self.student_head = nn.Linear(math.prod(shape_of(student, student.penultimate)), embedding_width)
         self.teacher_head = nn.Linear(math.prod(shape_of(teacher, teacher.penultimate)), embedding_width)
         for name in ("student_bank", "teacher_bank"):
-            self.register_buffer(name, torch.empty(0, embedding_width), persistent=False)
-        self.log_normalisers: tuple[Tensor, Tensor] | None = None
+            self.register_buffer(name, torch.empty(0, embedding_width))
+        self.register_buffer("log_normalisers", torch.full((2,), torch.nan))
         self._labels = torch.empty(0, dtype=torch.int64)
 
     def prepare(self, preparation: Preparation) -> None:
@@ -137,9 +140,8 @@ class ContrastiveRepresentation(nn.Module):
         pairs = ((mine, self.teacher_bank), (theirs, self.student_bank))
         similarities = [K.bank_similarity(each, bank, rows, temperature=self.temperature) for each, bank in pairs]
         size = len(self.teacher_bank)
-        if self.log_normalisers is None:
-            first, second = (K.crd_log_normaliser(similarity, size) for similarity in similarities)
-            self.log_normalisers = (first, second)
+        estimates = torch.stack([K.crd_log_normaliser(similarity, size) for similarity in similarities])
+        self.log_normalisers = torch.where(self.log_normalisers.isnan(), estimates, self.log_normalisers)
         sides = zip(similarities, self.log_normalisers, strict=True)
         losses = torch.stack([K.crd(similarity, normaliser, size) for similarity, normaliser in sides]).sum(dim=0)
         self.student_bank = self._renewed(self.student_bank, own, mine.detach())
