@@ -71,7 +71,7 @@ def read_bert_folder(folder: Path, *, length: int) -> BertFolder:
         length: Longest text in tokens that the network is for; positions beyond it are left out.
 
     Returns:
-        Sizes and weights, in float32.
+        Sizes and weights.
 
     Raises:
         ConfigError: The folder or one of the files is missing, it is no such BERT, or its texts are shorter.
@@ -84,7 +84,7 @@ def read_bert_folder(folder: Path, *, length: int) -> BertFolder:
     found = {_own_name(name): tensor for name, tensor in read_tensors(folder / _WEIGHTS_FILE).items()}
     wanted = (*_ENCODER, _POOLER, HEAD) if _CLASSIFIER in found else _ENCODER
     state = {
-        name: tensor.float()
+        name: tensor
         for name, tensor in found.items()
         if name.startswith(wanted) and not name.endswith("position_ids")
     }

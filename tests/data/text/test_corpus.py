@@ -14,10 +14,10 @@ GOOD, BAD = "a fine film", "a dull film"
 
 def test_tsv_takes_quotes_as_they_stand_and_csv_reads_them():
     assert read_table(b'say "no"\t1\n"a\t0\n', "x.tsv") == Table(('say "no"', '"a'), ("1", "0"))
-    texts = ['she said "no", twice', "two\nlines", "plain"]
+    texts = ['she said "no", twice', "two\nlines", "of\r\nWindows", "plain"]
     content = io.StringIO()
     csv.writer(content).writerows([["label", "text"], *(["pos", text] for text in texts)])
-    assert read_table(content.getvalue().encode(), "x.csv") == Table(tuple(texts), ("pos",) * 3)
+    assert read_table(content.getvalue().encode(), "x.csv") == Table(tuple(texts), ("pos",) * 4)
 
 
 @pytest.mark.parametrize(

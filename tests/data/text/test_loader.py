@@ -81,6 +81,14 @@ def test_the_vocabulary_is_learnt_from_training_texts_alone(tmp_path):
     assert len(small.tokenizer.vocabulary) == 40
 
 
+def test_held_out_and_test_texts_of_one_table_do_not_shape_the_vocabulary(tmp_path):
+    letters = "abcdefghijklmnopqrst"
+    rows = [(f"{one}{two}{one}{two}", "even" if one < two else "odd") for one in letters for two in letters]
+    dataset = _load(_write(tmp_path / "all.tsv", rows), vocabulary_size=4000)
+    whole = {token for token in dataset.tokenizer.vocabulary if len(token) == 4 and token[0] in letters}
+    assert len(whole) == len(dataset.train) == 272
+
+
 def test_a_vocabulary_given_is_used_as_it_is(folder, tmp_path):
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]))
@@ -142,8 +150,8 @@ def test_training_batches_are_token_numbers(folder):
 
 def test_word_dropout_takes_words_out_and_closes_up():
     rng = np.random.default_rng(0)
-    texts = np.zeros((500, 12), np.int64)
-    for row, length in zip(texts, rng.integers(2, 13, 500), strict=True):
+    texts = np.zeros((500, 60), np.int64)
+    for row, length in zip(texts, rng.integers(2, 61, 500), strict=True):
         row[:length] = [2, *rng.integers(4, 30, length - 2), 3]
     labels = np.arange(500)
     dropped, same = augmentation("word-dropout")(texts, labels, rng)

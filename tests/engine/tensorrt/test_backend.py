@@ -104,7 +104,7 @@ def test_tokens_run_where_tensorrt_has_64_bit_integers_and_are_refused_before(tr
     model, table = text_model
     backend = backend_with(trt, cudart)
     engine = backend.build(model, tmp_path / "engine", BuildOptions(ORIN, batch=2, max_batch=4))
-    tokens = np.array([[1, 5, 0], [2, 2, 9]], np.int64)
+    tokens = np.array([[1, 5, 0], [2, 2, 9], [0, 0, 0], [9, 8, 7]], np.int64)
     if trt.__version__.startswith("8"):
         with pytest.raises(BuildError, match="tensor 'input' of the engine is .; inputs .* keep their type, int64"):
             backend.open(engine)
