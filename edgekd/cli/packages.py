@@ -39,6 +39,7 @@ REQUIRED = (
     _plain("torch", "torch", "2.11", "training"),
     _plain("accelerate", "accelerate", "1.2", "the training loop"),
     _plain("scikit-learn", "sklearn", "1.4", "the digits data set"),
+    _plain("scipy", "scipy", "1.11", "aligning channels (kcd)"),
     _plain("pillow", "PIL", "10", "image folders"),
     _plain("onnx", "onnx", "1.17", "export"),
     _plain("onnxscript", "onnxscript", "0.5", "export"),

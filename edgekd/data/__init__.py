@@ -6,6 +6,9 @@ function from `DataConfig` to `Source` and `DATASETS.add("name", DatasetKind(loa
 
 from edgekd.data import cifar as cifar
 from edgekd.data import digits as digits
+from edgekd.data import digits_halves as digits_halves
+from edgekd.data import digits_pose as digits_pose
+from edgekd.data import digits_scenes as digits_scenes
 from edgekd.data import folder as folder
 from edgekd.data import idx as idx
 from edgekd.data import packed as packed

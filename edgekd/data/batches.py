@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from edgekd.data.dataset import Split
 from edgekd.data.inputs import Rows, Stored, network_inputs
 from edgekd.data.metrics import Labels
 
+_LARGEST_BATCH = 256
+_BATCH_VALUES = 1 << 22
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -23,7 +27,7 @@ class Batch:
     Attributes:
         inputs: Pictures float32 `[B, C, H, W]` in 0..1, or tokens int64 `[B, L]`.
         labels: int64 `[B]`, int64 `[B, H, W]` with 255 in ignored pixels, or float32 `[B, D]`.
-        ids: int64 `[B]`, rows in their split.
+        ids: int64 `[B]`, rows in their split; -1 for inputs that are made and lie in none.
         is_labelled: bool `[B]`, whether the label may be used.
     """
 
@@ -84,12 +88,12 @@ def step_draws(seed: int, epoch: int, step: int) -> np.random.Generator:
     return np.random.default_rng(derive_seed(seed, "augment", epoch, step))
 
 
-def eval_batches(split: Split, *, batch_size: int) -> Iterator[Batch]:
+def eval_batches(split: Split, *, batch_size: int | None = None) -> Iterator[Batch]:
     """Yield every row once, in order, unchanged; the last batch may be smaller.
 
     Args:
         split: What to evaluate on.
-        batch_size: Inputs in a batch.
+        batch_size: Inputs in a batch; by default up to 256, as many as hold a few million values.
 
     Returns:
         The batches.
@@ -98,6 +102,8 @@ def eval_batches(split: Split, *, batch_size: int) -> Iterator[Batch]:
         ConfigError: `batch_size` below 1.
         DataError: The split is empty.
     """
+    if batch_size is None:
+        batch_size = max(1, min(_LARGEST_BATCH, _BATCH_VALUES // math.prod(split.inputs.shape)))
     _check(len(split), batch_size)
     rows = np.arange(len(split), dtype=np.int64)
     return (_batch(split.inputs.gather(ids), split.labels[ids], ids) for ids in _runs(rows, batch_size))

@@ -7,7 +7,7 @@ held in memory at once, and that torch, ONNX Runtime and engines are judged by t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +18,8 @@ from edgekd.core.errors import DataError
 Labels: TypeAlias = NDArray[np.int64] | NDArray[np.float32]
 Outputs: TypeAlias = NDArray[np.float32]
 Tally: TypeAlias = NDArray[np.float64]
+
+_ROUNDING = 1e-12
 
 IGNORED = 255
 """The label of pixels that count neither in a loss nor in a score."""
@@ -66,7 +68,7 @@ class Metric:
 
 
 def _hits(outputs: Outputs, labels: Labels) -> Tally:
-    return np.array([(outputs.argmax(axis=1) == labels).sum(), len(labels)], np.float64)
+    return np.array([(outputs.argmax(axis=1) == labels).sum(), labels.size], np.float64)
 
 
 def _share(tally: Tally) -> float:
@@ -97,9 +99,9 @@ def _moments(outputs: Outputs, labels: Labels) -> Tally:
 def _r_squared(moments: Tally) -> float:
     count, first, second, error = moments
     spread = second - first**2 / count
-    if (spread <= 0).any():
-        raise DataError("R² is undefined: a target has the same value in every row")
-    return float((1 - error / spread).mean())
+    varies = spread > _ROUNDING * second
+    explained = 1 - error / np.where(varies, spread, 1)
+    return float(np.where(varies, explained, error == 0).mean())
 
 
 TOP_1 = Metric("top-1", "accuracy", is_share=True, tally=_hits, score=_share)
@@ -109,4 +111,16 @@ MEAN_IOU = Metric("mean IoU", "mean_iou", is_share=True, tally=_confusion, score
 """Intersection over union of each class over all pixels that are not ignored, the mean over classes that occur."""
 
 R_SQUARED = Metric("R²", "r_squared", is_share=False, tally=_moments, score=_r_squared)
-"""Share of the labels' variance that the means explain, the mean over targets; 0 for the labels' mean, not bounded."""
+"""Share of the labels' variance that the means explain, the mean over targets: 0 for the labels' mean, below for worse.
+
+A target that never varies counts 1 where it is met exactly and else 0, as in scikit-learn.
+"""
+
+SAME_CLASS = replace(TOP_1, name="same class", key="same_class")
+"""Agreement of two networks on inputs."""
+
+SAME_PIXEL_CLASS = replace(TOP_1, name="same class of a pixel", key="same_pixel_class")
+"""Agreement of two networks on pixels, each counting alike, ignored or not."""
+
+R_SQUARED_OF_MEANS = replace(R_SQUARED, name="R² of means", key="r_squared_of_means")
+"""Agreement of two networks on real values, the second one's means being the truth."""

@@ -12,12 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.core.errors import DataError
-from edgekd.data.metrics import IGNORED, MEAN_IOU, R_SQUARED, TOP_1, Labels, Metric, Outputs
+from edgekd.data.metrics import (
+    IGNORED,
+    MEAN_IOU,
+    R_SQUARED,
+    R_SQUARED_OF_MEANS,
+    SAME_CLASS,
+    SAME_PIXEL_CLASS,
+    TOP_1,
+    Labels,
+    Metric,
+    Outputs,
+)
 
 Kind: TypeAlias = Literal["classification", "segmentation", "regression"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _METRICS: dict[Kind, Metric] = {"classification": TOP_1, "segmentation": MEAN_IOU, "regression": R_SQUARED}
+_AGREEMENT: dict[Kind, Metric] = {
+    "classification": SAME_CLASS,
+    "segmentation": SAME_PIXEL_CLASS,
+    "regression": R_SQUARED_OF_MEANS,
+}
 _FORMS: dict[Kind, tuple[type[Any], int, str]] = {
     "classification": (np.int64, 1, "int64 [N]"),
     "segmentation": (np.int64, 3, "int64 [N, H, W]"),
@@ -75,10 +91,9 @@ class Task:
         return 0.0 if self.kind == "regression" else 1 / len(self.targets)
 
     @property
-    def agreement_measure(self) -> str:
-        """What `agreement` is, in words."""
-        words = {"classification": "same class", "segmentation": "same class of a pixel", "regression": "R² of means"}
-        return words[self.kind]
+    def agreement_measure(self) -> Metric:
+        """How far two networks answer alike, the one's outputs held against the other's answers."""
+        return _AGREEMENT[self.kind]
 
     def answers(self, outputs: Outputs) -> Labels:
         """Return what outputs `[N, ...]` say, in the form of labels."""
@@ -94,9 +109,7 @@ class Task:
         Returns:
             Share of inputs (of pixels) with the same answer, 0..1; in regression R² with `reference` as the truth.
         """
-        if self.kind == "regression":
-            return self.metric.of(outputs, self.answers(reference))
-        return float((self.answers(outputs) == self.answers(reference)).mean())
+        return self.agreement_measure.of(outputs, self.answers(reference))
 
     def strata(self, labels: Labels) -> NDArray[np.int64]:
         """Return for each row the group that a fair split keeps the share of: int64 `[N]`, the class or else 0."""

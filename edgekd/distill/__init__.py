@@ -4,7 +4,7 @@ Importing it registers what recipes may name.
 """
 
 from edgekd.distill import branches as branches
-from edgekd.distill.evaluation import Evaluation, evaluate, fidelity_of, outputs_of
+from edgekd.distill.evaluation import Evaluation, evaluate, fidelities_of, fidelity_of, outputs_of
 from edgekd.distill.loop import Epoch
 from edgekd.distill.probes import PROBES, Probe, fidelity
 from edgekd.distill.recipe import Recipe, load_recipe, recipe_names
@@ -26,6 +26,7 @@ __all__ = [
     "check_recipe",
     "evaluate",
     "fidelity",
+    "fidelities_of",
     "fidelity_of",
     "load_recipe",
     "outputs_of",

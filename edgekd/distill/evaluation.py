@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from edgekd.data import IGNORED, Batch, Kind, Split, Task, eval_batches
+from edgekd.data.metrics import Tally
 from edgekd.models import evaluating
 
-EVAL_BATCH_SIZE = 256
 _LARGEST_LOG_VARIANCE = 30.0
 _LEAST_VARIANCE = 1e-14
 
@@ -41,18 +43,20 @@ def outputs_of(model: nn.Module, split: Split) -> Tensor:
         model: Inputs as networks take them to one output; the mode of each of its modules is restored.
         split: What to run it on.
     """
-    return torch.cat([outputs for _, outputs in _answered(model, split)])
+    with evaluating(model):
+        return torch.cat([outputs for _, (outputs,) in _answered([model], split)])
 
 
 def evaluate(model: nn.Module, split: Split) -> Evaluation:
     """Evaluate a network on a split by the split's task."""
     nll_of, metric = _NLL[split.task.kind], split.task.metric
     tallies, sums = [], []
-    for batch, outputs in _answered(model, split):
-        tallies.append(metric.tally(outputs.numpy(), batch.labels.numpy()))
-        sums.append(torch.stack(nll_of(outputs, batch.labels)).double())
+    with evaluating(model):
+        for batch, (outputs,) in _answered([model], split):
+            tallies.append(metric.tally(outputs.numpy(), batch.labels.numpy()))
+            sums.append(torch.stack(nll_of(outputs, batch.labels)).double())
     total, count = torch.stack(sums).sum(dim=0).tolist()
-    return Evaluation(metric.score(sum(tallies[1:], start=tallies[0])), total / max(1.0, count), len(split))
+    return Evaluation(metric.score(np.sum(tallies, axis=0)), total / max(1.0, count), len(split))
 
 
 def fidelity_of(student: Tensor, teacher: Tensor, task: Task) -> dict[str, float]:
@@ -65,9 +69,29 @@ def fidelity_of(student: Tensor, teacher: Tensor, task: Task) -> dict[str, float
     Reference:
         Stanton et al. 2021, arXiv 2106.05945, for classes of inputs.
     """
+    return _fidelity([_compared(student, teacher, task)], task)
+
+
+def fidelities_of(students: Sequence[nn.Module], teacher: nn.Module, split: Split) -> list[dict[str, float]]:
+    """Compare networks with their teacher on a split, batch by batch; see `fidelity_of`."""
+    parts: list[list[tuple[Tally, Tensor]]] = [[] for _ in students]
+    with ExitStack() as stack:
+        for network in (teacher, *students):
+            stack.enter_context(evaluating(network))
+        for _, (theirs, *answers) in _answered([teacher, *students], split):
+            for part, mine in zip(parts, answers, strict=True):
+                part.append(_compared(mine, theirs, split.task))
+    return [_fidelity(part, split.task) for part in parts]
+
+
+def _compared(student: Tensor, teacher: Tensor, task: Task) -> tuple[Tally, Tensor]:
     kl = (_gaussian_kl if task.kind == "regression" else _class_kl)(student.double(), teacher.double())
-    agreement = task.agreement(student.numpy(), teacher.numpy())
-    return {"agreement": agreement, "kl": max(0.0, kl.mean().item())}
+    return task.agreement_measure.tally(student.numpy(), task.answers(teacher.numpy())), kl.flatten()
+
+
+def _fidelity(parts: Sequence[tuple[Tally, Tensor]], task: Task) -> dict[str, float]:
+    agreement = task.agreement_measure.score(np.sum([tally for tally, _ in parts], axis=0))
+    return {"agreement": agreement, "kl": max(0.0, torch.cat([kl for _, kl in parts]).mean().item())}
 
 
 def _class_kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -84,11 +108,14 @@ def _gaussians(outputs: Tensor) -> Normal:
     return Normal(means, (log_variances.clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE) / 2).exp())
 
 
-def _answered(model: nn.Module, split: Split) -> Iterator[tuple[Batch, Tensor]]:
-    device = next(model.parameters()).device
-    with evaluating(model):
-        for batch in eval_batches(split, batch_size=EVAL_BATCH_SIZE):
-            yield batch, model(batch.inputs.to(device)).float().cpu()
+def _answered(networks: Sequence[nn.Module], split: Split) -> Iterator[tuple[Batch, list[Tensor]]]:
+    """Yield batches with each network's outputs; the caller holds the networks in evaluation mode."""
+    for batch in eval_batches(split):
+        yield batch, [network(batch.inputs.to(_device(network))).float().cpu() for network in networks]
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
 
 
 def _class_nll(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from edgekd.core.errors import ConfigError, unknown_name
+from edgekd.data import Kind
 from edgekd.distill.attachments import Attachment
 from edgekd.distill.trace import Trace, TraceSpec
-from edgekd.models import discover_taps, evaluating, zeros_for
+from edgekd.models import discover_taps, evaluating, taps_at, zeros_for
 
 Part = Literal["backbone", "attachments"]
 Backbone: TypeAlias = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -29,20 +30,34 @@ class TracedNet(nn.Module):
     """A backbone, the module paths it is tapped at, and its attachments.
 
     Args:
-        backbone: `[B, C, H, W]` in 0..1, or tokens `[B, L]`, to logits `[B, K]`.
-        penultimate: Path of the module whose output `[B, D]` feeds the classifier.
+        backbone: Inputs as networks take them, pictures `[B, C, H, W]` in 0..1 or tokens `[B, L]`, to logits, of an
+            input or of each pixel, or to Gaussians.
+        penultimate: Path of the module whose output, `[B, D]` or `[B, C, H, W]`, feeds the classifier.
         resolution: Height and width the backbone wants; inputs of another size are resized. 0 takes them as they are.
         embedded: Path of the module whose output stands for tokens where a gradient with respect to the input is asked
             for; empty for pictures.
+        kind: What its output is for.
+        modalities: Paths of the embeddings of the input's channel groups.
     """
 
-    def __init__(self, backbone: nn.Module, *, penultimate: str, resolution: int = 0, embedded: str = "") -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        penultimate: str,
+        resolution: int = 0,
+        embedded: str = "",
+        kind: Kind = "classification",
+        modalities: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.attachments = nn.ModuleDict()
         self.penultimate = penultimate
         self.resolution = resolution
         self.embedded = embedded
+        self.kind: Kind = kind
+        self.modalities = modalities
         self.taps: tuple[str, ...] = ()
         self.traces_input_gradient = False
         self.run_backbone: Backbone | None = None
@@ -55,8 +70,10 @@ class TracedNet(nn.Module):
         """Choose what a trace carries: module outputs, and perhaps the gradient with respect to the input.
 
         Raises:
-            ConfigError: An unknown path.
+            ConfigError: An unknown path, or a gradient of class probabilities of a network that gives none.
         """
+        if input_gradient and self.kind != "classification":
+            raise ConfigError(f"a term reads the gradient of the top class's probability; {self.kind} has none")
         known = dict(self.backbone.named_modules())
         wanted = tuple(dict.fromkeys(paths))
         for path in wanted:
@@ -77,7 +94,7 @@ class TracedNet(nn.Module):
         aux: dict[str, Tensor] = {}
         for attachment in self.attachments.values():
             aux.update(attachment(feats))
-        return Trace(logits, {path: feats[path] for path in self.taps}, aux, inputs, gradient)
+        return Trace(logits, {path: feats[path] for path in self.taps}, aux, inputs, gradient, self.kind)
 
     def train_only(self, parts: Sequence[Part]) -> None:
         """Put the named parts in training mode with gradients, the rest in evaluation mode without."""
@@ -216,14 +233,17 @@ def trace_spec(net: TracedNet, input_shape: tuple[int, ...]) -> TraceSpec:
         The shapes.
 
     Raises:
-        ConfigError: The penultimate feature is not `[B, D]`.
+        ConfigError: The penultimate feature or a modality's embedding is no feature that can be tapped.
     """
-    feats = {tap.path: tuple(tap.shape) for tap in discover_taps(net.backbone, net.shape_seen(input_shape))}
+    seen = net.shape_seen(input_shape)
+    feats = {tap.path: tuple(tap.shape) for tap in discover_taps(net.backbone, seen)}
     if net.penultimate not in feats:
         raise ConfigError(f"module {net.penultimate!r} gives no feature to attach to; found {', '.join(feats)}")
+    feats |= {tap.path: tuple(tap.shape) for tap in taps_at(net.backbone, seen, net.modalities)}
     trace = _run_on_zeros(net, input_shape)
     aux = {name: tuple(value.shape[1:]) for name, value in trace.aux.items()}
-    return TraceSpec(int(trace.logits.shape[1]), feats, net.penultimate, aux)
+    classes, *positions = trace.logits.shape[1:]
+    return TraceSpec(classes, feats, net.penultimate, aux, tuple(positions), net.kind, net.modalities)
 
 
 def _run_on_zeros(net: TracedNet, input_shape: tuple[int, ...]) -> Trace:

@@ -44,7 +44,7 @@ def rehearse(recipe: Recipe, session: Session, dataset: Dataset, *, batch_size: 
     for spec in recipe.stages:
         stage = build_stage(spec, session)
         _require_rows(stage, rows)
-        prepare(stage, dataset.train, torch.device("cpu"))
+        prepare(stage, session, dataset.train, torch.device("cpu"))
         _losses(stage, batch)
         if spec.record:
             session.record(spec.learner, 1.0)

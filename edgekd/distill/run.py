@@ -13,6 +13,7 @@ from edgekd.core.artifacts import NetSpec
 from edgekd.core.digest import sha256_of_arrays, sha256_of_json
 from edgekd.core.events import Listener, silent
 from edgekd.data import Augment, Dataset, ResidentSplit, augmentation, default_augmentation
+from edgekd.distill.adapting import recipe_for
 from edgekd.distill.compiled import compiled
 from edgekd.distill.loop import Epoch, LoopContext, make_accelerator, run_stage
 from edgekd.distill.preparation import prepare
@@ -32,7 +33,7 @@ class Outcome:
     """What a recipe produced.
 
     Attributes:
-        student: The student's backbone, in evaluation mode on the CPU: `[B, C, H, W]` in 0..1 to logits.
+        student: The student's backbone, in evaluation mode on the CPU.
         history: Every epoch of every stage.
     """
 
@@ -75,7 +76,7 @@ def run_recipe(
     Two recipes with one seed start from the same student weights and see the same batches.
 
     Args:
-        recipe: The method.
+        recipe: The method; see `edgekd.distill.adapting` for what it is where labels are no classes.
         student: The student's architecture.
         teacher: The teacher's architecture and trained network, or None for recipes that need none. It is not changed.
         dataset: The data; its test split is not touched.
@@ -90,9 +91,15 @@ def run_recipe(
         TrainingDiverged: A loss became NaN or infinite.
         Paused: The deadline of `options.resume` is over; the same call goes on.
     """
+    recipe = recipe_for(recipe, dataset.task)
     with torch.random.fork_rng(devices=[]):
         session = open_session(
-            recipe, student=student, teacher=teacher, input_shape=dataset.input_shape, seed=options.seed
+            recipe,
+            student=student,
+            teacher=teacher,
+            input_shape=dataset.input_shape,
+            kind=dataset.task.kind,
+            seed=options.seed,
         )
         if options.start:
             session.begin_from("student", options.start)
@@ -131,7 +138,7 @@ def run_stages(
                 bookmark.enter(index, session)
             stage = build_stage(spec, session)
             stage.learners.to(device)
-            prepare(stage, dataset.train, device)
+            prepare(stage, session, dataset.train, device, listener=context.listener, label=context.label)
             with compiled(stage.nets, settings.compile):
                 run_stage(stage, session, context, history)
     if bookmark is not None:
@@ -189,8 +196,16 @@ def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dat
     Raises:
         ConfigError: The recipe does not fit the networks or the data.
     """
+    recipe = recipe_for(recipe, dataset.task)
     with torch.random.fork_rng(devices=[]):
-        session = open_session(recipe, student=student, teacher=teacher, input_shape=dataset.input_shape, seed=0)
+        session = open_session(
+            recipe,
+            student=student,
+            teacher=teacher,
+            input_shape=dataset.input_shape,
+            kind=dataset.task.kind,
+            seed=0,
+        )
         rehearse(recipe, session, dataset, batch_size=batch_size)
 
 

@@ -87,7 +87,10 @@ class LearnerSpec(StrictModel):
     """A network that trains in a stage, and what it learns from."""
 
     learner: str = Field("student", description="Its role.")
-    start: Literal["as-is", "fresh"] = Field("as-is", description="Fresh: its backbone starts from new weights.")
+    start: Literal["as-is", "fresh", "fresh-once-prepared"] = Field(
+        "as-is",
+        description="Fresh: its backbone starts from new weights; once prepared: after terms saw it as it was.",
+    )
     train: tuple[Literal["backbone", "head", "attachments"], ...] = ("backbone", "attachments")
     until: Depth | None = Field(None, description="Feature map above which everything stays frozen.")
     source: tuple[SourceSpec, ...] = (SourceSpec(),)

@@ -14,7 +14,7 @@ from edgekd.core.errors import ConfigError
 from edgekd.core.registry import Registry
 from edgekd.data import Batch
 from edgekd.distill.step import Step
-from edgekd.distill.trace import Trace
+from edgekd.distill.trace import Trace, class_logits
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,8 @@ class Balanced:
 class TeacherConfidence:
     """One minus the entropy of a teacher's prediction over the log of the number of classes, for each sample.
 
+    Of logits of pixels it is the mean over pixels.
+
     Args:
         value: What a sample of which the teacher is certain counts.
         temperature: Softens the prediction; 1 in the paper's spirit, since higher ones drive every weight to 0.
@@ -130,11 +132,12 @@ class TeacherConfidence:
 
     def __call__(self, moment: Moment) -> float | Tensor:
         """Return `[B, S]`, in 0..value."""
-        return self._value * torch.stack([self._confidence(target.logits) for target in moment.targets], dim=1)
+        return self._value * torch.stack([self._confidence(target) for target in moment.targets], dim=1)
 
-    def _confidence(self, logits: Tensor) -> Tensor:
-        logs = (logits.detach().float() / self._temperature).log_softmax(dim=1)
-        entropy = -(logs.exp() * logs).sum(dim=1)
+    def _confidence(self, target: Trace) -> Tensor:
+        logits = class_logits(target, "weigher teacher-confidence").detach().float()
+        logs = (logits / self._temperature).log_softmax(dim=1)
+        entropy = -(logs.exp() * logs).sum(dim=1).view(len(logits), -1).mean(dim=1)
         return (1 - entropy / math.log(logits.shape[1])).clamp(0, 1)
 
 

@@ -112,9 +112,10 @@ class _LoadedPlan:
             raise BuildError("no execution context: " + ("; ".join(log.errors()) or "no reason given"))
 
     def require_types(self, trt: ModuleType, types: Mapping[str, str]) -> None:
+        known = {"float32": trt.DataType.FLOAT, "int64": getattr(trt.DataType, "INT64", None)}  # none before 10
         for name, wanted in types.items():
             dtype = self._engine.get_tensor_dtype(name)
-            if dtype != (trt.DataType.FLOAT if wanted == "float32" else trt.DataType.INT64):
+            if dtype != known[wanted]:
                 raise BuildError(
                     f"tensor {name!r} of the engine is {dtype}; inputs and outputs keep their type, {wanted}"
                 )

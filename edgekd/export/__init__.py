@@ -2,7 +2,7 @@
 
 from edgekd.export.cleanup import strip_metadata
 from edgekd.export.fp16_rounding import fp16_rounded
-from edgekd.export.model_file import Form, read_content, read_proto, with_shapes, write_model
+from edgekd.export.model_file import Form, read_content, read_proto, vocabulary_of, with_shapes, write_model
 from edgekd.export.net_inputs import input_problem, random_inputs
 from edgekd.export.ort_run import run_onnx
 from edgekd.export.parity import (
@@ -31,6 +31,7 @@ __all__ = [
     "run_onnx",
     "strip_metadata",
     "task_parity",
+    "vocabulary_of",
     "with_shapes",
     "write_model",
 ]

@@ -10,7 +10,7 @@ from edgekd.models.repvgg import RepBlock, deploy
 from edgekd.models.taps import Tap, discover_taps, pair_taps, taps_at, trace_taps
 from edgekd.models.teachers import load_model, load_teacher, teacher_start
 from edgekd.models.weights import load_weights, save_weights
-from edgekd.models.zoo import FAMILIES, NetChoice, build, parse_net, spec_for
+from edgekd.models.zoo import FAMILIES, NetChoice, build, modalities_of, parse_net, spec_for
 
 __all__ = [
     "FAMILIES",
@@ -32,6 +32,7 @@ __all__ = [
     "load_model",
     "load_teacher",
     "load_weights",
+    "modalities_of",
     "pair_taps",
     "parse_net",
     "save_weights",

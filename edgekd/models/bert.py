@@ -9,7 +9,6 @@ Reference: arXiv 1810.04805.
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, cast
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError, missing_package
 from edgekd.models.family import Family
+from edgekd.models.torchvision_repair import import_beside_torchvision
 
 _AUTO = "auto"
 _HEAD_WIDTH = 32
@@ -173,7 +173,7 @@ def _tensor(output: Any) -> Tensor:
 
 def _import() -> ModuleType:
     try:
-        return importlib.import_module("transformers")
+        return import_beside_torchvision("transformers.models.bert.modeling_bert")
     except ImportError as error:
         raise missing_package("transformers", "text", "a network of the bert family") from error
 

@@ -18,6 +18,11 @@ MIN_LENGTH = 3
 """Shortest text in tokens: a word between two special tokens."""
 
 
+def no_modalities(spec: NetSpec) -> tuple[str, ...]:
+    """Return no path: the network mixes all input channels from its first layer on."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of networks that scales in depth, width and resolution.
@@ -31,12 +36,15 @@ class Family:
         standard: `(depth, width)` meant where a user gives neither.
         default_taps: Module paths of the stage ends of a built network, shallow to deep.
         options: Allowed values by option; the first is the default.
-        penultimate: Path of the module whose output `[B, d]` feeds the classifier.
+        penultimate: Path of the module whose output, `[B, d]` or `[B, C, H, W]`, feeds the last layer.
         takes: What its networks are given: pictures float32 `[B, C, H, W]`, or tokens int64 `[B, L]`.
         numbers: Options that also take any whole number above 0.
         embedded: Path of the module whose output `[B, L, D]` stands for the tokens where a gradient with respect to the
             input is asked for; empty for pictures.
         least_opset: Lowest ONNX opset that has all its operators.
+        is_dense: Whether the output is `[B, num_classes, H, W]` at the input's resolution, else `[B, num_classes]`.
+        modalities: Paths of the embeddings `[B, d]`, one for each group of input channels, before they are fused; none
+            where a family does not keep groups apart.
     """
 
     build: Callable[[NetSpec], nn.Module]
@@ -52,6 +60,8 @@ class Family:
     numbers: tuple[str, ...] = ()
     embedded: str = ""
     least_opset: int = 13
+    is_dense: bool = False
+    modalities: Callable[[NetSpec], tuple[str, ...]] = no_modalities
 
 
 def check_spec(family: Family, spec: NetSpec) -> None:
@@ -99,6 +109,9 @@ def _input_problems(family: Family, spec: NetSpec) -> list[str]:
         problems.append(f"resolution is {spec.resolution}, it must be at least {MIN_RESOLUTION} pixels")
     if spec.in_channels < 1:
         problems.append(f"in_channels is {spec.in_channels}, it must be at least 1")
+    groups = len(family.modalities(spec))
+    if groups and spec.in_channels % groups:
+        problems.append(f"{spec.in_channels} input channels cannot be divided into {groups} equal groups")
     return problems
 
 

@@ -20,7 +20,7 @@ from edgekd.models.family import Family
 from edgekd.models.layers import classifier, conv1x1, conv3x3, entry_pool, entry_stride
 from edgekd.models.strides import stage_strides
 
-_SHORTCUTS = ("A", "B")
+SHORTCUTS = ("A", "B")
 _STEMS = ("full", "half")
 
 
@@ -76,7 +76,8 @@ def _shortcut(in_channels: int, out_channels: int, *, stride: int, option: str) 
     return nn.Sequential(conv1x1(in_channels, out_channels, stride=stride), nn.BatchNorm2d(out_channels))
 
 
-def _stage(in_channels: int, out_channels: int, *, blocks: int, stride: int, shortcut: str) -> nn.Sequential:
+def stage(in_channels: int, out_channels: int, *, blocks: int, stride: int, shortcut: str) -> nn.Sequential:
+    """Return a stage of `blocks` basic blocks, the first of which has the stride and changes the channels."""
     first = BasicBlock(in_channels, out_channels, stride=stride, shortcut=shortcut)
     rest = [BasicBlock(out_channels, out_channels, stride=1, shortcut=shortcut) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)
@@ -84,7 +85,7 @@ def _stage(in_channels: int, out_channels: int, *, blocks: int, stride: int, sho
 
 def _build(spec: NetSpec) -> nn.Module:
     width, blocks = spec.width, (spec.depth - 2) // 6
-    shortcut = spec.options.get("shortcut", _SHORTCUTS[0])
+    shortcut = spec.options.get("shortcut", SHORTCUTS[0])
     channels = max(1, width // 2) if spec.options.get("stem") == "half" else width
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=conv3x3(spec.in_channels, channels, stride=entry_stride(spec.resolution)),
@@ -94,7 +95,7 @@ def _build(spec: NetSpec) -> nn.Module:
     layers.update(entry_pool(spec.resolution))
     for index, stride in enumerate(stage_strides(spec.resolution, (1, 2, 2))):
         grown = width << index
-        layers[f"layer{index + 1}"] = _stage(channels, grown, blocks=blocks, stride=stride, shortcut=shortcut)
+        layers[f"layer{index + 1}"] = stage(channels, grown, blocks=blocks, stride=stride, shortcut=shortcut)
         channels = grown
     layers.update(classifier(channels, spec.num_classes))
     return nn.Sequential(layers)
@@ -116,5 +117,5 @@ RESNET = Family(
     widths=(4, 8, 12, 16, 24, 32, 48, 64),
     standard=(20, 16),
     default_taps=_default_taps,
-    options={"shortcut": _SHORTCUTS, "stem": _STEMS},
+    options={"shortcut": SHORTCUTS, "stem": _STEMS},
 )

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError, unknown_name
-from edgekd.models.evaluation import run_on_zeros
+from edgekd.models.evaluation import run_on_zeros, takes_tokens
 
 _PROBE_BATCH = 2
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -92,13 +92,13 @@ def discover_taps(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tap]:
     something inside the first block of the next. The output of a container counts as nested as the container, and is
     reported as the child that made it. The last tap is the pooled feature `[B, d]` where the network has one; the
     logits are not a feature and left out. States of tokens have no resolution that changes: every least nested one is
-    listed, the ends of the layers.
+    listed, the ends of the layers; what else has four dimensions there (attention) is no map.
 
     Args:
         module: Any network with one input; it runs once on zeros in evaluation mode.
         input_shape: `(C, H, W)`, or `(L,)` of tokens.
     """
-    trace = _watch(module, input_shape)
+    trace, is_text = _watch(module, input_shape), takes_tokens(module, input_shape)
     makers: dict[tuple[int, int], list[_Sighting]] = {}
     for seen in trace.usable():
         if seen.output is not trace.output:
@@ -113,6 +113,8 @@ def discover_taps(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tap]:
         tap = trace.tap(min(named, key=lambda seen: seen.nesting))
         if len(tap.shape) == 2:
             states.append((nesting, tap))
+        elif len(tap.shape) == 3 and is_text:
+            continue
         elif tap.resolution not in ends or nesting <= ends[tap.resolution][0]:
             ends.pop(tap.resolution, None)
             ends[tap.resolution] = (nesting, tap)

@@ -32,6 +32,7 @@ def load_teacher(
     std: tuple[float, ...],
     weights: Path | None,
     vocabulary: int = 0,
+    is_dense: bool = False,
 ) -> tuple[NetSpec, nn.Module]:
     """Make a teacher, load its weights, and check that it fits the data set.
 
@@ -43,20 +44,21 @@ def load_teacher(
             as transformers saves it. The function gets those of `in_channels`, `num_classes` and `resolution` that its
             parameters name.
         in_channels: Colour channels; 0 for texts.
-        num_classes: Classes of the data set.
+        num_classes: Length that the output's channel axis must have.
         resolution: Height and width in pixels, or length in tokens.
         mean: Per-channel mean that the weights expect to be subtracted, inputs in 0..1.
         std: Per-channel standard deviation that the weights expect.
         weights: A file for `load_weights`, or `None` for fresh weights (nothing is ever downloaded), or those of the
             folder.
         vocabulary: Token numbers of texts; 0 for pictures.
+        is_dense: Whether it must answer for each pixel, at the input's resolution.
 
     Returns:
         Its spec and the network in evaluation mode.
 
     Raises:
-        ConfigError: The reference is wrong, the weights belong to another network, or the logits are not
-            `[B, num_classes]`.
+        ConfigError: The reference is wrong, the weights belong to another network, or the output is not
+            `[B, num_classes]`, or `[B, num_classes, H, W]` where it is dense.
         PreconditionError: An optional package is missing.
     """
     spec = _spec_of(
@@ -78,7 +80,7 @@ def load_teacher(
         load_tensors(module, start, origin=ref, optional=(HEAD,))
     if weights is not None:
         load_weights(module, weights)
-    _check_logits(module, spec, ref)
+    _check_output(module, spec, ref, (resolution, resolution) if is_dense else ())
     return spec, module.eval()
 
 
@@ -174,17 +176,18 @@ def _net_of_file(spec: NetSpec) -> nn.Module:
     return net_from_file(path, spec.options["function"], facts)
 
 
-def _check_logits(module: nn.Module, spec: NetSpec, ref: str) -> None:
+def _check_output(module: nn.Module, spec: NetSpec, ref: str, positions: tuple[int, ...]) -> None:
     shape = list(spec.input_shape)
     try:
-        logits = run_on_zeros(module, spec.input_shape, batch=_PROBE_BATCH)
+        output = run_on_zeros(module, spec.input_shape, batch=_PROBE_BATCH)
     except Exception as error:
         raise ConfigError(f"teacher {ref!r} cannot take inputs {shape}: {type(error).__name__}: {error}") from error
-    if not isinstance(logits, Tensor):
-        raise ConfigError(f"teacher {ref!r} returned {type(logits).__name__}, expected logits as one tensor")
-    if tuple(logits.shape) != (_PROBE_BATCH, spec.num_classes):
+    if not isinstance(output, Tensor):
+        raise ConfigError(f"teacher {ref!r} returned {type(output).__name__}, expected logits as one tensor")
+    expected = [_PROBE_BATCH, spec.num_classes, *positions]
+    if list(output.shape) != expected:
         raise ConfigError(
-            f"teacher {ref!r} returned {list(logits.shape)} for a batch of {_PROBE_BATCH}; the data set has "
-            f"{spec.num_classes} classes, so [{_PROBE_BATCH}, {spec.num_classes}] was expected; "
-            "use a teacher trained on the same classes"
+            f"teacher {ref!r} returned {list(output.shape)} for a batch of {_PROBE_BATCH}; this data set needs "
+            f"{spec.num_classes} outputs{' for each pixel' if positions else ''}, so {expected} was expected; "
+            f"use a teacher of the same task{' (edgekd has fcn)' if positions else ''}"
         )

@@ -14,10 +14,12 @@ from edgekd.core.errors import ConfigError, unknown_name
 from edgekd.core.registry import Registry
 from edgekd.models.bert import BERT
 from edgekd.models.family import Family, check_spec
+from edgekd.models.fcn import FCN
 from edgekd.models.layers import initialise, normalized
 from edgekd.models.mobilenet import MOBILENETV2
 from edgekd.models.repvgg import REPVGG
 from edgekd.models.resnet import RESNET
+from edgekd.models.towers import TOWERS
 from edgekd.models.vgg import VGG
 from edgekd.models.wideresnet import WRN
 
@@ -30,6 +32,8 @@ FAMILIES.add("vgg", VGG)
 FAMILIES.add("mobilenetv2", MOBILENETV2)
 FAMILIES.add("repvgg", REPVGG)
 FAMILIES.add("bert", BERT)
+FAMILIES.add("fcn", FCN)
+FAMILIES.add("towers", TOWERS)
 
 
 class NetChoice(TypedDict, total=False):
@@ -47,8 +51,8 @@ def build(spec: NetSpec) -> nn.Module:
         spec: Its architecture.
 
     Returns:
-        `nn.Sequential` of `normalize` and `net`: float32 `[B, C, H, W]` in 0..1 to logits `[B, num_classes]`; or of
-        `net` alone: tokens int64 `[B, L]` to logits.
+        `nn.Sequential` of `normalize` and `net`: float32 `[B, C, H, W]` in 0..1 to `[B, num_classes]`, or to
+        `[B, num_classes, H, W]` where the family is dense; or of `net` alone: tokens int64 `[B, L]` to logits.
 
     Raises:
         ConfigError: The family is unknown, or cannot build this spec.
@@ -83,7 +87,7 @@ def spec_for(
         depth: Family-specific depth; the family's standard one when left out.
         width: Channels of the first stage; the family's standard one when left out.
         in_channels: Colour channels; 0 for texts.
-        num_classes: Length of the logits.
+        num_classes: Length of the output's channel axis.
         resolution: Height and width in pixels, or length in tokens.
         mean: Per-channel mean of the data set, 0..1; empty for texts.
         std: Per-channel standard deviation of the data set; empty for texts.
@@ -112,6 +116,15 @@ def spec_for(
     )
     check_spec(known, spec)
     return spec
+
+
+def modalities_of(spec: NetSpec) -> tuple[str, ...]:
+    """Return the module paths of a network's modality embeddings `[B, d]`, one for each group of input channels.
+
+    Args:
+        spec: Its architecture; networks from elsewhere have none.
+    """
+    return FAMILIES[spec.family].modalities(spec) if spec.family in FAMILIES else ()
 
 
 def parse_net(text: str) -> tuple[str, NetChoice]:

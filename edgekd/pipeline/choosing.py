@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from edgekd.core.artifacts import LatencyReport, NetSpec, Precision, from_json, to_json
-from edgekd.core.errors import TargetError
+from edgekd.core.errors import ConfigError, TargetError
+from edgekd.data import Task
 from edgekd.engine import BACKENDS, BuildOptions
 from edgekd.export import export_onnx, random_inputs
 from edgekd.latency import graph_from_onnx, predict
@@ -35,7 +36,7 @@ def student_for(context: RunContext, teacher: NetSpec, teacher_net: nn.Module) -
 
     Raises:
         BudgetExceeded: No student of the space keeps the budget.
-        ConfigError: The space is empty.
+        ConfigError: The space is empty, or its family gives answers of another form than the task needs.
         TargetError: The target's ONNX parser is too old for the student's family.
     """
     config = context.config
@@ -79,6 +80,7 @@ def require_opset(family: str, target: Target) -> None:
 
 def _choice(context: RunContext, teacher_macs: int) -> Choice:
     config, dataset = context.config.student, context.dataset
+    _require_form(config.family, dataset.task)
 
     def make(depth: int, width: int) -> NetSpec:
         return spec_for(
@@ -103,6 +105,17 @@ def _choice(context: RunContext, teacher_macs: int) -> Choice:
     choice = choose_student(members, context.budget, latency_of=lambda spec: _latency(context, spec))
     context.note("choose", choice.reason)
     return choice
+
+
+def _require_form(family: str, task: Task) -> None:
+    is_dense = FAMILIES[family].is_dense
+    if is_dense != task.is_dense:
+        given, needed = ("each pixel", "each input") if is_dense else ("each input", "each pixel")
+        fitting = [name for name in FAMILIES if FAMILIES[name].is_dense == task.is_dense]
+        raise ConfigError(
+            f"students of family {family} answer for {given}, {task.kind} needs an answer for {needed}: "
+            f"choose --student from {', '.join(fitting)}"
+        )
 
 
 def _latency(context: RunContext, spec: NetSpec) -> LatencyReport:

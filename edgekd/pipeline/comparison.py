@@ -195,6 +195,7 @@ def _require_fit(name: str, trained_on: Dataset, probed: Dataset) -> None:
             f"the run's inputs have shape {list(trained_on.input_shape)}, those of {probed.name} "
             f"{list(probed.input_shape)}: they must agree (data.resolution resizes pictures)"
         )
+    PROBES[name].require_fit(probed.test)
     if PROBES[name].reads_labels and trained_on.task != probed.task:
         others = ", ".join(each for each in PROBES if not PROBES[each].reads_labels)
         raise ConfigError(
@@ -208,7 +209,7 @@ def _loaded(run: FinishedRun, foreign: Path | None) -> _Networks:
         load_model(run.teacher),
         tuple(load_model(model) for model in run.alone),
         tuple(load_model(model) for model in run.distilled),
-        tuple(initial_student(model.spec, model.seed) for model in run.distilled),
+        tuple(initial_student(run, model.seed) for model in run.distilled),
         None if foreign is None else load_model(teacher_of_run(foreign)),
     )
 

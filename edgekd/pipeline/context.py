@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,12 @@ class RunContext:
     def folder(self) -> Path:
         """The run folder."""
         return self.ledger.folder
+
+    def affordable(self, wanted: int, size_bytes: int) -> int:
+        """Return how many of `wanted` inputs fit, with their outputs, into so many bytes; at least one."""
+        shape, task = self.dataset.input_shape, self.dataset.task
+        outputs = task.num_outputs * (math.prod(shape[1:]) if task.is_dense else 1)
+        return max(1, min(wanted, size_bytes // (4 * (math.prod(shape) + outputs))))
 
     def note(self, stage: str, message: str) -> None:
         """Tell the user something."""

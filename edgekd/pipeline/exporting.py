@@ -34,7 +34,8 @@ from edgekd.targets import Target, get_target
 
 _PARITY_INPUTS = 128
 _TASK_INPUTS = 1024
-_EVAL_BATCH = 256
+_TASK_BATCH = 32
+_OUTPUT_BYTES = 1 << 27
 _UNKNOWN = {"score": None, "p50_ms": None, "ms_kind": None}
 
 
@@ -79,7 +80,7 @@ def exported(context: RunContext, student: TrainedModel) -> Exported:
             opset=context.target.max_opset,
             parents=(student.digest,),
         )
-        inputs, _ = spread_inputs(context.dataset.val, _PARITY_INPUTS)
+        inputs, _ = spread_inputs(context.dataset.val, context.affordable(_PARITY_INPUTS, _OUTPUT_BYTES))
         report = parity(module, model, inputs, task=context.dataset.task)
         require_parity(report)
         _require_task_parity(context, module, model)
@@ -128,11 +129,11 @@ def score_through(context: RunContext, model: OnnxModel, split: Split) -> float:
 
     ONNX Runtime's CPU kernels compute fp16 graphs in float32, so those are run with every tensor rounded to fp16.
     """
-    batches = ((batch.inputs.numpy(), batch.labels.numpy()) for batch in eval_batches(split, batch_size=_EVAL_BATCH))
+    batches = ((batch.inputs.numpy(), batch.labels.numpy()) for batch in eval_batches(split))
     if model.precision == "fp16":
         content = fp16_rounded(read_proto(model)).SerializeToString()
         return split.task.metric.over(
-            (run_onnx(content, inputs, batch=_EVAL_BATCH), labels) for inputs, labels in batches
+            (run_onnx(content, inputs, batch=len(inputs)), labels) for inputs, labels in batches
         )
     backend = BACKENDS["onnxruntime"]
     options = BuildOptions(get_target("cpu"), threads=context.config.threads)
@@ -178,8 +179,9 @@ def _candidate(context: RunContext, model: OnnxModel) -> Candidate:
 
 
 def _require_task_parity(context: RunContext, module: nn.Module, model: OnnxModel) -> None:
-    inputs, labels = spread_inputs(context.dataset.val, _TASK_INPUTS)
+    inputs, labels = spread_inputs(context.dataset.val, context.affordable(_TASK_INPUTS, _OUTPUT_BYTES))
     with torch.no_grad():
-        expected = module.eval()(torch.from_numpy(inputs)).numpy()
-    found = run_onnx(Path(model.file.path).read_bytes(), inputs, batch=_EVAL_BATCH)
+        parts = [module.eval()(part) for part in torch.split(torch.from_numpy(inputs), _TASK_BATCH)]
+    expected = torch.cat(parts).numpy()
+    found = run_onnx(Path(model.file.path).read_bytes(), inputs, batch=_TASK_BATCH)
     require_parity(task_parity(expected, found, labels, context.dataset.task))

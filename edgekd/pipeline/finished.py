@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgekd.core.artifacts import NetSpec, TrainedModel, from_json
+from edgekd.core.artifacts import TrainedModel, from_json
 from edgekd.core.config import read_yaml, validated
 from edgekd.core.errors import ConfigError, DataError, StorageError
 from edgekd.core.seeds import derive_seed
 from edgekd.data import Dataset, load_dataset
-from edgekd.models import build
+from edgekd.models import build, inherited_weights, load_model
 from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.ledger import read_results
 from edgekd.report import read_report
@@ -89,16 +89,21 @@ def require_alone(run: FinishedRun) -> None:
         )
 
 
-def initial_student(spec: NetSpec, seed: int) -> nn.Module:
-    """Return a student as it is initialised for a seed, in evaluation mode.
+def initial_student(run: FinishedRun, seed: int) -> nn.Module:
+    """Return the run's student as its training starts for a seed, in evaluation mode: drawn, or begun from the teacher.
 
     Args:
-        spec: Its architecture.
+        run: A finished run.
         seed: Seed of its training.
     """
+    spec, layers = run.distilled[0].spec, run.config.student.init
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "student"))
-        return build(spec).eval()
+        student = build(spec)
+    if layers != "drawn":
+        state = load_model(run.teacher).state_dict()
+        student.load_state_dict(inherited_weights(spec, run.teacher.spec, state, layers=layers), strict=False)
+    return student.eval()
 
 
 def _network(folder: Path, results: Mapping[str, Any], stage: str) -> TrainedModel:

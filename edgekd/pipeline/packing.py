@@ -10,7 +10,16 @@ from edgekd.export import run_onnx
 from edgekd.pipeline.context import TOKENIZER_FILE, RunContext
 from edgekd.pipeline.exporting import PrecisionChoice
 from edgekd.pipeline.timing import spread_inputs
-from edgekd.ship import BundlePlan, Golden, build_plan, health_check, pack, provenance, target_selector
+from edgekd.ship import (
+    MAX_GOLDEN_BYTES,
+    BundlePlan,
+    Golden,
+    build_plan,
+    health_check,
+    pack,
+    provenance,
+    target_selector,
+)
 
 _GOLDEN_INPUTS = 8
 _TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "int8": 0.25}
@@ -31,13 +40,13 @@ def bundle_of(context: RunContext, student: TrainedModel, choice: PrecisionChoic
 
     def work() -> dict[str, Any]:
         metric = context.dataset.task.metric.key
-        golden, _ = spread_inputs(context.dataset.val, _GOLDEN_INPUTS)
-        logits = run_onnx(Path(choice.models["fp32"].file.path).read_bytes(), golden, batch=len(golden))
+        inputs, _ = spread_inputs(context.dataset.val, context.affordable(_GOLDEN_INPUTS, MAX_GOLDEN_BYTES))
+        outputs = run_onnx(Path(choice.models["fp32"].file.path).read_bytes(), inputs, batch=len(inputs))
         plan = BundlePlan(
             created=context.ledger.created,
             targets=(target_selector(context.target),),
             build=build_plan(model, context.target, role=role),
-            health=_health(context, model.precision, float(abs(logits).max())),
+            health=_health(context, model.precision, float(abs(outputs).max())),
             provenance=provenance(
                 recipe_sha256=context.recipe.digest,
                 data_sha256=context.dataset.digest,
@@ -49,7 +58,7 @@ def bundle_of(context: RunContext, student: TrainedModel, choice: PrecisionChoic
         files = {role: Path(model.file.path)}
         if context.dataset.tokenizer is not None:
             files["tokenizer"] = context.folder / TOKENIZER_FILE
-        bundle = pack(folder, name=_name(context), version=1, files=files, golden=Golden(golden, logits), plan=plan)
+        bundle = pack(folder, name=_name(context), version=1, files=files, golden=Golden(inputs, outputs), plan=plan)
         return to_json(bundle)
 
     return from_json(Bundle, context.ledger.stage("bundle", inputs, work))

@@ -110,7 +110,9 @@ def report_of(context: RunContext, findings: Findings, command: str) -> RunRepor
 
 def _task(task: Task) -> TaskFacts:
     metric = task.metric
-    return TaskFacts(kind=task.kind, metric=metric.name, is_share=metric.is_share, agreement=task.agreement_measure)
+    return TaskFacts(
+        kind=task.kind, metric=metric.name, is_share=metric.is_share, agreement=task.agreement_measure.name
+    )
 
 
 def _scores(findings: Findings) -> Scores:

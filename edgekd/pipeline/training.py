@@ -82,6 +82,7 @@ def teacher_net(context: RunContext) -> tuple[NetSpec, nn.Module]:
         std=config.std or dataset.std,
         weights=weights,
         vocabulary=dataset.vocabulary,
+        is_dense=dataset.task.is_dense,
     )
 
 

@@ -6,8 +6,9 @@ sides where a network is compared with its own branch (`branch_kl`). Here each l
 """
 
 from edgekd_kernels.activation import activation_boundary, partial_l2, relu_margin
-from edgekd_kernels.contrastive import info_nce
+from edgekd_kernels.contrastive import bank_similarity, crd, crd_log_normaliser, info_nce
 from edgekd_kernels.correlation import batch_correlation, class_correlation, dist, mlkd
+from edgekd_kernels.gradient import gradient_match
 from edgekd_kernels.gram import (
     cka_dissimilarity,
     correlation_congruence,
@@ -29,6 +30,7 @@ from edgekd_kernels.spatial import (
     nst,
     pkd,
     pooled_mse,
+    projected_match,
     vid,
 )
 from edgekd_kernels.supervised import gaussian_kl, gaussian_nll, pixel_cross_entropy
@@ -36,8 +38,11 @@ from edgekd_kernels.tokens import hidden_relation
 
 __all__ = [
     "attention_transfer",
+    "bank_similarity",
     "cka_dissimilarity",
     "correlation_congruence",
+    "crd",
+    "crd_log_normaliser",
     "batch_correlation",
     "branch_kl",
     "class_correlation",
@@ -50,6 +55,7 @@ __all__ = [
     "gaussian_kl",
     "gaussian_nll",
     "hidden_relation",
+    "gradient_match",
     "hint_l2",
     "hint_mse",
     "info_nce",
@@ -67,6 +73,7 @@ __all__ = [
     "pkd",
     "pkt",
     "pooled_mse",
+    "projected_match",
     "rkd_angle",
     "rkd_distance",
     "self_supervision",

@@ -288,3 +288,19 @@ def test_a_cuda_device_that_is_not_there_is_refused(run):
         pytest.skip("this machine has a CUDA GPU")
     with pytest.raises(ConfigError, match="cuda"):
         run("plain", settings=TrainSettings(epochs=1, device="cuda"))
+
+
+def test_adamw_takes_a_first_step_of_the_learning_rate_after_shrinking_the_weights(run):
+    lr, decay = 0.01, 0.1
+    one_step = {"batch_size": 128, "augment": "none", "device": "cpu", "select": "last", "schedule": "constant"}
+    before = _weights(run("plain", settings=TrainSettings(epochs=1, lr=1e-12, optimizer="adamw", **one_step)))
+    settings = TrainSettings(epochs=1, lr=lr, optimizer="adamw", weight_decay=decay, **one_step)
+    after = _weights(run("plain", settings=settings))
+    moved = []
+    for name in before:
+        if name.endswith(("weight", "bias")):
+            moved.append(((after[name] - before[name] * (1 - lr * decay)).abs() / lr).flatten())
+    steps = torch.cat(moved)
+    # |m / (sqrt(v) + eps)| is 1 after one step, but where the gradient is near eps (1e-8).
+    assert steps.max().item() == pytest.approx(1.0, abs=1e-3)
+    assert (steps > 0.99).float().mean() > 0.95

@@ -161,6 +161,45 @@ def test_input_gradient_of_tokens_is_that_of_finite_differences_at_their_embeddi
     assert net.backbone.get_submodule("net.classifier").weight.grad.abs().sum() > 0
 
 
+def _with_gradients(student, teacher, tokens):
+    student.tap((), input_gradient=True)
+    teacher.tap((), input_gradient=True)
+    return student(tokens), teacher(tokens).detached()
+
+
+def test_gradient_match_gives_each_token_a_direction_and_padding_none(batch):
+    mine, theirs = _with_gradients(_net("bert2-w32", 0), _net("bert3-w32", 1), batch.inputs)
+    specs = [trace_spec(_net(text, 0), (6,)) for text in ("bert2-w32", "bert3-w32")]
+    value = build_term("gradient-match", *specs, {})(mine, theirs, batch, STEP)
+    distances = 0.0
+    for row, length in enumerate(LENGTHS):
+        s, t = (_unit(trace.input_gradient[row, :length].detach().double().numpy()) for trace in (mine, theirs))
+        distances += ((s - t) ** 2).sum()
+    assert value.mean().item() == pytest.approx(distances / sum(LENGTHS), rel=1e-5)
+
+
+def test_steps_on_gradient_match_alone_turn_the_students_gradients_to_the_teachers(batch):
+    teacher, student = _net("bert2-w32", 1), _net("bert:depth=1,width=32,embeddings=frozen", 0)
+    teacher.freeze()
+    words = "net.bert.embeddings.word_embeddings.weight"
+    frozen = student.backbone.state_dict()[words].clone()
+    term = build_term("gradient-match", trace_spec(student, (6,)), trace_spec(teacher, (6,)), {})
+    optimizer = torch.optim.Adam(student.parameters(), lr=3e-3)
+
+    def cosine():
+        mine, theirs = _with_gradients(student, teacher, batch.inputs)
+        each = torch.nn.functional.cosine_similarity(mine.input_gradient, theirs.input_gradient, dim=2)
+        return each[batch.inputs != 0].mean().item()
+
+    before = cosine()
+    for _ in range(30):
+        optimizer.zero_grad()
+        term(*_with_gradients(student, teacher, batch.inputs), batch, STEP).mean().backward()
+        optimizer.step()
+    assert cosine() > before + 0.2
+    assert torch.equal(student.backbone.state_dict()[words], frozen)
+
+
 def test_input_gradient_of_a_frozen_teacher_carries_no_graph(tokens):
     net = _net("bert2-w32", 0)
     net.freeze()

@@ -9,11 +9,17 @@ import pytest
 import torch
 from edgekd_kernels import functional as K
 
-NOT_LOSSES = {"linear_cka", "relu_margin", "view_similarity"}
+NOT_LOSSES = {"crd_log_normaliser", "linear_cka", "relu_margin", "view_similarity"}
+UNTAUGHT = {"bank", "labels", "margin", "projection", "targets"}
 LEARNED_TEACHER_SIDE = {("info_nce", "teacher_embedding")}
 REVERSED = {("curriculum_kl", "raw_temperature")}
 IS_TOKEN = torch.arange(5) < torch.tensor([[5], [1], [3], [0]])
-OPTIONS = {"curriculum_kl": {"gradient_scale": -1.0}, "hidden_relation": {"is_token": IS_TOKEN}}
+OPTIONS = {
+    "bank_similarity": {"rows": torch.tensor([[0, 3], [1, 0], [2, 2], [5, 4], [4, 1], [3, 0]])},
+    "crd": {"log_normaliser": torch.tensor(2.0), "bank_size": 20},
+    "curriculum_kl": {"gradient_scale": -1.0},
+    "hidden_relation": {"is_token": IS_TOKEN},
+}
 SHAPES = {
     "logits": (8, 5),
     "map": (4, 3, 4, 4),
@@ -31,6 +37,10 @@ SHAPES = {
     "outputs": (6, 4),
     "targets": (6, 2),
     "states": (4, 5, 3),
+    "gradient": (4, 5, 3),
+    "similarity": (4, 6),
+    "bank": (6, 5),
+    "projection": (3, 3),
 }
 LOSSES = sorted(set(K.__all__) - NOT_LOSSES)
 
@@ -38,7 +48,7 @@ LOSSES = sorted(set(K.__all__) - NOT_LOSSES)
 def _arguments(name, generator):
     tensors = {}
     for parameter in inspect.signature(getattr(K, name)).parameters.values():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY or parameter.name in OPTIONS.get(name, {}):
             continue
         if parameter.name == "labels":
             is_dense = name == "pixel_cross_entropy"
@@ -50,7 +60,7 @@ def _arguments(name, generator):
 
 
 def _is_taught(name, parameter):
-    is_teachers = parameter.startswith("teacher_") or parameter in ("labels", "margin", "targets")
+    is_teachers = parameter.startswith("teacher_") or parameter in UNTAUGHT
     return not is_teachers or (name, parameter) in LEARNED_TEACHER_SIDE
 
 
@@ -76,7 +86,7 @@ def test_the_teacher_gets_no_gradient(name):
             value.requires_grad_()
     getattr(K, name)(**tensors, **OPTIONS.get(name, {})).mean().backward()
     for key, value in tensors.items():
-        if key in ("labels", "margin", "targets"):
+        if key in UNTAUGHT - {"bank", "projection"}:
             continue
         has_gradient = value.grad is not None and bool(value.grad.abs().sum() > 0)
         assert has_gradient == _is_taught(name, key), key

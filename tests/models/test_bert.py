@@ -28,7 +28,9 @@ def tokens():
 
 def test_logits_are_those_of_transformers_own_classifier(tokens):
     net = _network(is_pooled=True)
-    config = transformers.BertConfig(**{**net.bert.config.to_dict(), "num_labels": 3}, attn_implementation="sdpa")
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    known = {name: getattr(net.bert.config, name) for name in (*sizes, "max_position_embeddings")}
+    config = transformers.BertConfig(**known, num_labels=3, attn_implementation="sdpa")
     theirs = transformers.BertForSequenceClassification(config).eval()
     state = {f"bert.{name}": value for name, value in net.bert.state_dict().items()}
     state |= {f"bert.pooler.{name}": value for name, value in net.feature.state_dict().items()}
@@ -106,7 +108,7 @@ def test_impossible_sizes_are_refused(shape, message):
 
 
 def test_without_transformers_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "transformers.models.bert.modeling_bert", None)
     with pytest.raises(PreconditionError, match=r"edgekd\[text\]"):
         BertClassifier(SHAPE, 3)
 

@@ -141,6 +141,11 @@ def test_pictures_that_do_not_fit_are_refused(run_folder):
     renamed = _other(run_folder, pixels, np.zeros(20, np.int64), Task("classification", ("cat", "dog")))
     with pytest.raises(ConfigError, match="'errors' reads labels.*boundary, cka, consensus, invariance"):
         compare(run_folder, ProbeRequest(names=("errors",), other_data=renamed))
+    maps = _other(run_folder, pixels, np.zeros((20, 8, 8), np.int64), Task("segmentation", ("cat", "dog")))
+    events = []
+    with pytest.raises(ConfigError, match="the data are for segmentation"):
+        compare(run_folder, ProbeRequest(names=("consensus", "cka"), other_data=maps, listener=events.append))
+    assert not events
     assert _rows(run_folder, "consensus", other_data=renamed)["edges"].distilled.mean <= 1
 
 

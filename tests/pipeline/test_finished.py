@@ -11,7 +11,7 @@ import yaml
 from edgekd.core.artifacts import TrainedModel, from_json, to_json
 from edgekd.core.errors import ConfigError, DataError, StorageError
 from edgekd.distill import RunOptions, TrainSettings, load_recipe, run_recipe
-from edgekd.models import load_model
+from edgekd.models import build, load_model, save_weights, spec_for
 from edgekd.pipeline.config import load_config
 from edgekd.pipeline.finished import initial_student, load_finished, require_alone, teacher_of_run
 from edgekd.pipeline.ledger import Ledger, read_results
@@ -118,8 +118,25 @@ def test_the_initial_student_is_where_training_starts(finished):
         settings=settings,
         options=RunOptions(seed=1),
     )
-    start, other = initial_student(spec, 1), initial_student(spec, 0)
+    start, other = initial_student(run, 1), initial_student(run, 0)
     trained = dict(outcome.student.named_parameters())
     assert all(torch.allclose(value, trained[name]) for name, value in start.named_parameters())
     assert not all(torch.allclose(value, trained[name]) for name, value in other.named_parameters())
     assert not start.training
+
+
+def test_the_initial_student_takes_over_layers_of_the_teacher_where_the_run_did(finished, tmp_path):
+    pytest.importorskip("transformers", reason="extra 'text' is not installed")
+    facts = {"in_channels": 0, "num_classes": 3, "resolution": 8, "mean": (), "std": (), "vocabulary": 40}
+    teacher, student = (spec_for("bert", depth=depth, width=64, **facts) for depth in (4, 2))
+    torch.manual_seed(9)
+    network = build(teacher)
+    weights = save_weights(network, tmp_path / "teacher.safetensors", {})
+    taught = TrainedModel("teacher", teacher, weights, {}, "plain", 0)
+    run = load_finished(finished[0])
+    config = run.config.model_copy(update={"student": run.config.student.model_copy(update={"init": "spread"})})
+    begun = replace(run, config=config, teacher=taught, distilled=(replace(taught, role="distilled", spec=student),))
+    found, layers = initial_student(begun, 0).state_dict(), network.state_dict()
+    name = "net.bert.encoder.layer.{}.attention.self.query.weight"
+    assert torch.equal(found[name.format(0)], layers[name.format(1)])
+    assert torch.equal(found[name.format(1)], layers[name.format(3)])

@@ -18,21 +18,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from edgekd_kernels import functional as K
 from keep_result import RESULTS, clean_commit, cpu_name
-from torch import Tensor, nn
+from torch import nn
 
 from edgekd.core import atomic
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.seeds import derive_seed
 from edgekd.data import AUGMENTATIONS, Batch, DataConfig, Dataset, load_dataset, train_batches
-from edgekd.distill import RunOptions, TrainSettings, evaluate, fidelity, load_recipe, run_recipe
+from edgekd.distill import Recipe, RunOptions, TrainSettings, fidelity, load_recipe, run_recipe
 from edgekd.distill.probes import interpolated, with_new_statistics
 from edgekd.models import build, spec_for
 
 FIELDS = ("lam", "seed", "start_agreement", "train_agreement", "test_agreement", "test_kl", "test_accuracy")
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-EPOCHS, BATCH_SIZE, LR, TEMPERATURE = 20, 64, 0.05, 4.0
+LR = 0.05
+SETTINGS = TrainSettings(
+    epochs=20,
+    batch_size=64,
+    lr=LR,
+    nesterov=True,
+    weight_decay=1e-4,
+    augment="shift",
+    select="last",
+    device="cpu",
+    threads=1,
+)
+RECIPE = Recipe.model_validate(
+    {
+        "name": "soft-labels",
+        "title": "Soft labels alone",
+        "stages": [{"name": "student", "terms": [{"type": "kd", "temperature": 4.0}]}],
+    }
+)
 
 
 def main() -> None:
@@ -55,10 +72,9 @@ def main() -> None:
 def _teacher(dataset: Dataset) -> tuple[NetSpec, nn.Module]:
     facts = {"in_channels": 1, "num_classes": dataset.task.num_outputs, "resolution": dataset.resolution}
     spec = spec_for("resnet", depth=8, width=4, mean=dataset.mean, std=dataset.std, **facts)
-    settings = TrainSettings(epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LR, augment="shift", device="cpu", threads=1)
     plain = load_recipe("plain")
     outcome = run_recipe(
-        plain, student=spec, teacher=None, dataset=dataset, settings=settings, options=RunOptions(seed=1000)
+        plain, student=spec, teacher=None, dataset=dataset, settings=SETTINGS, options=RunOptions(seed=1000)
     )
     return spec, outcome.student
 
@@ -66,38 +82,28 @@ def _teacher(dataset: Dataset) -> tuple[NetSpec, nn.Module]:
 def _row(share: float, seed: int, spec: NetSpec, teacher: nn.Module, dataset: Dataset) -> dict[str, Any]:
     torch.manual_seed(derive_seed(seed, "student"))
     start = interpolated(teacher, build(spec), share=share)
-    start = with_new_statistics(start, (batch.inputs for batch in _batches(dataset, seed, epoch=0)))
+    start = with_new_statistics(start, (batch.inputs for batch in _batches(dataset, seed)))
     before = fidelity({"teacher": teacher, "student": start}, dataset.test)["agreement"]
-    student = _distilled(start, teacher, dataset, lr=share * LR, seed=seed)
+    student = start if share == 0 else _distilled(start, (spec, teacher), dataset, lr=share * LR, seed=seed)
     roles = {"teacher": teacher, "student": student}
     on_train, on_test = (fidelity(roles, split) for split in (dataset.train, dataset.test))
-    accuracy = evaluate(student, dataset.test).score
-    figures = (before, on_train["agreement"], on_test["agreement"], on_test["kl"], accuracy)
+    figures = (before, on_train["agreement"], on_test["agreement"], on_test["kl"], on_test["accuracy"])
     return dict(zip(FIELDS, (share, seed, *(f"{value:.4f}" for value in figures)), strict=True))
 
 
-def _distilled(student: nn.Module, teacher: nn.Module, dataset: Dataset, *, lr: float, seed: int) -> nn.Module:
-    # a loop of its own: recipes start students from random weights, which is what is varied here
-    student.requires_grad_(True)
-    steps = EPOCHS * (len(dataset.train) // BATCH_SIZE)
-    optimiser = torch.optim.SGD(student.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, eta_min=min(lr, 1e-6))
-    student.train()
-    for epoch in range(EPOCHS):
-        for batch in _batches(dataset, seed, epoch=epoch + 1):
-            with torch.no_grad():
-                expected: Tensor = teacher(batch.inputs)
-            loss = K.kd_kl(student(batch.inputs), expected, temperature=TEMPERATURE).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-    return student.eval()
+def _distilled(
+    start: nn.Module, teacher: tuple[NetSpec, nn.Module], dataset: Dataset, *, lr: float, seed: int
+) -> nn.Module:
+    settings = SETTINGS.model_copy(update={"lr": lr})
+    options = RunOptions(seed=seed, start=start.state_dict())
+    return run_recipe(
+        RECIPE, student=teacher[0], teacher=teacher, dataset=dataset, settings=settings, options=options
+    ).student
 
 
-def _batches(dataset: Dataset, seed: int, *, epoch: int) -> Iterator[Batch]:
+def _batches(dataset: Dataset, seed: int) -> Iterator[Batch]:
     shift = AUGMENTATIONS["shift"]
-    return train_batches(dataset.train, batch_size=BATCH_SIZE, epoch=epoch, seed=seed, augment=shift)
+    return train_batches(dataset.train, batch_size=SETTINGS.batch_size, epoch=0, seed=seed, augment=shift)
 
 
 def _result_path() -> Path:

@@ -5,6 +5,7 @@ figures. Importing this package registers the built-in ones in `PROBES`.
 """
 
 from edgekd.distill.probes.adversarial import adversarial, iterative_fgsm
+from edgekd.distill.probes.between import between_points_kl
 from edgekd.distill.probes.boundary import boundary, label_map_iou, plane_through
 from edgekd.distill.probes.channels import channels, matching_channels, top_channel_overlap
 from edgekd.distill.probes.complexity import adjusted_complexity, complexity, tangent_kernel
@@ -29,6 +30,7 @@ __all__ = [
     "SplitName",
     "adjusted_complexity",
     "adversarial",
+    "between_points_kl",
     "boundary",
     "calibration",
     "channels",

@@ -11,8 +11,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgekd.core.errors import ConfigError
-
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -116,12 +114,6 @@ def silhouettes(inputs: Tensor) -> Tensor:
 def inverted(inputs: Tensor) -> Tensor:
     """Return the negative."""
     return 1 - inputs
-
-
-def require_shares(what: str, values: tuple[float, ...]) -> None:
-    """Raise `ConfigError` unless there are values and all lie in 0..1."""
-    if not values or not all(0 <= value <= 1 for value in values):
-        raise ConfigError(f"{what} are {list(values)}: give at least one, each between 0 and 1")
 
 
 def _factors(rng: np.random.Generator, count: int, reach: float) -> Tensor:

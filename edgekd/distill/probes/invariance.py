@@ -9,9 +9,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 from torch import Tensor, nn
 
+from edgekd.core.errors import ConfigError
 from edgekd.data import Split
 from edgekd.distill.probes.answers import decisions
-from edgekd.distill.probes.changes import colour_jittered, cropped, require_shares, shifted
+from edgekd.distill.probes.changes import colour_jittered, cropped, shifted
 from edgekd.distill.probes.pictures import chance_of, draw
 from edgekd.distill.probes.probe import PROBES, Figures, Models, Probe, by_role
 
@@ -54,7 +55,8 @@ def invariance(
     Reference:
         Ojha et al. 2023, arXiv 2205.16004: ranges of colour; those of shifts and crops are ours.
     """
-    require_shares("strengths", strengths)
+    if not strengths or not all(0 <= strength <= 1 for strength in strengths):
+        raise ConfigError(f"strengths are {list(strengths)}: give at least one, each between 0 and 1")
     pictures = draw(split, images=images, seed=seed)
     pairs = {
         f"{change}@{strength:g}": _pair(change, pictures.inputs, strength, seed)

@@ -74,12 +74,13 @@ class Probe:
             ConfigError: A role is missing, the split is of another task, an option is unknown or out of range, or the
                 networks do not fit.
         """
-        self._require_fit(split)
+        self.require_fit(split)
         for role in self.needs:
             network_of(models, role)
         return self.compare(models, split, **checked_options("probe", self.compare, options))
 
-    def _require_fit(self, split: Split) -> None:
+    def require_fit(self, split: Split) -> None:
+        """Raise `ConfigError` where the split is of a task or holds inputs that the probe is not for."""
         if split.task.kind not in self.tasks:
             raise ConfigError(f"this probe is for {' and '.join(self.tasks)}, the data are for {split.task.kind}")
         if self.needs_pictures and len(split.inputs.shape) != _PICTURE_AXES:

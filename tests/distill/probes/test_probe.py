@@ -28,6 +28,7 @@ def _run(name, roles, split):
 def test_the_probes_of_the_papers_are_registered():
     assert set(PROBES) == {
         "adversarial",
+        "between-points-kl",
         "boundary",
         "calibration",
         "channels",
