@@ -30,8 +30,8 @@ def _assert_same(one, other):
     ]
 
 
-# Adapters, attachments of both networks, masks by chance, learned temperatures, margins, trajectories, live networks.
-METHODS = ["ctkd", "dgkd-stochastic", "ekd", "mas", "mgd", "ofd", "online-checkpoints", "sskd"]
+# Memory banks, learned temperatures, live networks, attachments, masks by chance, margins, trajectories, views.
+METHODS = ["crd", "ctkd", "dgkd-stochastic", "ekd", "mas", "mgd", "ofd", "online-checkpoints", "sskd"]
 
 
 @pytest.mark.parametrize("method", METHODS)

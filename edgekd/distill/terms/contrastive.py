@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -145,6 +147,15 @@ class ContrastiveRepresentation(nn.Module):
         self.student_bank = self._renewed(self.student_bank, own, mine.detach())
         self.teacher_bank = self._renewed(self.teacher_bank, own, theirs.detach())
         return over_labelled(losses.new_zeros(len(batch)).index_copy(0, kept, losses), batch)
+
+    def memory(self) -> dict[str, Any]:
+        """Return the constants of the first batch, for a run that is interrupted."""
+        return {"log_normalisers": self.log_normalisers}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Take up what `memory` returned."""
+        first, second = (each.to(self.teacher_bank.device) for each in memory["log_normalisers"])
+        self.log_normalisers = (first, second)
 
     def _rows(self, own: Tensor, generator: torch.Generator) -> Tensor:
         """Return int64 `[B, 1 + m]`: each sample's own row, then rows of other classes."""
