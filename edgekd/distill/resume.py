@@ -43,7 +43,7 @@ class Resumption:
 
 @runtime_checkable
 class Remembering(Protocol):
-    """A part of a run that what comes next depends on, beyond parameters and buffers of modules."""
+    """A part of a run, not a module, that what comes next depends on."""
 
     def memory(self) -> dict[str, Any]:
         """Return tensors and plain values."""
@@ -184,9 +184,7 @@ class Bookmark:
 
 def _state(part: Any) -> Any:
     if isinstance(part, nn.Module):
-        # Buffers that are never exported, such as memory banks, are not in the state dict.
-        tensors = _copied({**part.state_dict(), **dict(part.named_buffers())})
-        return {"tensors": tensors, "memories": {name: one.memory() for name, one in _remembering(part)}}
+        return _copied(part.state_dict())
     if isinstance(part, torch.optim.Optimizer):
         state = part.state_dict()["state"]
         return [[index, dict(values)] for index, values in state.items()]
@@ -195,21 +193,12 @@ def _state(part: Any) -> Any:
 
 def _restore(part: Any, state: Any) -> None:
     if isinstance(part, nn.Module):
-        own, tensors = part.state_dict().keys(), state["tensors"]
-        part.load_state_dict({name: value for name, value in tensors.items() if name in own})
-        for name, buffer in part.named_buffers():
-            buffer.copy_(tensors[name])
-        for name, one in _remembering(part):
-            one.remember(state["memories"][name])
+        part.load_state_dict(state)
     elif isinstance(part, torch.optim.Optimizer):
         groups = part.state_dict()["param_groups"]
         part.load_state_dict({"state": dict(state), "param_groups": groups})
     else:
         part.remember(state)
-
-
-def _remembering(module: nn.Module) -> list[tuple[str, Remembering]]:
-    return [(name, one) for name, one in module.named_modules() if isinstance(one, Remembering)]
 
 
 def _copied(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

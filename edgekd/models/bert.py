@@ -167,7 +167,7 @@ def _problems(shape: Shape) -> list[str]:
 
 
 def _tensor(output: Any) -> Tensor:
-    """Return a layer's states; transformers before 4.54 or so wraps them in a tuple."""
+    """Return a layer's states, which older versions of transformers wrap in a tuple."""
     return cast(Tensor, output[0] if isinstance(output, tuple) else output)
 
 

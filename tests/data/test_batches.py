@@ -46,6 +46,12 @@ def test_eval_batches_gives_every_row_once_in_order() -> None:
     np.testing.assert_array_equal(torch.cat([batch.inputs for batch in batches]).numpy(), expected)
 
 
+def test_eval_batches_are_smaller_for_large_inputs_by_default() -> None:
+    assert [len(batch) for batch in eval_batches(_split(600, side=2))] == [256, 256, 88]
+    assert [len(batch) for batch in eval_batches(_split(5, side=700))] == [2, 2, 1]
+    assert [len(batch) for batch in eval_batches(_split(2, side=1300))] == [1, 1]
+
+
 def test_batch_has_the_types_the_trainer_expects() -> None:
     batch = next(eval_batches(_split(), batch_size=3))
     assert (batch.inputs.dtype, batch.inputs.shape) == (torch.float32, (3, 3, 8, 8))

@@ -30,8 +30,12 @@ def _assert_same(one, other):
     ]
 
 
-# Memory banks, learned temperatures, live networks, attachments, masks by chance, margins, trajectories, views.
-METHODS = ["crd", "ctkd", "dgkd-stochastic", "ekd", "mas", "mgd", "ofd", "online-checkpoints", "sskd"]
+# Adapters, attachments of both networks, masks by chance, learned temperatures, margins, trajectories, live networks,
+# memory banks, what is prepared before a stage.
+METHODS = [
+    "crd", "ctkd", "curriculum-extraction", "dgkd-stochastic", "ekd", "kcd-trained", "mas", "mgd", "ofd",
+    "online-checkpoints", "sskd", "xcl",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -113,8 +113,8 @@ def _trace(logits, **aux):
 VECTORS_ONLY = {"byot", "mag", "mas", "sskd"}
 ROWS_OF_LOGITS = {"ctkd", "dist", "dkd", "logit-standardization", "mlkd", "nkd"}
 FEATURES = {
-    "ab", "at", "cc", "cka", "cwd", "fitnet", "fitnet-normalized", "fsp", "ft", "info-nce", "mgd", "nst", "ofd", "pkd",
-    "pkt", "reviewkd", "rkd", "sp", "vid",
+    "ab", "at", "cc", "cka", "curriculum-extraction", "cwd", "fitnet", "fitnet-normalized", "fsp", "ft", "info-nce",
+    "kcd", "mgd", "nst", "ofd", "pkd", "pkt", "reviewkd", "rkd", "sp", "vid", "xcl",
 }  # fmt: skip
 
 
@@ -141,7 +141,14 @@ def test_methods_on_classes_refuse_regression_before_training(values, method):
         _check(values, method)
 
 
-@pytest.mark.parametrize("method", ["plain", "kd", "dkd", "mas", "fitnet", "sp"])
+@pytest.mark.parametrize("method, words", [("crd", "other classes of inputs"), ("gkd", "the top class's probability")])
+def test_methods_on_the_class_of_an_input_refuse_both_before_training(maps, values, method, words):
+    for dataset in (maps, values):
+        with pytest.raises(ConfigError, match=words):
+            _check(dataset, method)
+
+
+@pytest.mark.parametrize("method", ["plain", "kd", "dkd", "mas", "fitnet", "sp", "crd", "kcd", "gkd", "xcl"])
 def test_methods_fit_networks_of_several_modalities(modalities, method):
     _check(modalities, method)
 
@@ -304,6 +311,20 @@ def test_maps_are_learnt_and_judged_as_scikit_learn_does(maps):
     follower = _run(maps, "kd", teacher=(spec, outcome.student), epochs=25)[1]
     assert set(follower.history[0].terms) == {"cross-entropy", "kd"}
     assert evaluate(follower.student, maps.test).score > 0.5
+
+
+def test_ignored_pixels_are_not_evaluated(maps):
+    torch.manual_seed(0)
+    labels = maps.val.labels.copy()
+    labels[:, 3:] = IGNORED
+    split = dataclasses.replace(maps.val, labels=labels)
+    logits = torch.randn(len(split), 3, 8, 8)
+    found = evaluate(_Answers(logits), split)
+    assert found.nll == pytest.approx(
+        F.cross_entropy(logits[:, :, :3], torch.from_numpy(labels[:, :3])).item(), rel=1e-5
+    )
+    decided = logits.argmax(1).numpy()[:, :3]
+    assert found.score == pytest.approx(jaccard_score(labels[:, :3].ravel(), decided.ravel(), average="macro"))
 
 
 def test_values_are_learnt_and_judged_as_scikit_learn_does(values):

@@ -62,7 +62,8 @@ def test_every_other_method_fits_or_is_refused_with_its_reason(method, dataset, 
     try:
         _check(load_recipe(method), dataset, networks)
     except ConfigError as error:
-        assert re.search(r"feature map|\[B, C, H, W\]|the network has 0 maps|does not fit this task", str(error)), error
+        reasons = r"feature map|\[B, C, H, W\]|the network has 0 maps|does not fit this task|only pictures can be mixed"
+        assert re.search(reasons, str(error)), error
 
 
 def test_the_recipe_on_the_page_trains_a_student(dataset, networks, tmp_path):

@@ -78,7 +78,7 @@ def test_zoo_teacher_loads_its_weights(tmp_path):
 
 def test_zoo_teacher_without_weights_is_fresh():
     spec, teacher = load_teacher("resnet:depth=8,width=4,shortcut=B", **FACTS, weights=None)
-    assert spec.options == {"shortcut": "B"}
+    assert spec.options == {"shortcut": "B", "stem": "full"}
     assert (spec.depth, spec.width) == (8, 4)
     assert teacher(torch.rand(1, 3, 16, 16)).shape == (1, 4)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +81,7 @@ class ContrastiveRepresentation(nn.Module):
 
     student_bank: Tensor
     teacher_bank: Tensor
+    log_normalisers: Tensor
 
     def __init__(
         self,
@@ -100,13 +99,15 @@ class ContrastiveRepresentation(nn.Module):
                 f"crd: embedding_width {embedding_width}, negatives {negatives} and temperature {temperature} must be "
                 f"positive, momentum {momentum} in [0, 1)"
             )
+        if student.kind != "classification":
+            raise ConfigError(f"crd takes negatives from other classes of inputs, this task is {student.kind}; use sp")
         self.temperature, self.momentum, self.negatives = temperature, momentum, negatives
         self.needs = Needs((student.penultimate,), (teacher.penultimate,))
         self.student_head = nn.Linear(math.prod(shape_of(student, student.penultimate)), embedding_width)
         self.teacher_head = nn.Linear(math.prod(shape_of(teacher, teacher.penultimate)), embedding_width)
         for name in ("student_bank", "teacher_bank"):
-            self.register_buffer(name, torch.empty(0, embedding_width), persistent=False)
-        self.log_normalisers: tuple[Tensor, Tensor] | None = None
+            self.register_buffer(name, torch.empty(0, embedding_width))
+        self.register_buffer("log_normalisers", torch.full((2,), torch.nan))
         self._labels = torch.empty(0, dtype=torch.int64)
 
     def prepare(self, preparation: Preparation) -> None:
@@ -139,23 +140,13 @@ class ContrastiveRepresentation(nn.Module):
         pairs = ((mine, self.teacher_bank), (theirs, self.student_bank))
         similarities = [K.bank_similarity(each, bank, rows, temperature=self.temperature) for each, bank in pairs]
         size = len(self.teacher_bank)
-        if self.log_normalisers is None:
-            first, second = (K.crd_log_normaliser(similarity, size) for similarity in similarities)
-            self.log_normalisers = (first, second)
+        estimates = torch.stack([K.crd_log_normaliser(similarity, size) for similarity in similarities])
+        self.log_normalisers = torch.where(self.log_normalisers.isnan(), estimates, self.log_normalisers)
         sides = zip(similarities, self.log_normalisers, strict=True)
         losses = torch.stack([K.crd(similarity, normaliser, size) for similarity, normaliser in sides]).sum(dim=0)
         self.student_bank = self._renewed(self.student_bank, own, mine.detach())
         self.teacher_bank = self._renewed(self.teacher_bank, own, theirs.detach())
         return over_labelled(losses.new_zeros(len(batch)).index_copy(0, kept, losses), batch)
-
-    def memory(self) -> dict[str, Any]:
-        """Return the constants of the first batch, for a run that is interrupted."""
-        return {"log_normalisers": self.log_normalisers}
-
-    def remember(self, memory: Mapping[str, Any]) -> None:
-        """Take up what `memory` returned."""
-        first, second = (each.to(self.teacher_bank.device) for each in memory["log_normalisers"])
-        self.log_normalisers = (first, second)
 
     def _rows(self, own: Tensor, generator: torch.Generator) -> Tensor:
         """Return int64 `[B, 1 + m]`: each sample's own row, then rows of other classes."""
