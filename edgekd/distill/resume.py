@@ -62,12 +62,14 @@ class Bookmark:
         resumption: How it can be interrupted.
         key: Digest of everything the run depends on.
         device: Where it trains.
+        initial: State of each network before any stage; what stays like that (a teacher) is not written.
         saved: What its file said when the run began, or None.
     """
 
     resumption: Resumption
     key: str
     device: torch.device
+    initial: Mapping[str, dict[str, torch.Tensor]]
     saved: dict[str, Any] | None = None
     _stage: int = 0
     _before: dict[str, Any] = field(default_factory=dict)
@@ -86,7 +88,8 @@ class Bookmark:
         saved = load_tree(resumption.path) if resumption.path.exists() else None
         if saved is not None and saved["key"] != key:
             raise ConfigError(f"{resumption.path} is the state of another run: remove it or take another file")
-        return cls(resumption, key, device, saved)
+        initial = {role: _copied(net.state_dict()) for role, net in session.nets.items()}
+        return cls(resumption, key, device, initial, saved)
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -102,9 +105,9 @@ class Bookmark:
         self._stage = stage
         if self.saved is not None and stage == self.saved["stage"]:
             self._before = self.saved["before"]
-            _restore_session(session, self._before, self.device)
+            self._restore_session(session, self._before)
         else:
-            self._before = _session_state(session, self.device)
+            self._before = self._session_state(session)
 
     def resumed(self, parts: Sequence[Any], session: Session) -> int:
         """Bring a stage's parts to where they stood; returns the epochs done in it."""
@@ -113,7 +116,7 @@ class Bookmark:
             return 0
         for part, state in zip(parts, saved["parts"], strict=True):
             _restore(part, state)
-        _restore_session(session, saved["now"], self.device)
+        self._restore_session(session, saved["now"])
         self.saved = None
         return int(saved["epochs"])
 
@@ -139,7 +142,7 @@ class Bookmark:
             "epochs": epochs,
             "before": self._before,
             "parts": [_state(part) for part in parts],
-            "now": _session_state(session, self.device),
+            "now": self._session_state(session),
             "history": [dataclasses.asdict(record) for record in history],
         }
         save_tree(self.resumption.path, tree)
@@ -151,30 +154,32 @@ class Bookmark:
         """Remove the file of a run that is done."""
         self.resumption.path.unlink(missing_ok=True)
 
+    def _session_state(self, session: Session) -> dict[str, Any]:
+        is_cuda = self.device.type == "cuda"
+        return {
+            "nets": {role: _changed(net.state_dict(), self.initial[role]) for role, net in session.nets.items()},
+            "trajectories": {
+                role: [[one.progress, dict(one.state)] for one in checkpoints]
+                for role, checkpoints in session.trajectories.items()
+            },
+            "policies": {name: _state(policy) for name, policy in session.policies.items()},
+            "random": [torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if is_cuda else None],
+        }
 
-def _session_state(session: Session, device: torch.device) -> dict[str, Any]:
-    return {
-        "nets": {role: _copied(net.state_dict()) for role, net in session.nets.items()},
-        "trajectories": {
-            role: [[one.progress, dict(one.state)] for one in checkpoints]
-            for role, checkpoints in session.trajectories.items()
-        },
-        "policies": {name: _state(policy) for name, policy in session.policies.items()},
-        "random": [torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None],
-    }
-
-
-def _restore_session(session: Session, state: Mapping[str, Any], device: torch.device) -> None:
-    for role, net in session.nets.items():
-        net.load_state_dict(state["nets"][role])
-    session.trajectories.clear()
-    for role, checkpoints in state["trajectories"].items():
-        session.trajectories[role] = [Checkpoint(progress, _moved(one, device)) for progress, one in checkpoints]
-    for name, policy in session.policies.items():
-        _restore(policy, state["policies"][name])
-    torch.set_rng_state(state["random"][0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["random"][1], device)
+    def _restore_session(self, session: Session, state: Mapping[str, Any]) -> None:
+        for role, net in session.nets.items():
+            net.load_state_dict({**self.initial[role], **state["nets"][role]})
+        session.trajectories.clear()
+        for role, checkpoints in state["trajectories"].items():
+            session.trajectories[role] = [
+                Checkpoint(progress, {name: value.to(self.device) for name, value in one.items()})
+                for progress, one in checkpoints
+            ]
+        for name, policy in session.policies.items():
+            _restore(policy, state["policies"][name])
+        torch.set_rng_state(state["random"][0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random"][1], self.device)
 
 
 def _state(part: Any) -> Any:
@@ -200,5 +205,5 @@ def _copied(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
-def _moved(state: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    return {name: value.to(device) for name, value in state.items()}
+def _changed(state: Mapping[str, torch.Tensor], initial: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in _copied(state).items() if not torch.equal(value, initial[name])}

@@ -16,7 +16,6 @@ from edgekd.data import DataConfig, load_dataset
 @pytest.fixture
 def methods(bench, tmp_path, monkeypatch):
     module = bench("methods")
-    monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(module, "ProcessPoolExecutor", _Here)
     return module
 
@@ -42,8 +41,9 @@ class _Here:
 
 
 @pytest.fixture
-def terms(methods):
-    return methods.Terms("digits", None, "cpu", epochs=1, limit=200, commit="abc1234")
+def terms(methods, tmp_path):
+    state = str(tmp_path / "state")
+    return methods.Terms("digits", None, "cpu", epochs=1, limit=200, commit="abc1234", state=state)
 
 
 def _rows(path):
@@ -65,7 +65,7 @@ def test_a_study_trains_the_teacher_once_and_a_failure_is_a_row(methods, terms, 
     for method in ("kd", "plain", "teacher"):
         assert 0 < float(by_method[method]["test_accuracy"]) < 1 and by_method[method]["error"] == ""
     assert float(by_method["kd"]["ms_per_step"]) > 0
-    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 1
+    assert len(list((tmp_path / "state").glob("*.safetensors"))) == 1
 
 
 def test_the_accuracy_is_that_of_the_last_epochs_student_on_the_test_images(methods, terms, tmp_path):
@@ -106,10 +106,10 @@ def test_what_pauses_is_no_row_and_goes_on_to_the_same_figure(methods, terms, tm
     twice = dataclasses.replace(terms, epochs=2)
     (whole,) = _study(methods, twice, tmp_path / "whole.csv", jobs)
     assert methods.trained(twice, methods.Job(*jobs[0]), -math.inf) is None
-    assert [file.name[:14] for file in (methods.CACHE / "states").iterdir()] == ["digits-plain-0"]
+    assert [file.name[:14] for file in (tmp_path / "state" / "paused").iterdir()] == ["digits-plain-0"]
     (resumed,) = _study(methods, twice, tmp_path / "resumed.csv", jobs)
     assert resumed["test_accuracy"] == whole["test_accuracy"]
-    assert not list((methods.CACHE / "states").iterdir())
+    assert not list((tmp_path / "state" / "paused").iterdir())
 
 
 def test_on_a_gpu_everything_stays_there_in_bf16(methods, terms):

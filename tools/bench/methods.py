@@ -38,7 +38,7 @@ from edgekd.core.digest import sha256_of_json
 
 FIELDS = ("pair", "method", "seed", "val_accuracy", "test_accuracy", "seconds", "ms_per_step", "commit", "error")
 TEACHER = "teacher"
-CACHE = ROOT / "runs" / "methods"
+STATE = ROOT / "runs" / "methods"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Terms:
         limit: Training images in place of the suite's, for a trial; or None.
         commit: Of the code.
         compile: Mode of torch.compile on a GPU.
+        state: Folder of trained teachers and interrupted runs.
     """
 
     suite: str
@@ -62,6 +63,7 @@ class Terms:
     limit: int | None
     commit: str
     compile: str = "default"
+    state: str = str(STATE)
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,9 @@ def main() -> None:
         arguments.limit,
         commit,
         arguments.compile,
+        arguments.state,
     )
-    path = arguments.into or RESULTS / result_name(terms)
+    path = arguments.into or arguments.results / result_name(terms)
     stop_at = time.monotonic() + 60 * arguments.slice_minutes
     study(terms, wanted(arguments), path, jobs=arguments.jobs, stop_at=stop_at)
 
@@ -105,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, help="for a trial; the file's name says so")
     parser.add_argument("--limit", type=int, help="training images, for a trial; the file's name says so")
     parser.add_argument("--commit", help="of the code, where there is no git; HEAD")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result file")
+    parser.add_argument("--state", default=str(STATE), help="folder of trained teachers and interrupted runs")
     parser.add_argument("--into", type=Path, help="result file to go on with")
     return parser
 
@@ -246,8 +251,8 @@ def _resumption(terms: Terms, job: Job, stop_at: float) -> Any:
     from edgekd.distill import Resumption
 
     name = _plain("-".join([terms.suite, job.pair, Path(job.method).stem, str(job.seed)]))
-    key = sha256_of_json([asdict(terms), asdict(job)])[:16]
-    return Resumption(CACHE / "states" / f"{name}-{key}.safetensors", stop_at)
+    key = sha256_of_json([{**asdict(terms), "state": ""}, asdict(job)])[:16]
+    return Resumption(Path(terms.state) / "paused" / f"{name}-{key}.safetensors", stop_at)
 
 
 def _spec(terms: Terms, net: str) -> Any:
@@ -277,7 +282,7 @@ def _teacher(terms: Terms, pair: str, stop_at: float = math.inf) -> tuple[Any, A
     if terms.epochs is None:
         settings = settings.model_copy(update={"epochs": chosen.teacher_epochs})
     key = sha256_of_json([spec.digest, settings.model_dump(mode="json"), dataset.digest])[:16]
-    path = CACHE / f"{terms.suite}-{_plain(spec.name)}-{key}.safetensors"
+    path = Path(terms.state) / f"{terms.suite}-{_plain(spec.name)}-{key}.safetensors"
     module = build(spec)
     if path.exists():
         load_weights(module, path)

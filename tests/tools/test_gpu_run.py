@@ -1,0 +1,106 @@
+"""The program for a machine with a GPU, on a machine without: refusals, resuming, and a miniature of the study."""
+
+import csv
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tools" / "gpu" / "run.py"
+
+
+@pytest.fixture
+def run():
+    spec = importlib.util.spec_from_file_location("gpu_run", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_run"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["gpu_run"]
+
+
+@pytest.fixture
+def plan(run, tmp_path):
+    return run.Plan(
+        commit="0000000",
+        data=None,
+        device="cpu",
+        epochs=1,
+        limit=64,
+        methods="kd",
+        pairs="resnet56-resnet20",
+        seeds=1,
+        compile="no",
+        results=tmp_path / "results",
+        state=tmp_path / "state",
+        stop_at=time.monotonic() + 600,
+    )
+
+
+def test_a_step_whose_packages_are_missing_names_them(run, plan, monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in ("yaml", "accelerate") else found(name)
+    )
+    assert run.run_step("methods", plan) == 5
+    assert "this Python lacks accelerate, PyYAML" in capsys.readouterr().out
+
+
+def test_what_the_engine_needs_is_what_it_imports(run):
+    script = "import sys, edgekd.distill, edgekd.data; print(*{name.partition('.')[0] for name in sys.modules})"
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert set(run.ENGINE) <= loaded
+    others = {"sklearn", "onnx", "onnxruntime", "typer", "rich", "jinja2", "filelock", "scipy", "timm"} & loaded
+    brought_by_torch = {"jinja2", "filelock", "sympy"}
+    assert others <= brought_by_torch
+
+
+def test_a_slice_that_is_over_starts_nothing(run, plan, capsys):
+    import dataclasses
+
+    over = dataclasses.replace(plan, stop_at=time.monotonic() + 5)
+    assert run.run_step("methods", over) == 0 and run.run_step("tests", over) == 0
+    assert capsys.readouterr().out.count("not started") == 2
+    assert run.run_step("nosuch", plan) == 2
+
+
+def test_outcomes_of_tests_are_read_from_junit(run):
+    text = """<testsuites><testsuite>
+      <testcase classname="a" name="one"/>
+      <testcase classname="a" name="two"><failure message="assert 1 == 2&#10;more">trace</failure></testcase>
+      <testcase classname="b" name="three"><skipped message="no GPU"/></testcase>
+    </testsuite></testsuites>"""
+    assert run.test_outcomes(text) == {
+        "a.one": "passed",
+        "a.two": "failed: assert 1 == 2",
+        "b.three": "skipped: no GPU",
+    }
+
+
+def test_a_miniature_of_the_cifar100_study_runs_on_a_cpu_and_resumes(plan, tmp_path):
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 96), ("test", 40)):
+        pixels = rng.integers(0, 256, (count, 8, 8, 3), np.uint8)
+        np.savez(packed / f"{name}-000.npz", images=pixels, labels=np.arange(count) % 4)
+    (packed / "classes.txt").write_text("a\nb\nc\nd\n")
+    command = [sys.executable, str(SCRIPT), "--steps=methods", "--device=cpu", "--commit=0000000", f"--data={packed}"]
+    command += ["--epochs=2", "--limit=64", "--pairs=resnet56-resnet20", "--methods=plain,kd", "--seeds=1"]
+    command += [f"--results={tmp_path / 'results'}", f"--state={tmp_path / 'state'}", "--minutes=5"]
+    first = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "3 rows, 0 to go" in first.stderr
+    (file,) = (tmp_path / "results").iterdir()
+    assert file.name.startswith("methods-cifar100-epochs2-limit64_cpu-")
+    rows = {row["method"]: row for row in csv.DictReader(file.open())}
+    assert {name: row["error"] for name, row in rows.items()} == {"teacher": "", "plain": "", "kd": ""}
+    assert all(row["val_accuracy"] == "" and 0 <= float(row["test_accuracy"]) <= 1 for row in rows.values())
+    again = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "3 rows, 0 to go" in again.stderr and "kd" not in again.stdout

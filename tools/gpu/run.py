@@ -1,0 +1,234 @@
+"""Everything that needs an NVIDIA GPU, in slices: tests, kernel benchmarks, accuracy on CIFAR-100.
+
+    PYTHONPATH=.:kernels:deploy/agent python tools/gpu/run.py --minutes 9 --data packed/ --commit abc1234
+
+Runs from the source tree, nothing is installed by it. Run it again to go on: what has a result file for the commit is
+done, the accuracy study goes on where it paused (its state lies in `--state`, keep that folder).
+
+Steps, what each needs beside torch, and its result under `tools/bench/results`:
+
+- `tests`: those marked `gpu`; pytest and what the engine needs. `gpu-tests_*.json`.
+- `kernels`: triton; runs once `tools/bench/kernels.py` exists. `kernels_*.csv`.
+- `methods`: what the engine needs (numpy, accelerate, pydantic, PyYAML, safetensors, Pillow) and `--data`, CIFAR-100
+  packed by `tools/bench/pack_images.py`. `methods-cifar100_*.csv`.
+
+A step whose packages are missing is refused with their names. They are plain wheels: on a machine of the same Python,
+`pip download --only-binary=:all: --no-deps` and `pip install --no-index --target packages` make a folder that travels;
+put it on PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE = ("numpy", "accelerate", "pydantic", "yaml", "safetensors", "PIL")
+_INSTALLED_AS = {"yaml": "PyYAML", "PIL": "Pillow"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one call does.
+
+    Attributes:
+        commit: Of the code.
+        data: Packed CIFAR-100, or None.
+        device: `"cuda"`, or `"cpu"` for a trial of the script.
+        epochs: In place of the suite's, for a trial; or None.
+        limit: Training images, for a trial; or None.
+        methods: Comma-separated, or None for the suite's.
+        pairs: Comma-separated, or None for all.
+        seeds: How many.
+        compile: Mode of torch.compile.
+        results: Where results go.
+        state: Where trained teachers and interrupted runs lie.
+        stop_at: `time.monotonic()` when the slice ends.
+    """
+
+    commit: str
+    data: str | None
+    device: str
+    epochs: int | None
+    limit: int | None
+    methods: str | None
+    pairs: str | None
+    seeds: int
+    compile: str
+    results: Path
+    state: Path
+    stop_at: float
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left of the slice."""
+        return self.stop_at - time.monotonic()
+
+
+def main() -> None:
+    """Run the steps that are asked for, one after the other, until the slice ends."""
+    arguments = _parser().parse_args()
+    given = {name: value for name, value in vars(arguments).items() if name not in ("minutes", "steps")}
+    plan = Plan(**given, stop_at=time.monotonic() + 60 * arguments.minutes)
+    codes = [run_step(name, plan) for name in arguments.steps.split(",")]
+    sys.exit(max(codes))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=9.0, help="length of this slice")
+    parser.add_argument("--steps", default=",".join(STEPS), help="which, in this order")
+    parser.add_argument("--data", help="packed CIFAR-100")
+    parser.add_argument("--commit", required=True, help="short hash of the code, for the names of the results")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu is a trial of this script")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--methods")
+    parser.add_argument("--pairs")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--compile", default="default", help="mode of torch.compile; no for none")
+    parser.add_argument("--results", type=Path, default=ROOT / "tools" / "bench" / "results")
+    parser.add_argument("--state", type=Path, default=ROOT / "runs" / "methods")
+    return parser
+
+
+def run_step(name: str, plan: Plan) -> int:
+    """Run one step unless it is done, cannot run or has no time; returns its exit status, 0 for a pause.
+
+    Args:
+        name: Key of `STEPS`.
+        plan: What this call does.
+    """
+    if name not in STEPS:
+        print(f"{name}: no such step; there are {', '.join(STEPS)}")
+        return 2
+    step = STEPS[name]
+    missing = missing_packages(step.needs)
+    if missing:
+        print(f"{name}: not run, this Python lacks {', '.join(missing)} (see --help for a folder that carries them)")
+        return 5
+    if plan.left_s < step.least_s:
+        print(f"{name}: not started, {plan.left_s:.0f} s are left of the slice and it needs {step.least_s:.0f}")
+        return 0
+    started = time.monotonic()
+    status = step.run(plan)
+    print(f"{name}: {time.monotonic() - started:.0f} s, status {status}", flush=True)
+    return status
+
+
+def missing_packages(names: tuple[str, ...]) -> list[str]:
+    """Return which of these import names cannot be found, by the name they are installed as."""
+    return [_INSTALLED_AS.get(name, name) for name in names if importlib.util.find_spec(name) is None]
+
+
+def _tests(plan: Plan) -> int:
+    path = plan.results / f"gpu-tests_{_where(plan)}.json"
+    if path.exists():
+        print(f"tests: done, {path}")
+        return 0
+    report = plan.state / "gpu-tests.xml"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", f"--junitxml={report}", "tests"]
+    status = _python(command, plan)
+    if status in (0, 1):
+        plan.results.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(test_outcomes(report.read_text(encoding="utf-8")), indent=1) + "\n")
+    nothing_marked = 5
+    return 0 if status == nothing_marked else status
+
+
+def test_outcomes(junit: str) -> Mapping[str, str]:
+    """Return the outcome of each test of a JUnit report: `passed`, `failed: WHY` or `skipped: WHY`."""
+    outcomes = {}
+    for case in ElementTree.fromstring(junit).iter("testcase"):  # noqa: S314 - written by our own pytest
+        problems = [child for child in case if child.tag in ("failure", "error", "skipped")]
+        words = "passed" if not problems else f"{problems[0].tag.replace('failure', 'failed')}: "
+        outcomes[f"{case.get('classname')}.{case.get('name')}"] = words + "".join(
+            (problem.get("message") or "").splitlines()[0] for problem in problems[:1] if problem.get("message")
+        )
+    return outcomes
+
+
+def _kernels(plan: Plan) -> int:
+    script = ROOT / "tools" / "bench" / "kernels.py"
+    if not script.exists():
+        print("kernels: tools/bench/kernels.py is not there yet")
+        return 0
+    path = plan.results / f"kernels_{_where(plan)}.csv"
+    return 0 if path.exists() else _python([str(script), "--into", str(path)], plan)
+
+
+def _methods(plan: Plan) -> int:
+    if plan.data is None:
+        print("methods: needs --data, CIFAR-100 packed by tools/bench/pack_images.py")
+        return 2
+    command = [str(ROOT / "tools" / "bench" / "methods.py"), "--suite", "cifar100"]
+    minutes = max(0.0, plan.left_s - 20) / 60
+    values = {
+        "data": plan.data,
+        "device": plan.device,
+        "commit": plan.commit,
+        "seeds": plan.seeds,
+        "compile": plan.compile,
+        "epochs": plan.epochs,
+        "limit": plan.limit,
+        "methods": plan.methods,
+        "pairs": plan.pairs,
+        "results": plan.results,
+        "state": plan.state,
+        "slice-minutes": f"{minutes:.2f}",
+    }
+    command += [f"--{name}={value}" for name, value in values.items() if value is not None]
+    return _python(command, plan)
+
+
+def _python(command: list[str], plan: Plan) -> int:
+    try:
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, timeout=max(1.0, plan.left_s), check=False)
+    except subprocess.TimeoutExpired:
+        print("stopped: the slice is over")
+        return 124
+    return done.returncode
+
+
+def _where(plan: Plan) -> str:
+    import torch
+
+    device = f"gpu-{torch.cuda.get_device_name()}" if plan.device == "cuda" else "cpu-trial"
+    name = re.sub(r"[^\w.]+", "-", device).strip("-")
+    return f"{name}_torch{torch.__version__.partition('+')[0]}_{plan.commit}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Attributes:
+        run: Does it; returns an exit status.
+        needs: Import names that it cannot do without.
+        least_s: Seconds below which it is not worth starting.
+    """
+
+    run: Callable[[Plan], int]
+    needs: tuple[str, ...]
+    least_s: float
+
+
+STEPS: Mapping[str, Step] = {
+    "tests": Step(_tests, ("torch", "pytest", *ENGINE), 60),
+    "kernels": Step(_kernels, ("torch", "triton", "numpy"), 60),
+    "methods": Step(_methods, ("torch", *ENGINE), 30),
+}
+
+
+if __name__ == "__main__":
+    main()
