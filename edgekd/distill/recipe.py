@@ -64,7 +64,7 @@ class Recipe(StrictModel):
         """Whether any part of it reads, trains or is shaped by a teacher."""
         if any(role.like == "teacher" or role.between is not None for role in self.roles.values()):
             return True
-        return "teacher" in _all_roles(self)
+        return "teacher" in self.attach or "teacher" in _all_roles(self)
 
     @property
     def digest(self) -> str:

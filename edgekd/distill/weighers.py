@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -27,6 +27,7 @@ class Moment:
         targets: The traces the term compared with, S of them.
         batch: The batch.
         step: Where training stands.
+        named: All targets of the learner by name, those of its other terms too.
     """
 
     values: Tensor
@@ -34,6 +35,7 @@ class Moment:
     targets: tuple[Trace, ...]
     batch: Batch
     step: Step
+    named: Mapping[str, Trace] = field(default_factory=dict)
 
 
 class Weigher(Protocol):
@@ -78,6 +80,44 @@ class LinearRamp:
         return self.start + (self.end - self.start) * progress
 
 
+class RunningMean:
+    """The mean of a quantity over the steps so far, the latest counting most.
+
+    Args:
+        memory: Share of the mean that the next step keeps, in [0, 1).
+        total: Sum of the values, each times what memory has left of it, `[]`; None before the first step.
+        mass: Sum of what memory has left of each.
+    """
+
+    def __init__(self, memory: float, *, total: Tensor | None = None, mass: float = 0.0) -> None:
+        self._memory, self.total, self.mass = memory, total, mass
+
+    def take(self, value: Tensor) -> None:
+        """Count a step's value, `[]`."""
+        before = torch.zeros_like(value) if self.total is None else self.total
+        self.total = self._memory * before + (1 - self._memory) * value
+        self.mass = self._memory * self.mass + (1 - self._memory)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, `[]`; raises `ValueError` before the first step."""
+        return self._known() / self.mass
+
+    def scale(self, size: float | Tensor) -> Tensor:
+        """Return what brings a positive quantity to a size on average; raises `ValueError` before the first step."""
+        return size * self.mass / self._known().clamp(min=torch.finfo(torch.float32).tiny)
+
+    def _known(self) -> Tensor:
+        if self.total is None:
+            raise ValueError("no step was counted yet")
+        return self.total
+
+
+def size_of(values: Tensor) -> Tensor:
+    """Return the mean magnitude of a term's values, `[]`."""
+    return values.float().abs().mean()
+
+
 @WEIGHERS.register("balanced")
 class Balanced:
     """A term on its own scale: its weight is divided by the running mean of its size, so weights are preferences.
@@ -90,17 +130,12 @@ class Balanced:
     def __init__(self, *, value: float = 1.0, memory: float = 0.99) -> None:
         if not 0 <= memory < 1:
             raise ConfigError(f"balanced: memory must be in [0, 1), got {memory}")
-        self._value, self._memory = value, memory
-        self._mean: Tensor | None = None
-        self._mass = 0.0
+        self._value, self._mean = value, RunningMean(memory)
 
     def __call__(self, moment: Moment) -> float | Tensor:
         """Return the weight, this step's values included in the mean."""
-        size = moment.values.float().abs().mean()
-        before = torch.zeros_like(size) if self._mean is None else self._mean
-        self._mean = self._memory * before + (1 - self._memory) * size
-        self._mass = self._memory * self._mass + (1 - self._memory)
-        return self._value * self._mass / self._mean.clamp(min=torch.finfo(torch.float32).tiny)
+        self._mean.take(size_of(moment.values))
+        return self._mean.scale(self._value)
 
 
 @WEIGHERS.register("teacher-confidence")

@@ -1,8 +1,8 @@
-"""Weights that are learned from reward instead of from gradients of the loss."""
+"""What a policy is: weights that are learned from reward instead of from gradients of the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +42,14 @@ class Policy(Protocol):
 
     def observe(self, feedback: Feedback) -> None:
         """Learn from the phase that ends; called only in stages in which the policy learns."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything it has learned and remembers at the end of a phase, as tensors on the CPU by name."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from such a state; it was built with the same seed and options."""
         ...
 
 
