@@ -16,12 +16,6 @@ def log_odds(parameters: Tensor, states: Tensor) -> Tensor:
     return (states * parameters[:, :-1]).sum(dim=2) + parameters[:, -1]
 
 
-def log_probability(parameters: Tensor, states: Tensor, choices: Tensor) -> Tensor:
-    """Return the logarithm of the probability of choices `[B, S]` of 0 and 1, summed over choices: `[B]`."""
-    odds = log_odds(parameters, states)
-    return -torch.nn.functional.softplus(torch.where(choices > 0, -odds, odds)).sum(dim=1)
-
-
 class EpisodeGradient:
     """The policy gradient of an episode, summed choice by choice.
 
