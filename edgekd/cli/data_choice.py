@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from edgekd.core.config import read_yaml, validated
 
 if TYPE_CHECKING:
-    from edgekd.data import ImageDataset
+    from edgekd.data import Dataset
 
 
-def dataset_from_choice(choice: str) -> ImageDataset:
+def dataset_from_choice(choice: str) -> Dataset:
     """Load a data set.
 
     Args:

@@ -16,25 +16,30 @@ _PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "int8": "in
 
 
 def onnx_model_from_file(path: Path) -> OnnxModel:
-    """Describe an ONNX file with one float32 image input.
+    """Describe an ONNX file with one input, float32 pictures or int64 tokens.
 
     Precision and flavour are those that edgekd wrote into the file; those of other files are read off the graph.
 
     Args:
-        path: The file; its input is `[B, C, H, W]` with only the batch size left open.
+        path: The file; its input is `[B, C, H, W]`, or `[B, L]` of token numbers, with only the batch size left open.
 
     Returns:
         The model.
 
     Raises:
         ConfigError: It is missing, no ONNX model, or has other inputs.
+        ExportError: Its input is int64 and looks nothing up in a table of tokens.
     """
+    from edgekd.export import vocabulary_of, with_shapes
+
     proto = read_onnx(path)
     value = only_input(proto, path)
-    batch, *image = sizes_of(value)
-    if len(image) != 3 or 0 in image:
+    batch, *sizes = sizes_of(value)
+    is_text = _is_text(value)
+    if len(sizes) != (1 if is_text else 3) or 0 in sizes:
         raise ConfigError(
-            f"{path}: input {value.name!r} has shape {_words(value)}, edgekd needs [B, C, H, W] with C, H, W fixed"
+            f"{path}: input {value.name!r} has shape {_words(value)}, edgekd needs [B, C, H, W] with C, H, W fixed, or "
+            "int64 [B, L] with L fixed"
         )
     noted = {entry.key: entry.value for entry in proto.metadata_props}
     return OnnxModel(
@@ -43,9 +48,10 @@ def onnx_model_from_file(path: Path) -> OnnxModel:
         flavour=_FLAVOURS.get(noted.get("edgekd.flavour", ""), "any"),
         opset=next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0),
         input_name=value.name,
-        input_shape=(image[0], image[1], image[2]),
+        input_shape=tuple(sizes),
         output_name=proto.graph.output[0].name,
         batch=batch,
+        vocabulary=vocabulary_of(with_shapes(proto)) if is_text else 0,
     )
 
 
@@ -92,7 +98,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 
 def only_input(proto: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
-    """Return the one float32 input of a graph; raises `ConfigError` when there is another number or type."""
+    """Return the one input of a graph, float32, or int64 `[B, L]`; raises `ConfigError` at another number or type."""
     from onnx import TensorProto
 
     weights = {tensor.name for tensor in proto.graph.initializer}
@@ -100,9 +106,16 @@ def only_input(proto: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
     if len(inputs) != 1:
         raise ConfigError(f"{path} has {len(inputs)} inputs ({', '.join(v.name for v in inputs)}), edgekd needs one")
     kind = inputs[0].type.tensor_type.elem_type
-    if kind != TensorProto.FLOAT:
+    if kind != TensorProto.FLOAT and not _is_text(inputs[0]):
         raise ConfigError(f"{path}: input {inputs[0].name!r} is {TensorProto.DataType.Name(kind)}, edgekd needs FLOAT")
     return inputs[0]
+
+
+def _is_text(value: onnx.ValueInfoProto) -> bool:
+    from onnx import TensorProto
+
+    kind = value.type.tensor_type
+    return bool(kind.elem_type == TensorProto.INT64 and len(kind.shape.dim) == 2)
 
 
 def sizes_of(value: onnx.ValueInfoProto) -> tuple[int, ...]:

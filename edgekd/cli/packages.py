@@ -39,6 +39,7 @@ REQUIRED = (
     _plain("torch", "torch", "2.11", "training"),
     _plain("accelerate", "accelerate", "1.2", "the training loop"),
     _plain("scikit-learn", "sklearn", "1.4", "the digits data set"),
+    _plain("scipy", "scipy", "1.11", "aligning channels (kcd)"),
     _plain("pillow", "PIL", "10", "image folders"),
     _plain("onnx", "onnx", "1.17", "export"),
     _plain("onnxscript", "onnxscript", "0.5", "export"),
@@ -118,6 +119,16 @@ OPTIONAL = (
         fix=f"pip install 'edgekd[timm]'; {_PAIR}",
         probe="import timm",
         version_of="timm.__version__",
+    ),
+    Package(
+        name="transformers",
+        module="transformers",
+        distributions=("transformers",),
+        minimum="4.45",
+        purpose="networks and data sets of text",
+        fix="pip install 'edgekd[text]'; a torchvision that cannot be imported breaks it too",
+        probe="from transformers import BertModel\nimport tokenizers, transformers",
+        version_of="transformers.__version__",
     ),
 )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgekd.cli.table import format_table
 
 if TYPE_CHECKING:
-    from edgekd.report import AccuracySummary, RunReport
+    from edgekd.report import RunReport, ScoreSummary, TaskFacts
 
 
 def report_text(report: RunReport) -> str:
@@ -19,26 +19,27 @@ def report_text(report: RunReport) -> str:
     Returns:
         Lines; every latency is labelled measured, or predicted, not measured.
     """
-    parts = (_accuracy(report), _latency(report), _precision(report), _parity(report), _verdict(report))
+    parts = (_scores(report), _latency(report), _precision(report), _parity(report), _verdict(report))
     return "\n\n".join(part for part in parts if part)
 
 
-def _accuracy(report: RunReport) -> str:
+def _scores(report: RunReport) -> str:
     from edgekd.report.wording import fidelity_sentence, gain_sentence
 
-    named = {"teacher": report.accuracy.teacher, "alone": report.accuracy.alone, "distilled": report.accuracy.distilled}
-    rows = [_accuracy_row(role, summary) for role, summary in named.items() if summary is not None]
-    table = format_table(("network", "architecture", "top-1", "std", "seeds", "split"), rows)
-    sentences = [gain_sentence(report.gain)] if report.gain is not None else []
-    sentences += [fidelity_sentence(report.fidelity)] if report.fidelity else []
+    named = {"teacher": report.scores.teacher, "alone": report.scores.alone, "distilled": report.scores.distilled}
+    task = report.task
+    rows = [_score_row(role, summary, task) for role, summary in named.items() if summary is not None]
+    table = format_table(("network", "architecture", task.metric, "std", "seeds", "split"), rows)
+    sentences = [gain_sentence(report.gain, task)] if report.gain is not None else []
+    sentences += [fidelity_sentence(report.fidelity, task)] if report.fidelity else []
     return "\n".join([table, *sentences])
 
 
-def _accuracy_row(role: str, summary: AccuracySummary) -> tuple[str, ...]:
-    from edgekd.report.wording import percent
+def _score_row(role: str, summary: ScoreSummary, task: TaskFacts) -> tuple[str, ...]:
+    from edgekd.report.wording import score, spread
 
-    spread = "-" if summary.std is None else f"{100 * summary.std:.2f}"
-    return (role, summary.net, percent(summary.mean), spread, str(len(summary.seeds)), summary.split)
+    deviation = "-" if summary.std is None else spread(summary.std, task)
+    return (role, summary.net, score(summary.mean, task), deviation, str(len(summary.seeds)), summary.split)
 
 
 def _latency(report: RunReport) -> str:
@@ -78,7 +79,7 @@ def _parity(report: RunReport) -> str:
     outcome = "holds" if report.parity.is_ok else "BROKEN"
     return (
         f"parity torch / ONNX {outcome}: largest relative difference {report.parity.max_rel:.3g} "
-        f"(tolerance {report.parity.tolerance:g}) on {report.parity.n} images"
+        f"(tolerance {report.parity.tolerance:g}) on {report.parity.n} inputs"
     )
 
 

@@ -97,12 +97,14 @@ class NetSpec:
         family: Registered family (`"resnet"`), or `"timm"` / `"python"` for a teacher from elsewhere.
         depth: Family-specific depth (`20` for ResNet-20); 0 where it has no meaning.
         width: Channels of the first stage; 0 where it has no meaning.
-        resolution: Height and width of its input in pixels.
-        in_channels: Colour channels of its input.
-        num_classes: Length of its logits.
-        mean: Per-channel mean subtracted from inputs in 0..1.
-        std: Per-channel standard deviation that inputs are divided by.
+        resolution: Height and width of its input in pixels; length of its texts in tokens.
+        in_channels: Colour channels of its input; 0 where it takes tokens.
+        num_classes: Length of the channel axis of its output, whatever the task: `K` logits, of an input or of each
+            pixel, or `D` means and `D` log variances.
+        mean: Per-channel mean subtracted from inputs in 0..1; empty where it takes tokens.
+        std: Per-channel standard deviation that inputs are divided by; empty where it takes tokens.
         options: Family-specific choices (`{"shortcut": "A"}`).
+        vocabulary: Token numbers that its input may hold; 0 where it takes pictures.
     """
 
     family: str
@@ -114,6 +116,7 @@ class NetSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     options: Mapping[str, str] = field(default_factory=dict)
+    vocabulary: int = 0
 
     @property
     def digest(self) -> str:
@@ -128,8 +131,10 @@ class NetSpec:
         return f"{self.family}{self.depth}-w{self.width}@{self.resolution}"
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """`(C, H, W)` of one input."""
+    def input_shape(self) -> tuple[int, ...]:
+        """`(C, H, W)` of one picture, or `(L,)` of one text."""
+        if self.vocabulary:
+            return (self.resolution,)
         return (self.in_channels, self.resolution, self.resolution)
 
 
@@ -141,7 +146,7 @@ class TrainedModel:
         role: `"teacher"`, `"alone"` (student trained without a teacher) or `"distilled"`.
         spec: Its architecture.
         weights: Its safetensors file.
-        accuracy: Top-1 by split (`{"val": 0.97, "test": 0.96}`), 0..1.
+        scores: Score by split (`{"val": 0.97, "test": 0.96}`), in the metric of its task; 1.0 is perfect.
         method: Recipe it was trained with.
         seed: Seed of its training.
         parents: Digests of what it was made from.
@@ -150,7 +155,7 @@ class TrainedModel:
     role: Literal["teacher", "alone", "distilled"]
     spec: NetSpec
     weights: FileRef
-    accuracy: Mapping[str, float]
+    scores: Mapping[str, float]
     method: str
     seed: int
     parents: tuple[str, ...] = ()
@@ -170,11 +175,12 @@ class OnnxModel:
         precision: `fp32`, `fp16` or `int8` (explicit Q/DQ).
         flavour: Who the quantisation suits: `"any"`, `"cpu"` (u8 activations) or `"tensorrt"` (symmetric s8).
         opset: Default-domain opset.
-        input_name: Name of the one input, float32 `[B, C, H, W]` in 0..1.
-        input_shape: `(C, H, W)`.
-        output_name: Name of the logits `[B, K]`.
+        input_name: Name of the one input: pictures float32 `[B, C, H, W]` in 0..1, or tokens int64 `[B, L]`.
+        input_shape: `(C, H, W)` of a picture, or `(L,)` of a text.
+        output_name: Name of the one output: logits `[B, K]` or `[B, K, H, W]`, or means and log variances `[B, 2D]`.
         batch: Fixed batch size, or 0 for a dynamic one.
         parents: Digests of what it was made from.
+        vocabulary: Token numbers that its input may hold; 0 where it takes pictures.
     """
 
     file: FileRef
@@ -182,10 +188,11 @@ class OnnxModel:
     flavour: Flavour
     opset: int
     input_name: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     output_name: str
     batch: int
     parents: tuple[str, ...] = ()
+    vocabulary: int = 0
 
     @property
     def digest(self) -> str:

@@ -6,17 +6,26 @@ function from `DataConfig` to `Source` and `DATASETS.add("name", DatasetKind(loa
 
 from edgekd.data import cifar as cifar
 from edgekd.data import digits as digits
+from edgekd.data import digits_halves as digits_halves
+from edgekd.data import digits_pose as digits_pose
+from edgekd.data import digits_scenes as digits_scenes
 from edgekd.data import folder as folder
 from edgekd.data import idx as idx
+from edgekd.data import packed as packed
 from edgekd.data import strips as strips
 from edgekd.data.augment import AUGMENTATIONS, Augment, RandomCrop, augmentation
-from edgekd.data.batches import Batch, eval_batches, train_batches, unit_floats
-from edgekd.data.calibration import calibration_images, calibration_rows
+from edgekd.data.batches import Batch, eval_batches, train_batches
+from edgekd.data.calibration import calibration_inputs, calibration_rows
 from edgekd.data.config import DataConfig
-from edgekd.data.dataset import ImageDataset, Split, describe
-from edgekd.data.images import ArrayImages, Images, PictureStore
+from edgekd.data.dataset import Dataset, Split, describe
+from edgekd.data.images import ArrayImages
+from edgekd.data.inputs import Inputs, InputStore, NetInputs, network_inputs
 from edgekd.data.loading import load_dataset
+from edgekd.data.metrics import IGNORED, Labels, Metric, Outputs
+from edgekd.data.resident import ResidentSplit
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, dataset_names, default_augmentation
+from edgekd.data.task import KINDS, Kind, Task
+from edgekd.data.text import loader as loader
 
 __all__ = [
     "AUGMENTATIONS",
@@ -26,21 +35,30 @@ __all__ = [
     "DATASETS",
     "DataConfig",
     "DatasetKind",
-    "ImageDataset",
-    "Images",
+    "Dataset",
+    "IGNORED",
+    "InputStore",
+    "Inputs",
+    "KINDS",
+    "Kind",
+    "Labels",
+    "Metric",
+    "NetInputs",
+    "Outputs",
     "Part",
-    "PictureStore",
     "RandomCrop",
+    "ResidentSplit",
     "Source",
     "Split",
+    "Task",
     "augmentation",
-    "calibration_images",
+    "calibration_inputs",
     "calibration_rows",
     "dataset_names",
     "default_augmentation",
     "describe",
     "eval_batches",
     "load_dataset",
+    "network_inputs",
     "train_batches",
-    "unit_floats",
 ]

@@ -1,4 +1,8 @@
-"""Random changes to training pictures, vectorised over the batch: crops with zero padding, and horizontal flips."""
+"""Random changes to training inputs, vectorised over the batch: crops with padding, and horizontal flips.
+
+A change that moves pixels moves label maps with them. Other labels stay as they are: choose a change that keeps them
+true.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,19 @@ import numpy as np
 
 from edgekd.core.errors import ConfigError
 from edgekd.core.registry import Registry
-from edgekd.data.images import Pixels
+from edgekd.data.inputs import Rows, Stored
+from edgekd.data.metrics import IGNORED, Labels
 
 
 class Augment(Protocol):
-    """A random change to a batch of pictures."""
+    """A random change to a batch."""
 
-    def __call__(self, images: Pixels, rng: np.random.Generator) -> Pixels:
-        """Return changed pictures, uint8 `[n, H, W, C]`, leaving `images` as it is.
+    def __call__(self, inputs: Stored, labels: Labels, rng: np.random.Generator) -> tuple[Stored, Labels]:
+        """Return changed inputs and their labels, leaving those given as they are.
 
         Args:
-            images: uint8 `[n, H, W, C]`.
+            inputs: As stored: uint8 `[n, H, W, C]`, or int64 `[n, L]`.
+            labels: `[n, ...]`.
             rng: The only source of chance.
         """
         ...
@@ -27,16 +33,18 @@ class Augment(Protocol):
 
 @dataclass(frozen=True)
 class Unchanged:
-    """Returns pictures as they are, and draws nothing."""
+    """Returns inputs and labels as they are, and draws nothing."""
 
-    def __call__(self, images: Pixels, rng: np.random.Generator) -> Pixels:
-        """Return `images`."""
-        return images
+    def __call__(self, inputs: Stored, labels: Labels, rng: np.random.Generator) -> tuple[Stored, Labels]:
+        """Return `inputs` and `labels`."""
+        return inputs, labels
 
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """Pads pictures with zeros and crops them back to their size at a random place, one place a picture.
+    """Pads pictures and crops them back to their size at a random place, one place a picture.
+
+    Pixels are padded with zeros, label maps with the ignored label.
 
     Attributes:
         padding: Pixels added on every side; shifts are uniform in `-padding..padding` along each axis.
@@ -46,9 +54,29 @@ class RandomCrop:
     padding: int
     can_flip: bool = False
 
-    def __call__(self, images: Pixels, rng: np.random.Generator) -> Pixels:
-        """Return shifted, perhaps mirrored, pictures, uint8 `[n, H, W, C]`."""
-        count, height, width, _ = images.shape
+    def __call__(self, inputs: Stored, labels: Labels, rng: np.random.Generator) -> tuple[Stored, Labels]:
+        """Return shifted, perhaps mirrored, pictures uint8 `[n, H, W, C]`, and maps `[n, H, W]` moved alike.
+
+        Raises:
+            ConfigError: The inputs are no pictures.
+        """
+        if inputs.ndim != 4:
+            raise ConfigError("crops need pictures, these inputs are tokens; set train.augment to none or word-dropout")
+        rows, columns = self.places(inputs.shape, rng)
+        moved = self._moved(inputs, rows, columns, fill=0)
+        return moved, self._moved(labels, rows, columns, fill=IGNORED) if labels.ndim == 3 else labels
+
+    def places(self, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Rows, Rows]:
+        """Draw where each pixel comes from.
+
+        Args:
+            shape: `(n, H, W, C)` of the pictures.
+            rng: The only source of chance.
+
+        Returns:
+            Rows `[n, H]` and columns `[n, W]` of the padded pictures.
+        """
+        count, height, width, _ = shape
         top = rng.integers(0, 2 * self.padding + 1, (count, 1))
         left = rng.integers(0, 2 * self.padding + 1, (count, 1))
         rows = top + np.arange(height)
@@ -56,16 +84,46 @@ class RandomCrop:
         if self.can_flip:
             is_flipped = rng.random((count, 1)) < 0.5
             columns = np.where(is_flipped, columns[:, ::-1], columns)
+        return rows, columns
+
+    def _moved(self, maps: Stored, rows: Rows, columns: Rows, *, fill: int) -> Stored:
         margin = (self.padding, self.padding)
-        padded = np.pad(images, ((0, 0), margin, margin, (0, 0)))
-        cropped: Pixels = padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return cropped
+        beside = [(0, 0)] * (maps.ndim - 3)
+        padded = np.pad(maps, ((0, 0), margin, margin, *beside), constant_values=fill)
+        moved: Stored = padded[np.arange(len(maps))[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return moved
+
+
+@dataclass(frozen=True)
+class WordDropout:
+    """Takes tokens out of texts at random, all but the first and the last; the rest close up.
+
+    Attributes:
+        rate: Share of the tokens taken out.
+    """
+
+    rate: float
+
+    def __call__(self, inputs: Stored, labels: Labels, rng: np.random.Generator) -> tuple[Stored, Labels]:
+        """Return shortened texts int64 `[n, L]`, filled up with 0, and the labels as they are.
+
+        Raises:
+            ConfigError: The inputs are no tokens.
+        """
+        if inputs.ndim != 2:
+            raise ConfigError("word-dropout needs tokens, these inputs are pictures; set train.augment to auto")
+        place = np.arange(inputs.shape[1])
+        last = (inputs != 0).sum(axis=1, keepdims=True) - 1
+        is_kept = (rng.random(inputs.shape) >= self.rate) | (place == 0) | (place == last)
+        kept = np.where(is_kept, inputs, 0)
+        return np.take_along_axis(kept, np.argsort(kept == 0, axis=1, kind="stable"), axis=1), labels
 
 
 AUGMENTATIONS: Registry[Augment] = Registry("augmentation")
 AUGMENTATIONS.add("none", Unchanged())
 AUGMENTATIONS.add("shift", RandomCrop(padding=1))
 AUGMENTATIONS.add("crop-flip", RandomCrop(padding=4, can_flip=True))
+AUGMENTATIONS.add("word-dropout", WordDropout(rate=0.1))
 
 
 def augmentation(name: str) -> Augment:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from edgekd.core.errors import ConfigError, DataError
 from edgekd.core.seeds import derive_seed
 from edgekd.data.augment import Augment
 from edgekd.data.dataset import Split
-from edgekd.data.images import Pixels, Rows
+from edgekd.data.inputs import Rows, Stored, network_inputs
+from edgekd.data.metrics import Labels
+
+_LARGEST_BATCH = 256
+_BATCH_VALUES = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,9 +25,9 @@ class Batch:
     """Some rows of a split as tensors.
 
     Attributes:
-        inputs: float32 `[B, C, H, W]` in 0..1.
-        labels: int64 `[B]`.
-        ids: int64 `[B]`, rows in their split.
+        inputs: Pictures float32 `[B, C, H, W]` in 0..1, or tokens int64 `[B, L]`.
+        labels: int64 `[B]`, int64 `[B, H, W]` with 255 in ignored pixels, or float32 `[B, D]`.
+        ids: int64 `[B]`, rows in their split; -1 for inputs that are made and lie in none.
         is_labelled: bool `[B]`, whether the label may be used.
     """
 
@@ -40,18 +44,6 @@ class Batch:
         return Batch(self.inputs.to(device), self.labels.to(device), self.ids.to(device), self.is_labelled.to(device))
 
 
-def unit_floats(pixels: Pixels) -> NDArray[np.float32]:
-    """Convert pictures to what every edgekd network takes.
-
-    Args:
-        pixels: uint8 `[n, H, W, C]`.
-
-    Returns:
-        float32 `[n, C, H, W]`, pixels divided by 255.
-    """
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
-
-
 def train_batches(
     split: Split, *, batch_size: int, epoch: int, seed: int, augment: Augment, drop_last: bool = True
 ) -> Iterator[Batch]:
@@ -59,7 +51,7 @@ def train_batches(
 
     Args:
         split: What to train on.
-        batch_size: Pictures in a batch.
+        batch_size: Inputs in a batch.
         epoch: Number of the epoch; with `seed` it decides order and augmentation, whatever ran before.
         seed: Root seed.
         augment: Random change applied to each batch.
@@ -72,25 +64,36 @@ def train_batches(
         ConfigError: `batch_size` below 1.
         DataError: The split is empty.
     """
-    _check(split, batch_size)
-    order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(len(split))
-    if drop_last and len(order) > batch_size:
-        order = order[: len(order) // batch_size * batch_size]
+    order = epoch_order(len(split), batch_size=batch_size, epoch=epoch, seed=seed, drop_last=drop_last)
 
     def generate() -> Iterator[Batch]:
         for step, ids in enumerate(_runs(order, batch_size)):
-            rng = np.random.default_rng(derive_seed(seed, "augment", epoch, step))
-            yield _batch(split, augment(split.images.gather(ids), rng), ids)
+            rng = step_draws(seed, epoch, step)
+            yield _batch(*augment(split.inputs.gather(ids), split.labels[ids], rng), ids)
 
     return generate()
 
 
-def eval_batches(split: Split, *, batch_size: int) -> Iterator[Batch]:
+def epoch_order(count: int, *, batch_size: int, epoch: int, seed: int, drop_last: bool = True) -> Rows:
+    """Return the rows of one epoch in their random order; see `train_batches` for the arguments and errors."""
+    _check(count, batch_size)
+    order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(count)
+    if drop_last and count > batch_size:
+        order = order[: count // batch_size * batch_size]
+    return order
+
+
+def step_draws(seed: int, epoch: int, step: int) -> np.random.Generator:
+    """Return the generator that decides the augmentation of one batch."""
+    return np.random.default_rng(derive_seed(seed, "augment", epoch, step))
+
+
+def eval_batches(split: Split, *, batch_size: int | None = None) -> Iterator[Batch]:
     """Yield every row once, in order, unchanged; the last batch may be smaller.
 
     Args:
         split: What to evaluate on.
-        batch_size: Pictures in a batch.
+        batch_size: Inputs in a batch; by default up to 256, as many as hold a few million values.
 
     Returns:
         The batches.
@@ -99,26 +102,28 @@ def eval_batches(split: Split, *, batch_size: int) -> Iterator[Batch]:
         ConfigError: `batch_size` below 1.
         DataError: The split is empty.
     """
-    _check(split, batch_size)
+    if batch_size is None:
+        batch_size = max(1, min(_LARGEST_BATCH, _BATCH_VALUES // math.prod(split.inputs.shape)))
+    _check(len(split), batch_size)
     rows = np.arange(len(split), dtype=np.int64)
-    return (_batch(split, split.images.gather(ids), ids) for ids in _runs(rows, batch_size))
+    return (_batch(split.inputs.gather(ids), split.labels[ids], ids) for ids in _runs(rows, batch_size))
 
 
-def _check(split: Split, batch_size: int) -> None:
+def _check(count: int, batch_size: int) -> None:
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}, it must be at least 1")
-    if len(split) == 0:
-        raise DataError("the split holds no picture to make batches of")
+    if count == 0:
+        raise DataError("the split holds no input to make batches of")
 
 
 def _runs(rows: Rows, size: int) -> Iterator[Rows]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _batch(split: Split, pixels: Pixels, ids: Rows) -> Batch:
+def _batch(stored: Stored, labels: Labels, ids: Rows) -> Batch:
     return Batch(
-        torch.from_numpy(unit_floats(pixels)),
-        torch.from_numpy(split.labels[ids]),
+        torch.from_numpy(network_inputs(stored)),
+        torch.from_numpy(labels),
         torch.from_numpy(ids.copy()),
         torch.ones(len(ids), dtype=torch.bool),
     )

@@ -1,20 +1,20 @@
-"""The pictures that quantisation ranges are measured on: from the training split only, classes balanced."""
+"""The inputs that quantisation ranges are measured on: from the training split only, classes balanced."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekd.core.errors import ConfigError
 from edgekd.core.seeds import derive_seed
-from edgekd.data.batches import unit_floats
-from edgekd.data.dataset import ImageDataset
-from edgekd.data.images import Rows
+from edgekd.data.dataset import Dataset
+from edgekd.data.inputs import NetInputs, Rows, network_inputs
 from edgekd.data.splits import balanced_quotas, rows_by_quota
 
 
-def calibration_rows(dataset: ImageDataset, *, size: int, seed: int) -> Rows:
-    """Choose rows of the training split, every class as often as its size allows, in random order.
+def calibration_rows(dataset: Dataset, *, size: int, seed: int) -> Rows:
+    """Choose rows of the training split in random order, every class as often as its size allows.
+
+    Rows whose labels are maps or quantities have no class of their own and are drawn alike.
 
     Args:
         dataset: A loaded data set.
@@ -29,24 +29,25 @@ def calibration_rows(dataset: ImageDataset, *, size: int, seed: int) -> Rows:
     """
     if size < 1:
         raise ConfigError(f"calibration size is {size}, it must be at least 1")
-    labels = dataset.train.labels
-    quotas = balanced_quotas(np.bincount(labels, minlength=dataset.num_classes).astype(np.int64), size)
-    rows = rows_by_quota(labels, quotas, derive_seed(seed, "calibration", "rows"))
+    strata = dataset.task.strata(dataset.train.labels)
+    quotas = balanced_quotas(np.bincount(strata).astype(np.int64), size)
+    rows = rows_by_quota(strata, quotas, derive_seed(seed, "calibration", "rows"))
     return np.random.default_rng(derive_seed(seed, "calibration", "order")).permutation(rows)
 
 
-def calibration_images(dataset: ImageDataset, *, size: int, seed: int) -> NDArray[np.float32]:
-    """Return the pictures of `calibration_rows`.
+def calibration_inputs(dataset: Dataset, *, size: int, seed: int) -> NetInputs:
+    """Return the inputs of `calibration_rows` as networks take them.
 
     Args:
         dataset: A loaded data set.
-        size: Pictures wanted.
+        size: Inputs wanted.
         seed: Root seed of the draw.
 
     Returns:
-        float32 `[n, C, H, W]` in 0..1; n is `size`, or the whole training split where that is smaller.
+        Pictures float32 `[n, C, H, W]` in 0..1, or tokens int64 `[n, L]`; n is `size`, or the whole training split
+        where that is smaller.
 
     Raises:
         ConfigError: `size` below 1.
     """
-    return unit_floats(dataset.train.images.gather(calibration_rows(dataset, size=size, seed=seed)))
+    return network_inputs(dataset.train.inputs.gather(calibration_rows(dataset, size=size, seed=seed)))

@@ -17,6 +17,7 @@ from edgekd.data.config import DataConfig
 from edgekd.data.images import ArrayImages
 from edgekd.data.members import member_names, read_members
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, checked_part, class_names, required_path
+from edgekd.data.task import Task
 
 _SIDE = 32
 _PIXEL_BYTES = 3 * _SIDE * _SIDE
@@ -100,7 +101,7 @@ def load_cifar(config: DataConfig, *, layout: CifarLayout) -> Source:
     if len(names) != layout.num_classes:
         raise DataError(f"{location}: {layout.classes} holds {len(names)} class names, not {layout.num_classes}")
     train, test = (_part(location, layout, content, files) for files in (layout.train, (layout.test,)))
-    return Source(names, train, test)
+    return Source(Task("classification", names), train, test)
 
 
 def _absence(location: Path, layout: CifarLayout, absent: list[str]) -> DataError | PreconditionError:

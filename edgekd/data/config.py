@@ -8,7 +8,7 @@ from edgekd.core.config import StrictModel
 
 
 class DataConfig(StrictModel):
-    """Which pictures to use and how to divide them.
+    """Which inputs to use and how to divide them.
 
     Attributes:
         name: Registered data set (`dataset_names()` lists them).
@@ -16,7 +16,10 @@ class DataConfig(StrictModel):
         val_fraction: Share of the training part that is held out for every choice made during a run.
         seed: Root seed of the held-out split and of `limit`; the test part never depends on it.
         resolution: Height and width of the pictures in pixels; `None` keeps the stored size (square pictures only).
-        limit: Use at most this many pictures of the training part (before `val` is held out of it), and at most this
+        length: Tokens of a text, special ones among them; longer texts are cut. `None` leaves it to the data set.
+        vocabulary: A BERT `vocab.txt`; `None` learns a vocabulary from the training texts.
+        vocabulary_size: Most tokens of a learnt vocabulary; `None` leaves it to the data set.
+        limit: Use at most this many inputs of the training part (before `val` is held out of it), and at most this
             many of the test part, keeping the shares of the classes; `None` uses all.
     """
 
@@ -25,4 +28,7 @@ class DataConfig(StrictModel):
     val_fraction: float = Field(default=0.15, gt=0.0, lt=1.0)
     seed: int = Field(default=0, ge=0)
     resolution: int | None = Field(default=None, ge=1, le=4096)
+    length: int | None = Field(default=None, ge=3, le=8192)
+    vocabulary: str | None = None
+    vocabulary_size: int | None = Field(default=None, ge=8)
     limit: int | None = Field(default=None, ge=1)

@@ -1,4 +1,4 @@
-"""The data set noun: three splits of labelled pictures with the statistics and the digest of what they are."""
+"""The data set noun: three splits of labelled inputs with the statistics and the digest of what they are."""
 
 from __future__ import annotations
 
@@ -6,54 +6,61 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekd.core.errors import DataError
-from edgekd.data.images import Images, Rows
+from edgekd.data.inputs import Inputs
+from edgekd.data.metrics import IGNORED, Labels
+from edgekd.data.task import Task
+from edgekd.data.text.wordpiece import WordPiece
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Pictures and their labels.
+    """Inputs, their labels, and what the labels mean.
 
     Attributes:
-        images: The pictures.
-        labels: int64 `[N]`.
+        inputs: Pictures, or sequences of tokens.
+        labels: What `task` says: int64 `[N]`, int64 `[N, H, W]` or float32 `[N, D]`.
+        task: What is to be learnt.
 
     Raises:
-        DataError: There are not as many labels as pictures.
+        DataError: There are not as many labels as inputs, they are not of the task, or maps have another size than
+            their pictures.
     """
 
-    images: Images
-    labels: Rows
+    inputs: Inputs
+    labels: Labels
+    task: Task
 
     def __post_init__(self) -> None:
-        if self.labels.ndim != 1 or self.labels.dtype != np.int64:
-            raise DataError(f"labels must be int64 [N], got {self.labels.dtype} {list(self.labels.shape)}")
-        if len(self.images) != len(self.labels):
-            raise DataError(f"{len(self.images)} pictures but {len(self.labels)} labels")
+        self.task.check_labels(self.labels)
+        if len(self.inputs) != len(self.labels):
+            raise DataError(f"{len(self.inputs)} inputs but {len(self.labels)} labels")
+        if self.task.is_dense and self.labels.shape[1:] != self.inputs.shape[1:]:
+            raise DataError(f"label maps {self.labels.shape[1:]} for pictures {self.inputs.shape[1:]} (height, width)")
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 @dataclass(frozen=True, eq=False)
-class ImageDataset:
-    """A classification data set.
+class Dataset:
+    """A data set of one task: labelled pictures, or labelled sequences of tokens.
 
     Attributes:
         name: The registered name it was loaded by.
-        classes: Class names; label `k` is `classes[k]`.
         train: What networks are trained on.
         val: Held out of the training part; every choice during a run is made on it.
         test: Never used to choose anything.
-        mean: Mean of each channel of the training split, pixels in 0..1.
-        std: Standard deviation of each channel of the training split, pixels in 0..1.
-        digest: Covers pixels, labels, split and resolution.
+        mean: Mean of each channel of the training split, pixels in 0..1; empty where inputs are tokens.
+        std: Standard deviation of each channel of the training split, pixels in 0..1; empty where inputs are tokens.
+        digest: Covers inputs, labels, task, split and resolution.
         notes: Decisions taken while loading, in words, for the report.
+        tokenizer: What made tokens of texts; `None` for pictures.
     """
 
     name: str
-    classes: tuple[str, ...]
     train: Split
     val: Split
     test: Split
@@ -61,43 +68,64 @@ class ImageDataset:
     std: tuple[float, ...]
     digest: str
     notes: tuple[str, ...] = ()
+    tokenizer: WordPiece | None = None
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
+    def task(self) -> Task:
+        """What is to be learnt, the same in every split."""
+        return self.train.task
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input as a network takes it: `(C, H, W)`, or `(L,)` of tokens."""
+        return self.train.inputs.shape
 
     @property
     def in_channels(self) -> int:
-        """Colour channels of a picture."""
-        return self.train.images.shape[0]
+        """Channels of a picture; 0 where inputs are tokens."""
+        return 0 if self.tokenizer is not None else self.input_shape[0]
 
     @property
     def resolution(self) -> int:
-        """Height and width of a picture in pixels."""
-        return self.train.images.shape[1]
+        """Height and width of a picture in pixels, or length of a text in tokens."""
+        return self.input_shape[-1]
+
+    @property
+    def vocabulary(self) -> int:
+        """Token numbers that an input may hold; 0 where inputs are pictures."""
+        return 0 if self.tokenizer is None else len(self.tokenizer.vocabulary)
 
 
-def describe(dataset: ImageDataset) -> dict[str, Any]:
+def describe(dataset: Dataset) -> dict[str, Any]:
     """Return what a report says about a data set, as plain JSON data.
 
     Args:
         dataset: A loaded data set.
 
     Returns:
-        Name, class names, shape `[C, H, W]`, size and class counts of each split, statistics, notes and digest.
+        Name, kind of task and its targets, shape of one input, size of each split, statistics, notes and digest; how
+        many inputs (or pixels) of each class a split holds, where there are classes.
     """
     splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     return {
         "name": dataset.name,
-        "classes": list(dataset.classes),
-        "shape": [dataset.in_channels, dataset.resolution, dataset.resolution],
+        "task": dataset.task.kind,
+        "targets": list(dataset.task.targets),
+        "shape": list(dataset.input_shape),
         "sizes": {name: len(split) for name, split in splits.items()},
         "class_counts": {
-            name: np.bincount(split.labels, minlength=dataset.num_classes).tolist() for name, split in splits.items()
+            name: class_counts(split.labels, dataset.task).tolist()
+            for name, split in splits.items()
+            if dataset.task.kind != "regression"
         },
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "notes": list(dataset.notes),
         "digest": dataset.digest,
     }
+
+
+def class_counts(labels: Labels, task: Task) -> NDArray[np.int64]:
+    """Count the inputs (the pixels that are not ignored) of each class: int64 `[K]`."""
+    counted = labels[labels != IGNORED] if task.is_dense else labels
+    return np.bincount(counted.astype(np.int64), minlength=len(task.targets))

@@ -15,10 +15,11 @@ import numpy as np
 from edgekd.core.errors import ConfigError, DataError, PreconditionError
 from edgekd.core.seeds import derive_seed
 from edgekd.data.config import DataConfig
-from edgekd.data.images import Rows
+from edgekd.data.inputs import Rows
 from edgekd.data.picture_files import FileImages, stored_grey
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, checked_part, required_path
 from edgekd.data.splits import held_out_rows
+from edgekd.data.task import Task
 
 NEEDS = "a folder with train/<class>/ and test/<class>/ (or val/<class>/), or with <class>/ folders alone"
 TEST_FRACTION = 0.2
@@ -88,20 +89,21 @@ def load_folder(config: DataConfig) -> Source:
 def _source(root: Path, classes: tuple[str, ...], listings: dict[str, _Listing], resolution: int) -> Source:
     is_grey, sampled = stored_grey(root, listings["train"].names)
     decoding = _Decoding(root, resolution, is_grey)
+    task = Task("classification", classes)
     parts = {name: decoding.part(item, len(classes), f"{root}: {name}") for name, item in listings.items()}
     colour = f"{'grey' if is_grey else 'RGB'} pictures, by the stored modes of {sampled} training files"
     notes = (colour, *_ignored_note(listings), *_missing_note(classes, listings))
     if len(parts) == 1:
         seed = derive_seed(0, "folder", "test")
-        kept, held_out = held_out_rows(parts["train"].labels, fraction=TEST_FRACTION, seed=seed)
+        kept, held_out = held_out_rows(listings["train"].labels, fraction=TEST_FRACTION, seed=seed)
         note = f"test part: a fixed stratified {TEST_FRACTION:.0%} of all pictures"
-        return Source(classes, parts["train"].take(kept), parts["train"].take(held_out), notes=(*notes, note))
+        return Source(task, parts["train"].take(kept), parts["train"].take(held_out), notes=(*notes, note))
     if "test" not in parts:
         note = "test part: val/; the held-out split is made from train/"
-        return Source(classes, parts["train"], parts["val"], notes=(*notes, note))
+        return Source(task, parts["train"], parts["val"], notes=(*notes, note))
     if "val" in parts:
         notes = (*notes, "held-out split: val/, as the folder brings it")
-    return Source(classes, parts["train"], parts["test"], val=parts.get("val"), notes=notes)
+    return Source(task, parts["train"], parts["test"], val=parts.get("val"), notes=notes)
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from edgekd.core.errors import DataError, PreconditionError
 from edgekd.data.config import DataConfig
 from edgekd.data.images import ArrayImages
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, checked_part, required_path
+from edgekd.data.task import Task
 
 MAX_IDX_BYTES = 1 << 32
 NEEDS = "the folder with train-images-idx3-ubyte, train-labels-idx1-ubyte and the two t10k files (.gz or not)"
@@ -99,7 +100,7 @@ def load_idx(config: DataConfig, *, classes: tuple[str, ...] = (), default_folde
     names = classes or tuple(str(label) for label in range(int(train_labels.max(initial=0)) + 1))
     train = _part(folder, "train", train_labels, names)
     test = _part(folder, "t10k", read_idx(_file_in(folder, "t10k-labels", 1), 1), names)
-    return Source(names, train, test)
+    return Source(Task("classification", names), train, test)
 
 
 def _part(folder: Path, stem: str, labels: NDArray[np.uint8], classes: tuple[str, ...]) -> Part:

@@ -1,6 +1,6 @@
-"""Pictures by row, wherever they lie: in memory, as a view of some rows, or resized on demand.
+"""Pictures by row, wherever they lie: in memory, or resized on demand.
 
-Training code sees `Images` only. Loaders hand over `PictureStore`s, which also know how to fingerprint their rows, so
+Training code sees `Inputs` only. Loaders hand over `InputStore`s, which also know how to fingerprint their rows, so
 that a data set's digest costs one pass over the bytes and never a decode of a whole image folder.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,34 +15,11 @@ from PIL import Image
 
 from edgekd.core.digest import sha256_of_json
 from edgekd.core.errors import DataError
+from edgekd.data.inputs import InputStore, Rows
 
 Pixels = NDArray[np.uint8]
-Rows = NDArray[np.int64]
 
 _CHUNK_VALUES = 1 << 22
-
-
-class Images(Protocol):
-    """Pictures that can be gathered by row, all of one shape."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """`(C, H, W)` of every picture."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def gather(self, indices: Rows) -> Pixels:
-        """Return the pictures of these rows, uint8 `[n, H, W, C]`, in a fresh array."""
-        ...
-
-
-class PictureStore(Images, Protocol):
-    """Pictures whose stored content can be fingerprinted."""
-
-    def fingerprint(self, indices: Rows) -> str:
-        """Return a SHA-256 over the stored content of these rows, in their order."""
-        ...
 
 
 class ArrayImages:
@@ -82,35 +58,6 @@ class ArrayImages:
         return digest.hexdigest()
 
 
-class ImageRows:
-    """Some rows of another store, without copying it.
-
-    Args:
-        store: Where the pictures lie.
-        rows: int64 `[N]`, rows of `store` in the order wanted.
-    """
-
-    def __init__(self, store: PictureStore, rows: Rows) -> None:
-        self._store = store
-        self._rows = rows
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """`(C, H, W)` of every picture."""
-        return self._store.shape
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def gather(self, indices: Rows) -> Pixels:
-        """Return the pictures of these rows, uint8 `[n, H, W, C]`."""
-        return self._store.gather(self._rows[indices])
-
-    def fingerprint(self, indices: Rows) -> str:
-        """Return the underlying store's fingerprint of these rows."""
-        return self._store.fingerprint(self._rows[indices])
-
-
 class ResizedImages:
     """Another store's pictures at a square resolution, resized when gathered.
 
@@ -119,7 +66,7 @@ class ResizedImages:
         resolution: Height and width to return, in pixels.
     """
 
-    def __init__(self, store: PictureStore, resolution: int) -> None:
+    def __init__(self, store: InputStore, resolution: int) -> None:
         self._store = store
         self._resolution = resolution
 
@@ -164,12 +111,12 @@ def fitted(picture: Image.Image, resolution: int) -> Image.Image:
     return picture.crop((left, top, left + resolution, top + resolution))
 
 
-def chunks(indices: Rows, shape: tuple[int, int, int]) -> Iterator[Rows]:
-    """Divide rows into runs whose pictures hold a few megabytes.
+def chunks(indices: Rows, shape: tuple[int, ...]) -> Iterator[Rows]:
+    """Divide rows into runs whose inputs hold a few megabytes.
 
     Args:
         indices: int64 `[N]`.
-        shape: `(C, H, W)` of one picture.
+        shape: Shape of one input.
 
     Yields:
         Consecutive parts of `indices`, none empty.

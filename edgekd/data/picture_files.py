@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 
 from edgekd.core.digest import sha256_of_bytes, sha256_of_json
 from edgekd.core.errors import DataError
-from edgekd.data.images import Pixels, Rows, fitted
+from edgekd.data.images import Pixels, fitted
+from edgekd.data.inputs import Rows
 
 _SAMPLED_FILES = 64
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from edgekd.core.errors import DataError, PreconditionError
 from edgekd.core.registry import Registry
 from edgekd.data.config import DataConfig
-from edgekd.data.images import ImageRows, PictureStore, Rows
+from edgekd.data.inputs import InputStore, Rows, StoredRows
+from edgekd.data.metrics import Labels
+from edgekd.data.task import Task
+from edgekd.data.text.wordpiece import WordPiece
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,16 +24,16 @@ class Part:
     """One part of a data set as it is stored.
 
     Attributes:
-        images: The pictures.
-        labels: int64 `[N]`.
+        inputs: Pictures, or sequences of tokens.
+        labels: What the data set's task says, `[N, ...]`.
     """
 
-    images: PictureStore
-    labels: Rows
+    inputs: InputStore
+    labels: Labels
 
     def take(self, rows: Rows) -> Part:
         """Return some rows of this part, in the order given."""
-        return Part(ImageRows(self.images, rows), self.labels[rows])
+        return Part(StoredRows(self.inputs, rows), self.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,18 +41,20 @@ class Source:
     """A stored data set before it is limited, split and resized.
 
     Attributes:
-        classes: Class names; label `k` is `classes[k]`.
+        task: What is to be learnt.
         train: Training part; the held-out split is made from it.
         test: Test part.
         val: A held-out part that the data set brings itself, else `None`.
         notes: Decisions taken while reading, in words.
+        tokenizer: What made tokens of texts; `None` for pictures.
     """
 
-    classes: tuple[str, ...]
+    task: Task
     train: Part
     test: Part
     val: Part | None = None
     notes: tuple[str, ...] = ()
+    tokenizer: WordPiece | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ def checked_labels(labels: NDArray[np.uint8] | Rows, num_classes: int, origin: s
     return checked
 
 
-def checked_part(images: PictureStore, labels: NDArray[np.uint8] | Rows, num_classes: int, origin: str) -> Part:
+def checked_part(images: InputStore, labels: NDArray[np.uint8] | Rows, num_classes: int, origin: str) -> Part:
     """Return a part whose counts agree, whose labels are in range and which is not empty.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekd.core.errors import DataError
 from edgekd.core.seeds import derive_seed
-from edgekd.data.images import Rows
+from edgekd.data.inputs import Rows
 
 
 def proportional_quotas(counts: Rows, total: int) -> Rows:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekd.core.errors import DataError
-from edgekd.data.images import Images, Rows, chunks
+from edgekd.data.images import chunks
+from edgekd.data.inputs import Inputs, Rows
 
 _MAX_VALUES = 1 << 29
 
@@ -28,7 +29,7 @@ class ChannelStatistics:
     pictures: int
 
 
-def channel_statistics(images: Images, *, max_values: int = _MAX_VALUES) -> ChannelStatistics:
+def channel_statistics(images: Inputs, *, max_values: int = _MAX_VALUES) -> ChannelStatistics:
     """Measure pictures; from evenly spaced ones where all of them would be more than `max_values` pixel values.
 
     Args:

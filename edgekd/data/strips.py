@@ -18,6 +18,7 @@ from edgekd.data.config import DataConfig
 from edgekd.data.images import ArrayImages, Pixels
 from edgekd.data.members import read_members
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, checked_part, class_names, required_path
+from edgekd.data.task import Task
 
 NEEDS = "a zip or folder with train/*.webp, test/*.webp, train_labels.u8, test_labels.u8 and classes.txt"
 _FILES = ("train_labels.u8", "test_labels.u8", "classes.txt")
@@ -46,7 +47,7 @@ def load_strips(config: DataConfig) -> Source:
         raise PreconditionError(f"{location}: {', '.join(absent)} not found; data.path must be {NEEDS}")
     names = class_names(content["classes.txt"], f"{location}: classes.txt")
     train, test = (_part(location, content, part, len(names)) for part in ("train", "test"))
-    return Source(names, train, test)
+    return Source(Task("classification", names), train, test)
 
 
 def _part(location: Path, content: Mapping[str, bytes], part: str, num_classes: int) -> Part:

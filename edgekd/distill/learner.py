@@ -27,7 +27,7 @@ class Losses:
 
     Attributes:
         total: The scalar to minimise.
-        by_term: Each term's mean before its weight, detached.
+        by_term: Each term's mean before its weight, detached; under `NAME weight`, that of a weight that is a tensor.
     """
 
     total: Tensor
@@ -85,6 +85,8 @@ class Learner(nn.Module):
             values = torch.stack([term(own, trace, batch, step) for term, trace in pairs], dim=1)
             weight = weighted.weigher(Moment(values.detach(), own, read, batch, step, targets))
             by_term[weighted.name] = values.detach().mean()
+            if isinstance(weight, Tensor):
+                by_term[f"{weighted.name} weight"] = weight.detach().mean()
             total = total + (weight * values).mean(dim=0).sum()
         return Losses(total, by_term)
 
@@ -93,6 +95,10 @@ class Learner(nn.Module):
         for weighted in self._weighted:
             for target, term in weighted.terms.items():
                 yield weighted.name, target, term
+
+    def weighers(self) -> Iterator[Weigher]:
+        """Yield the terms' weighers, in the order of the recipe."""
+        return (weighted.weigher for weighted in self._weighted)
 
     def target_nets(self) -> dict[str, TracedNet]:
         """Return the networks behind the targets, by name."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from edgekd.core.errors import ConfigError, TrainingDiverged
 from edgekd.core.events import Event, Listener, silent
 from edgekd.core.seeds import derive_seed
-from edgekd.data import Augment, ImageDataset, train_batches
+from edgekd.data import Augment, Batch, Dataset, ResidentSplit, train_batches
 from edgekd.distill.evaluation import Evaluation, evaluate
 from edgekd.distill.learner import Learners, Losses
 from edgekd.distill.policies import Feedback
+from edgekd.distill.resume import Bookmark, Remembering
 from edgekd.distill.session import Session
 from edgekd.distill.settings import TrainSettings, learning_rate
 from edgekd.distill.stage import Stage
@@ -38,9 +40,9 @@ class Epoch:
         stage: Stage name.
         epoch: Counted from 1.
         loss: Mean total loss.
-        terms: Mean of each term before its weight.
+        terms: Mean of each term before its weight, and of each weight that differs from sample to sample or by chance.
         lr: Learning rate at its last step.
-        val_accuracy: Top-1 of the learner's backbone on the held-out split, 0..1.
+        val_score: Score of the learner's backbone on the held-out split, in the metric of the data set's task.
         seconds: Wall clock.
     """
 
@@ -49,7 +51,7 @@ class Epoch:
     loss: float
     terms: Mapping[str, float]
     lr: float
-    val_accuracy: float
+    val_score: float
     seconds: float
 
 
@@ -66,9 +68,11 @@ class LoopContext:
         label: Prefix of the stage's name in events (`"distilled/seed0"`).
         folder: Where the last good checkpoint is kept, or None for nowhere.
         listener: Told of progress.
+        resident: The training pictures, where they stay on the device.
+        bookmark: Where the run stands, if it can be interrupted.
     """
 
-    dataset: ImageDataset
+    dataset: Dataset
     settings: TrainSettings
     augment: Augment
     seed: int
@@ -76,6 +80,8 @@ class LoopContext:
     label: str = ""
     folder: Path | None = None
     listener: Listener = field(default=silent)
+    resident: ResidentSplit | None = None
+    bookmark: Bookmark | None = None
 
 
 def make_accelerator(settings: TrainSettings) -> Accelerator:
@@ -87,45 +93,50 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
     return Accelerator(cpu=settings.device == "cpu", mixed_precision=settings.precision)
 
 
-def run_stage(stage: Stage, session: Session, context: LoopContext) -> tuple[Epoch, ...]:
+def run_stage(stage: Stage, session: Session, context: LoopContext, history: list[Epoch]) -> None:
     """Train a stage's learners and leave its first with the epoch that was kept.
 
     Args:
         stage: What to train.
         session: The run it is a stage of, told of checkpoints.
         context: What to train it with.
-
-    Returns:
-        One record for each epoch.
+        history: One record is added to it for each epoch.
 
     Raises:
         TrainingDiverged: A loss became NaN or infinite.
+        Paused: The run's deadline is over.
     """
     settings = context.settings
     epochs = max(1, round(settings.epochs * stage.spec.epochs))
-    learners, optimizer = context.accelerator.prepare(stage.learners, _optimizer(stage, settings))
+    inner = _optimizer(stage, settings)
+    learners, optimizer = context.accelerator.prepare(stage.learners, inner)
     steps = max(1, len(context.dataset.train.labels) // settings.batch_size)
     keeper = _Keeper(select_best=(stage.spec.keep or settings.select) == "best" and stage.changes_answers)
-    history: list[Epoch] = []
     evaluation: Evaluation | None = None
-    for epoch in range(epochs):
+    if stage.spec.record:
+        session.trajectories[stage.learners.first.role] = []
+    weighers = [weigher for learner in stage.learners for weigher in learner.weighers()]
+    parts = (stage.learners, inner, keeper, *(one for one in weighers if isinstance(one, Remembering)))
+    done = 0 if context.bookmark is None else context.bookmark.resumed(parts, session)
+    for epoch in range(done, epochs):
         started = time.perf_counter()
         loss, terms, lr = _EpochRunner(stage, context, learners, optimizer).run(epoch, steps, epochs)
         if stage.changes_answers or evaluation is None:
             evaluation = evaluate(stage.learners.first.net.backbone, context.dataset.val)
         seconds = time.perf_counter() - started
-        history.append(Epoch(stage.name, epoch + 1, loss, terms, lr, evaluation.accuracy, seconds))
-        keeper.offer(evaluation.accuracy, stage.learners)
+        history.append(Epoch(stage.name, epoch + 1, loss, terms, lr, evaluation.score, seconds))
+        keeper.offer(evaluation.score, stage.learners)
         _checkpoint(stage, context)
         _announce(stage, context, history[-1], epochs)
         _record(stage, session, epoch + 1, epochs)
         for name in stage.spec.learns:
-            session.policies[name].observe(Feedback(evaluation.accuracy, evaluation.nll))
+            session.policies[name].observe(Feedback(evaluation.score, evaluation.nll))
+        if context.bookmark is not None:
+            context.bookmark.keep(epoch + 1, parts, session, history)
     keeper.restore(stage.learners)
     if stage.spec.record:
         session.trajectories[stage.learners.first.role].pop()
         session.record(stage.learners.first.role, 1.0)
-    return tuple(history)
 
 
 def _optimizer(stage: Stage, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -137,6 +148,8 @@ def _optimizer(stage: Stage, settings: TrainSettings) -> torch.optim.Optimizer:
         }
         for group in stage.groups
     ]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr)
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov)
 
 
@@ -152,16 +165,22 @@ class _Keeper:
 
     def __init__(self, *, select_best: bool) -> None:
         self._select_best = select_best
-        self._accuracy = -1.0
+        self._score = -math.inf
         self._state: dict[str, Tensor] | None = None
 
-    def offer(self, accuracy: float, learners: Learners) -> None:
-        if self._select_best and accuracy >= self._accuracy:
-            self._accuracy, self._state = accuracy, copy.deepcopy(learners.state_dict())
+    def offer(self, score: float, learners: Learners) -> None:
+        if self._select_best and score >= self._score:
+            self._score, self._state = score, copy.deepcopy(learners.state_dict())
 
     def restore(self, learners: Learners) -> None:
         if self._state is not None:
             learners.load_state_dict(self._state)
+
+    def memory(self) -> dict[str, Any]:
+        return {"score": self._score, "state": self._state}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        self._score, self._state = memory["score"], memory["state"]
 
 
 @dataclass(frozen=True)
@@ -175,18 +194,12 @@ class _EpochRunner:
         settings = self.context.settings
         milestones = self.stage.spec.milestones or settings.milestones
         seed = derive_seed(self.context.seed, "step", self.stage.name)
-        total = torch.zeros((), dtype=torch.float64)
+        device = self.context.accelerator.device
+        total = torch.zeros((), dtype=torch.float64, device=device)
         sums: dict[str, Tensor] = {}
         lr = 0.0
-        batches = train_batches(
-            self.context.dataset.train,
-            batch_size=settings.batch_size,
-            epoch=epoch,
-            seed=derive_seed(self.context.seed, "order", self.stage.name),
-            augment=self.context.augment,
-        )
         count = 0
-        for count, batch in enumerate(batches, start=1):
+        for count, batch in enumerate(self._batches(epoch), start=1):
             index = epoch * steps + count - 1
             step = Step(index, steps * epochs, epoch, seed)
             lr = learning_rate(settings, milestones, min(1.0, index / (steps * epochs)))
@@ -194,9 +207,9 @@ class _EpochRunner:
                 group["lr"] = lr * group["lr_scale"]
             for view in self.stage.views:
                 batch = view(batch, step)  # noqa: PLW2901
-            losses = self._step(batch.to(self.context.accelerator.device), step)
+            losses = self._step(self._laid_out(batch.to(device)), step)
             self._check(losses, epoch, count)
-            total += losses.total.detach().double().cpu()
+            total += losses.total.detach().double()
             for name, value in losses.by_term.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
         return (
@@ -205,14 +218,30 @@ class _EpochRunner:
             lr * self.stage.spec.lr,
         )
 
-    def _step(self, batch: object, step: Step) -> Losses:
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        context, seed = self.context, derive_seed(self.context.seed, "order", self.stage.name)
+        size = context.settings.batch_size
+        if context.resident is not None:
+            return context.resident.batches(batch_size=size, epoch=epoch, seed=seed)
+        return train_batches(context.dataset.train, batch_size=size, epoch=epoch, seed=seed, augment=context.augment)
+
+    def _laid_out(self, batch: Batch) -> Batch:
+        if not self.context.settings.channels_last or batch.inputs.dim() != 4:
+            return batch
+        return replace(batch, inputs=batch.inputs.contiguous(memory_format=torch.channels_last))
+
+    def _step(self, batch: Batch, step: Step) -> Losses:
         accelerator = self.context.accelerator
+        if self.context.settings.compile != "no":
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with accelerator.autocast():
             losses: Losses = self.learners(batch, step)
         accelerator.backward(losses.total)
         if self.context.settings.max_grad_norm is not None:
+            # Accelerate's own clipping unscales the gradients of every optimizer it ever saw, at each call.
+            accelerator.unscale_gradients(self.optimizer)
             for learner in self.stage.learners:
-                accelerator.clip_grad_norm_(learner.parameters(), self.context.settings.max_grad_norm)
+                nn.utils.clip_grad_norm_(learner.parameters(), self.context.settings.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return losses
@@ -247,6 +276,6 @@ def _kept(stage: Stage, context: LoopContext) -> str:
 
 def _announce(stage: Stage, context: LoopContext, record: Epoch, epochs: int) -> None:
     name = "/".join(filter(None, [context.label, stage.name]))
-    values = {"loss": record.loss, "val_accuracy": record.val_accuracy, "lr": record.lr, **record.terms}
-    message = f"loss {record.loss:.4f}, held-out accuracy {record.val_accuracy:.2%}"
+    values = {"loss": record.loss, "val_score": record.val_score, "lr": record.lr, **record.terms}
+    message = f"loss {record.loss:.4f}, held-out {context.dataset.task.metric.text(record.val_score)}"
     context.listener(Event("progress", name, message, record.epoch, epochs, values))

@@ -6,38 +6,61 @@ never inside it, so that the exported network cannot contain them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from edgekd.core.errors import ConfigError, unknown_name
+from edgekd.data import Kind
 from edgekd.distill.attachments import Attachment
 from edgekd.distill.trace import Trace, TraceSpec
-from edgekd.models import discover_taps, evaluating
+from edgekd.models import discover_taps, evaluating, taps_at, zeros_for
 
 Part = Literal["backbone", "attachments"]
+Backbone: TypeAlias = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""Inputs to logits and module outputs by path."""
 
 
 class TracedNet(nn.Module):
     """A backbone, the module paths it is tapped at, and its attachments.
 
     Args:
-        backbone: `[B, C, H, W]` in 0..1 to logits `[B, K]`.
-        penultimate: Path of the module whose output `[B, D]` feeds the classifier.
+        backbone: Inputs as networks take them, pictures `[B, C, H, W]` in 0..1 or tokens `[B, L]`, to logits, of an
+            input or of each pixel, or to Gaussians.
+        penultimate: Path of the module whose output, `[B, D]` or `[B, C, H, W]`, feeds the classifier.
         resolution: Height and width the backbone wants; inputs of another size are resized. 0 takes them as they are.
+        embedded: Path of the module whose output stands for tokens where a gradient with respect to the input is asked
+            for; empty for pictures.
+        kind: What its output is for.
+        modalities: Paths of the embeddings of the input's channel groups.
     """
 
-    def __init__(self, backbone: nn.Module, *, penultimate: str, resolution: int = 0) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        penultimate: str,
+        resolution: int = 0,
+        embedded: str = "",
+        kind: Kind = "classification",
+        modalities: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.attachments = nn.ModuleDict()
         self.penultimate = penultimate
         self.resolution = resolution
+        self.embedded = embedded
+        self.kind: Kind = kind
+        self.modalities = modalities
         self.taps: tuple[str, ...] = ()
         self.traces_input_gradient = False
+        self.run_backbone: Backbone | None = None
 
     def attach(self, attachments: Mapping[str, nn.Module]) -> None:
         """Add attachments (see `edgekd.distill.attachments`); they replace those of the same name."""
@@ -47,8 +70,10 @@ class TracedNet(nn.Module):
         """Choose what a trace carries: module outputs, and perhaps the gradient with respect to the input.
 
         Raises:
-            ConfigError: An unknown path.
+            ConfigError: An unknown path, or a gradient of class probabilities of a network that gives none.
         """
+        if input_gradient and self.kind != "classification":
+            raise ConfigError(f"a term reads the gradient of the top class's probability; {self.kind} has none")
         known = dict(self.backbone.named_modules())
         wanted = tuple(dict.fromkeys(paths))
         for path in wanted:
@@ -60,24 +85,16 @@ class TracedNet(nn.Module):
         """Run the backbone and its attachments.
 
         Args:
-            inputs: `[B, C, H, W]` in 0..1.
+            inputs: `[B, C, H, W]` in 0..1, or tokens `[B, L]`.
 
         Returns:
             The trace, its feature maps those of `tap`.
         """
-        resized = self._resized(inputs)
-        wanted = dict.fromkeys([*self.taps, *self._read()])
-        feats: dict[str, Tensor] = {}
-        handles = [self._capture(path, feats) for path in wanted]
-        try:
-            logits, gradient = self._run(resized)
-        finally:
-            for handle in handles:
-                handle.remove()
+        logits, feats, gradient = self._watched_run(self._resized(inputs))
         aux: dict[str, Tensor] = {}
         for attachment in self.attachments.values():
             aux.update(attachment(feats))
-        return Trace(logits, {path: feats[path] for path in self.taps}, aux, inputs, gradient)
+        return Trace(logits, {path: feats[path] for path in self.taps}, aux, inputs, gradient, self.kind)
 
     def train_only(self, parts: Sequence[Part]) -> None:
         """Put the named parts in training mode with gradients, the rest in evaluation mode without."""
@@ -88,6 +105,24 @@ class TracedNet(nn.Module):
         """Put everything in evaluation mode without gradients."""
         self.train_only(())
 
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Every module path whose output a trace or an attachment needs."""
+        read = [path for attachment in self.attachments.values() for path in cast(Attachment, attachment).reads]
+        return tuple(dict.fromkeys([*self.taps, *read]))
+
+    def _watched_run(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        if self.run_backbone is not None:
+            return *self.run_backbone(inputs), None
+        seen = Seen()
+        handles = capture(self.backbone, self.watched, seen)
+        try:
+            logits, gradient = self._run(inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits, seen.feats, gradient
+
     def _run(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return logits and, where a term needs it, the gradient of the top class's probability.
 
@@ -97,26 +132,61 @@ class TracedNet(nn.Module):
             return self.backbone(inputs), None
         is_kept = torch.is_grad_enabled()
         with torch.enable_grad():
-            leaf = inputs.detach().requires_grad_()
-            logits: Tensor = self.backbone(leaf)
+            logits, origin = self._run_from_embedding(inputs) if self.embedded else self._run_from_leaf(inputs)
             confidence = logits.softmax(dim=1).amax(dim=1).sum()
-            (gradient,) = torch.autograd.grad(confidence, leaf, create_graph=is_kept)
+            (gradient,) = torch.autograd.grad(confidence, origin, create_graph=is_kept)
         return logits, gradient
 
-    def _read(self) -> list[str]:
-        return [path for attachment in self.attachments.values() for path in cast(Attachment, attachment).reads]
+    def _run_from_leaf(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = inputs.detach().requires_grad_()
+        return self.backbone(leaf), leaf
 
-    def _capture(self, path: str, feats: dict[str, Tensor]) -> torch.utils.hooks.RemovableHandle:
-        def keep(module: nn.Module, arguments: object, output: Tensor) -> None:
-            feats[path] = output
+    def _run_from_embedding(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        origins: list[Tensor] = []
 
-        return self.backbone.get_submodule(path).register_forward_hook(keep)
+        def begin(module: nn.Module, arguments: object, output: Tensor) -> Tensor:
+            origins.append(output if output.requires_grad else output.detach().requires_grad_())
+            return origins[-1]
+
+        handle = self.backbone.get_submodule(self.embedded).register_forward_hook(begin)
+        try:
+            logits: Tensor = self.backbone(tokens)
+        finally:
+            handle.remove()
+        return logits, origins[0]
+
+    def shape_seen(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of an input as the backbone sees it, from that of the data."""
+        return (*input_shape[:1], *(self.resolution or size for size in input_shape[1:]))
 
     def _resized(self, inputs: Tensor) -> Tensor:
         if self.resolution in (0, inputs.shape[-1]):
             return inputs
         size = (self.resolution, self.resolution)
         return F.interpolate(inputs, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
+@dataclass
+class Seen:
+    """What a module's hooks saw in its last run.
+
+    Attributes:
+        feats: Module outputs by path.
+    """
+
+    feats: dict[str, Tensor] = field(default_factory=dict)
+
+
+def capture(module: nn.Module, paths: Iterable[str], seen: Seen) -> list[RemovableHandle]:
+    """Let every run of a module leave its outputs at these paths in `seen`, until the handles are removed."""
+
+    def keeper(path: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def keep(watched: nn.Module, arguments: object, output: Tensor) -> None:
+            seen.feats[path] = output
+
+        return keep
+
+    return [module.get_submodule(path).register_forward_hook(keeper(path)) for path in paths]
 
 
 def set_trained(module: nn.Module, *, is_trained: bool) -> None:
@@ -157,25 +227,26 @@ def trace_spec(net: TracedNet, input_shape: tuple[int, ...]) -> TraceSpec:
 
     Args:
         net: The network; its mode, gradients and buffers are left as they were.
-        input_shape: `(C, H, W)` of the data, before any resizing.
+        input_shape: `(C, H, W)` of the data, before any resizing, or `(L,)` of tokens.
 
     Returns:
         The shapes.
 
     Raises:
-        ConfigError: The penultimate feature is not `[B, D]`.
+        ConfigError: The penultimate feature or a modality's embedding is no feature that can be tapped.
     """
-    channels, height, width = input_shape
-    seen = (channels, net.resolution or height, net.resolution or width)
+    seen = net.shape_seen(input_shape)
     feats = {tap.path: tuple(tap.shape) for tap in discover_taps(net.backbone, seen)}
     if net.penultimate not in feats:
         raise ConfigError(f"module {net.penultimate!r} gives no feature to attach to; found {', '.join(feats)}")
+    feats |= {tap.path: tuple(tap.shape) for tap in taps_at(net.backbone, seen, net.modalities)}
     trace = _run_on_zeros(net, input_shape)
     aux = {name: tuple(value.shape[1:]) for name, value in trace.aux.items()}
-    return TraceSpec(int(trace.logits.shape[1]), feats, net.penultimate, aux)
+    classes, *positions = trace.logits.shape[1:]
+    return TraceSpec(classes, feats, net.penultimate, aux, tuple(positions), net.kind, net.modalities)
 
 
 def _run_on_zeros(net: TracedNet, input_shape: tuple[int, ...]) -> Trace:
     with evaluating(net):
-        trace: Trace = net(torch.zeros(2, *input_shape, device=next(net.parameters()).device))
+        trace: Trace = net(zeros_for(net, input_shape, batch=2))
     return trace

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from edgekd.core.errors import ConfigError
 from edgekd.distill.learner import Learner
 from edgekd.distill.net import TracedNet, modules_after, set_trained, trace_spec
-from edgekd.distill.specs import Depth, LearnerSpec
+from edgekd.distill.specs import LearnerSpec
+from edgekd.distill.trace import map_at
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ def choose_trained(spec: LearnerSpec, net: TracedNet, input_shape: tuple[int, ..
     """
     net.train_only([part for part in spec.train if part != "head"])
     if spec.until is not None:
-        for module in modules_after(net, _map_at(net, spec.until, input_shape), input_shape):
+        path = map_at(trace_spec(net, input_shape), spec.until)
+        for module in modules_after(net, path, input_shape):
             set_trained(module, is_trained=False)
     if "head" in spec.train:
         for module in modules_after(net, net.penultimate, input_shape):
@@ -60,10 +61,3 @@ def parameter_groups(spec: LearnerSpec, learner: Learner, input_shape: tuple[int
             lr = spec.lr if id(parameter) in body else spec.lr * spec.head_lr
             sorted_by.setdefault((lr, id(parameter) not in undecayed), []).append(parameter)
     return tuple(Group(tuple(group), lr, is_decayed) for (lr, is_decayed), group in sorted_by.items())
-
-
-def _map_at(net: TracedNet, depth: Depth, input_shape: tuple[int, ...]) -> str:
-    maps = list(trace_spec(net, input_shape).maps)
-    if not maps:
-        raise ConfigError(f"until {depth}: the network has no feature map [B, C, H, W]")
-    return maps[{"first": 0, "middle": len(maps) // 2, "last": len(maps) - 1}[depth]]

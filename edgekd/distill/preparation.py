@@ -7,8 +7,11 @@ from functools import partial
 
 import torch
 
+from edgekd.core.events import Event, Listener, silent
+from edgekd.core.seeds import derive_seed
 from edgekd.data import Split, eval_batches
 from edgekd.distill.net import TracedNet
+from edgekd.distill.session import Session
 from edgekd.distill.stage import Stage
 from edgekd.distill.terms import Preparation, Prepared
 from edgekd.distill.trace import Trace
@@ -17,22 +20,43 @@ from edgekd.models import evaluating
 _BATCH = 128
 
 
-def prepare(stage: Stage, train: Split, device: torch.device) -> None:
-    """Call `prepare` of every term of a stage that has one.
+def prepare(
+    stage: Stage,
+    session: Session,
+    train: Split,
+    device: torch.device,
+    *,
+    listener: Listener = silent,
+    label: str = "",
+) -> None:
+    """Call `prepare` of every term of a stage that has one, then restart the learners that wait for it.
 
     Args:
         stage: The stage, its networks on the device.
+        session: The run; its seed is the root of what terms draw.
         train: The training split.
         device: Where the training runs.
+        listener: Told what terms have to say.
+        label: Prefix of the stage's name in events.
     """
+    where = "/".join(filter(None, [label, stage.name]))
     for learner in stage.learners:
         targets = learner.target_nets()
-        for _, target, term in learner.named_terms():
+        for name, target, term in learner.named_terms():
             if isinstance(term, Prepared):
                 traces = partial(_traces, learner.net, targets.get(target, learner.net), train, device)
                 labels = torch.from_numpy(train.labels).to(device)
-                classes = int(train.labels.max()) + 1
-                term.prepare(Preparation(labels, classes, device, traces))
+                classes = len(train.task.targets)
+                own_seed = derive_seed(session.seed, "prepare", stage.name, learner.role, name, target)
+                note = partial(_note, listener, where, name)
+                term.prepare(Preparation(labels, classes, device, traces, own_seed, note))
+    for spec in stage.spec.learners:
+        if spec.start == "fresh-once-prepared":
+            session.restart(spec.learner)
+
+
+def _note(listener: Listener, stage: str, term: str, message: str) -> None:
+    listener(Event("note", stage, f"{term}: {message}"))
 
 
 def _traces(

@@ -1,7 +1,7 @@
 """Recipes: distillation methods written as a list of stages in YAML.
 
 A recipe names terms, sources, weighers, views and attachments of the registries; it holds no code.
-`mag+sp` composes the wrapper recipe `mag` with the base recipe `sp`.
+`mag+sp` composes the wrapper recipe `mag` with the base recipe `sp`; `sftn+mag+sp` wraps that again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -22,7 +22,7 @@ from edgekd.core.registry import Registry
 from edgekd.distill.attachments import ATTACHMENTS
 from edgekd.distill.options import checked_options
 from edgekd.distill.policies import POLICIES
-from edgekd.distill.sources import SOURCES, default_roles
+from edgekd.distill.sources import OWN, SOURCES, default_roles
 from edgekd.distill.specs import (
     ActionSpec,
     AttachmentSpec,
@@ -37,6 +37,9 @@ from edgekd.distill.specs import (
 from edgekd.distill.terms import TERMS
 from edgekd.distill.views import VIEWS
 from edgekd.distill.weighers import WEIGHERS
+
+T = TypeVar("T")
+_TAKEN_ROLES = ("student", "teacher", OWN)
 
 
 class Recipe(StrictModel):
@@ -56,8 +59,16 @@ class Recipe(StrictModel):
     python_sha256: tuple[str, ...] = Field((), description="Their digests, filled in when the recipe is loaded.")
     stages: tuple[StageSpec, ...] = Field(..., min_length=1)
     base_weights: Mapping[str, float] | None = Field(
-        None, description="Weights by term type that apply once a base recipe is added; null when it is no wrapper."
+        None, description="Weights by term type that apply once a base recipe is added; null when it adds none."
     )
+    prepares_teacher: bool = Field(
+        False, description="Whether a base recipe may take the place of the last stage, those before it being for any."
+    )
+
+    @property
+    def takes_base(self) -> bool:
+        """Whether it wraps other recipes."""
+        return self.prepares_teacher or self.base_weights is not None
 
     @property
     def needs_teacher(self) -> bool:
@@ -79,7 +90,7 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def load_recipe(name: str) -> Recipe:
-    """Load a recipe by name, `wrapper+base`, or path of a YAML file.
+    """Load a recipe by name, `wrapper+base` (the base may be one such itself), or path of a YAML file.
 
     Raises:
         ConfigError: No such recipe, a file with problems (all listed), or a composition that makes no sense.
@@ -88,7 +99,7 @@ def load_recipe(name: str) -> Recipe:
         return _from_file(Path(name))
     wrapper_name, plus, base_name = name.partition("+")
     wrapper = _built_in(wrapper_name)
-    return compose(wrapper, _built_in(base_name)) if plus else wrapper
+    return compose(wrapper, load_recipe(base_name)) if plus else wrapper
 
 
 def _from_file(path: Path) -> Recipe:
@@ -100,40 +111,62 @@ def _from_file(path: Path) -> Recipe:
 
 
 def compose(wrapper: Recipe, base: Recipe) -> Recipe:
-    """Add a base recipe's preparation stages and feature terms to a wrapper recipe.
+    """Wrap a recipe around a base recipe.
 
     Args:
-        wrapper: A recipe with `base_weights`.
-        base: A recipe whose last stage trains a student; its terms of kinds the wrapper has give way to the wrapper's.
+        wrapper: A recipe that either `prepares_teacher`, and then the base takes the place of its last stage, or has
+            `base_weights`, and then gets the base's preparation stages and feature terms.
+        base: A recipe whose last stage trains a student; where terms are added, those of kinds the wrapper has give way
+            to the wrapper's.
 
     Returns:
         The recipe `wrapper+base`.
 
     Raises:
-        ConfigError: The wrapper takes no base, or the base adds nothing.
+        ConfigError: The wrapper takes no base, makes no difference with this one, or both use one name differently.
     """
-    if wrapper.base_weights is None:
+    if not wrapper.takes_base:
         raise ConfigError(f"recipe {wrapper.name!r} takes no base recipe")
-    own_types = {term.type for term in wrapper.stages[-1].terms}
-    added = tuple(term for term in base.stages[-1].terms if term.type not in own_types)
-    if not added:
-        raise ConfigError(f"recipe {base.name!r} adds no term to {wrapper.name!r}")
-    last = wrapper.stages[-1]
-    kept = tuple(_reweighted(term, wrapper.base_weights) for term in last.terms)
-    stages = (*base.stages[:-1], *wrapper.stages[:-1], last.model_copy(update={"terms": (*kept, *added)}))
+    stages = _prepared(wrapper, base) if wrapper.prepares_teacher else _added(wrapper, base)
     return wrapper.model_copy(
         update={
             "name": f"{wrapper.name}+{base.name}",
             "title": f"{wrapper.title}, over {base.title}",
             "stages": stages,
-            "roles": {**base.roles, **wrapper.roles},
-            "policies": {**base.policies, **wrapper.policies},
+            "roles": _merged("role", base.roles, wrapper.roles),
+            "policies": _merged("policy", base.policies, wrapper.policies),
             "attach": {
-                role: {**base.attach.get(role, {}), **wrapper.attach.get(role, {})}
+                role: _merged("attachment", base.attach.get(role, {}), wrapper.attach.get(role, {}))
                 for role in dict.fromkeys([*base.attach, *wrapper.attach])
             },
         }
     )
+
+
+def _merged(kind: str, base: Mapping[str, T], wrapper: Mapping[str, T]) -> dict[str, T]:
+    for name in base:
+        if name in wrapper and base[name] != wrapper[name]:
+            raise ConfigError(f"both recipes name {kind} {name!r} and mean different things by it")
+    return {**base, **wrapper}
+
+
+def _prepared(wrapper: Recipe, base: Recipe) -> tuple[StageSpec, ...]:
+    learners = [learner for stage in base.stages for learner in stage.learners]
+    if any(learner.learner == "teacher" and learner.start == "fresh" for learner in learners):
+        raise ConfigError(f"recipe {base.name!r} trains its teacher anew, so what {wrapper.name!r} prepares is lost")
+    if not any("teacher" in _roles_of(learner) for learner in learners):
+        raise ConfigError(f"recipe {base.name!r} reads no teacher, so {wrapper.name!r} prepares nothing for it")
+    return (*wrapper.stages[:-1], *base.stages)
+
+
+def _added(wrapper: Recipe, base: Recipe) -> tuple[StageSpec, ...]:
+    own_types = {term.type for term in wrapper.stages[-1].terms}
+    added = tuple(term for term in base.stages[-1].terms if term.type not in own_types)
+    if not added:
+        raise ConfigError(f"recipe {base.name!r} adds no term to {wrapper.name!r}")
+    last = wrapper.stages[-1]
+    kept = tuple(_reweighted(term, wrapper.base_weights or {}) for term in last.terms)
+    return (*base.stages[:-1], *wrapper.stages[:-1], last.model_copy(update={"terms": (*kept, *added)}))
 
 
 def _reweighted(term: TermSpec, weights: Mapping[str, float]) -> TermSpec:
@@ -159,6 +192,7 @@ def _checks(recipe: Recipe) -> Iterator[Callable[[], object]]:
     for attachments in recipe.attach.values():
         yield from (partial(_checked, ATTACHMENTS, spec) for spec in attachments.values())
     yield from (partial(_checked, POLICIES, policy) for policy in recipe.policies.values())
+    yield from (partial(_free, role) for role in recipe.roles)
     for role in dict.fromkeys([*recipe.attach, *_all_roles(recipe)]):
         yield partial(_known, "role", role, ("student", "teacher", *recipe.roles))
     for stage in recipe.stages:
@@ -188,6 +222,11 @@ def _roles_of(learner: LearnerSpec) -> Iterator[str]:
 def _known(kind: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
         raise unknown_name(kind, name, known)
+
+
+def _free(role: str) -> None:
+    if role in _TAKEN_ROLES:
+        raise ConfigError(f"role {role!r}: {', '.join(_TAKEN_ROLES)} have their meaning already; take another name")
 
 
 def _checked(registry: Registry[Any], spec: WithOptions) -> object:

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 
 from edgekd.core.errors import ConfigError
-from edgekd.data import Batch, ImageDataset, eval_batches
+from edgekd.data import Batch, Dataset, eval_batches
 from edgekd.distill.preparation import prepare
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.session import Session
@@ -27,7 +27,7 @@ def scheduled(recipe: Recipe) -> Iterator[StageSpec]:
             yield spec if index == 0 else spec.model_copy(update={"name": f"{spec.name}-{index + 1}"})
 
 
-def rehearse(recipe: Recipe, session: Session, dataset: ImageDataset, *, batch_size: int) -> None:
+def rehearse(recipe: Recipe, session: Session, dataset: Dataset, *, batch_size: int) -> None:
     """Build every stage in order and compute its losses once on a few training rows.
 
     Args:
@@ -42,11 +42,9 @@ def rehearse(recipe: Recipe, session: Session, dataset: ImageDataset, *, batch_s
     rows = min(batch_size, len(dataset.train))
     batch = next(iter(eval_batches(dataset.train, batch_size=min(rows, _ROWS))))
     for spec in recipe.stages:
-        if spec.start == "fresh":
-            session.restart(spec.learner)
         stage = build_stage(spec, session)
         _require_rows(stage, rows)
-        prepare(stage, dataset.train, torch.device("cpu"))
+        prepare(stage, session, dataset.train, torch.device("cpu"))
         _losses(stage, batch)
         if spec.record:
             session.record(spec.learner, 1.0)
@@ -54,9 +52,9 @@ def rehearse(recipe: Recipe, session: Session, dataset: ImageDataset, *, batch_s
 
 def _losses(stage: Stage, batch: Batch) -> None:
     step = Step(0, 1, 0)
-    for view in stage.views:
-        batch = view(batch, step)
     try:
+        for view in stage.views:
+            batch = view(batch, step)
         losses = stage.learners(batch, step)
     except (ValueError, IndexError, RuntimeError) as error:
         raise ConfigError(f"stage {stage.name!r} does not fit this task: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError
 from edgekd.core.seeds import derive_seed
+from edgekd.data import Kind
 from edgekd.distill.net import TracedNet
 from edgekd.distill.options import checked_options
 from edgekd.distill.policies import POLICIES, Policy
@@ -18,13 +20,19 @@ from edgekd.distill.recipe import Recipe
 from edgekd.distill.session import Session
 from edgekd.distill.specs import RoleSpec
 from edgekd.distill.stage import add_attachments
-from edgekd.models import FAMILIES, build, discover_taps, spec_between
+from edgekd.models import FAMILIES, build, discover_taps, modalities_of, spec_between
 
 Given = tuple[NetSpec, nn.Module]
 
 
 def open_session(
-    recipe: Recipe, *, student: NetSpec, teacher: Given | None, input_shape: tuple[int, ...], seed: int
+    recipe: Recipe,
+    *,
+    student: NetSpec,
+    teacher: Given | None,
+    input_shape: tuple[int, ...],
+    seed: int,
+    kind: Kind = "classification",
 ) -> Session:
     """Make every network of a recipe, with its attachments.
 
@@ -34,21 +42,22 @@ def open_session(
         teacher: The teacher's architecture and network; it is copied. None for recipes that need none.
         input_shape: `(C, H, W)` of the data.
         seed: Decides all initial weights.
+        kind: What the networks' outputs are for.
 
     Raises:
         ConfigError: The recipe needs a teacher and none was given, or a network that cannot be made.
     """
     if recipe.needs_teacher and teacher is None:
         raise ConfigError(f"recipe {recipe.name!r} needs a teacher and none was given")
-    resolution = input_shape[-1]
-    nets = {"student": _traced(student, _built(student, seed, "student"), resolution)}
+    traced = partial(_traced, resolution=input_shape[-1], kind=kind)
+    nets = {"student": traced(student, _built(student, seed, "student"))}
     specs = {"student": student}
     if teacher is not None and recipe.needs_teacher:
         specs["teacher"] = teacher[0]
-        nets["teacher"] = _traced(teacher[0], copy.deepcopy(teacher[1]), resolution)
+        nets["teacher"] = traced(teacher[0], copy.deepcopy(teacher[1]))
     for role, wanted in recipe.roles.items():
         specs[role] = _spec_of(wanted, specs)
-        nets[role] = _traced(specs[role], _built(specs[role], seed, "role", role), resolution)
+        nets[role] = traced(specs[role], _built(specs[role], seed, "role", role))
     fresh = {role: _fresh(spec, seed, role) for role, spec in specs.items() if spec.family in FAMILIES}
     policies = {name: _policy(recipe, name, seed) for name in recipe.policies}
     session = Session(nets, input_shape, seed, fresh, policies)
@@ -57,22 +66,24 @@ def open_session(
     return session
 
 
-def penultimate_of(spec: NetSpec, module: nn.Module) -> str:
-    """Return the path of the module whose output `[B, D]` feeds the classifier.
+def penultimate_of(spec: NetSpec, module: nn.Module, kind: Kind = "classification") -> str:
+    """Return the path of the module whose output, `[B, D]` or `[B, C, H, W]`, feeds the classifier.
 
     Args:
         spec: The network's architecture.
         module: The network.
+        kind: What its output is for; logits of pixels come from a map, all else from a vector.
 
     Raises:
         ConfigError: A network from elsewhere exposes no such feature.
     """
     if spec.family in FAMILIES:
         return FAMILIES[spec.family].penultimate
-    vectors = [tap.path for tap in discover_taps(module, spec.input_shape) if len(tap.shape) == 1]
-    if not vectors:
-        raise ConfigError(f"{spec.name} exposes no feature vector [B, D] before its logits")
-    return vectors[-1]
+    axes, words = (3, "map [B, C, H, W]") if kind == "segmentation" else (1, "vector [B, D]")
+    fitting = [tap.path for tap in discover_taps(module, spec.input_shape) if len(tap.shape) == axes]
+    if not fitting:
+        raise ConfigError(f"{spec.name} exposes no feature {words} before its logits")
+    return fitting[-1]
 
 
 def _spec_of(wanted: RoleSpec, specs: Mapping[str, NetSpec]) -> NetSpec:
@@ -105,9 +116,12 @@ def _policy(recipe: Recipe, name: str, seed: int) -> Policy:
     return builder(derive_seed(seed, "policy", name), **checked_options(f"policy {name!r}", builder, spec.options))
 
 
-def _traced(spec: NetSpec, module: nn.Module, resolution: int) -> TracedNet:
+def _traced(spec: NetSpec, module: nn.Module, *, resolution: int, kind: Kind) -> TracedNet:
     return TracedNet(
         module,
-        penultimate=penultimate_of(spec, module),
+        penultimate=penultimate_of(spec, module, kind),
         resolution=0 if spec.resolution == resolution else spec.resolution,
+        embedded=FAMILIES[spec.family].embedded if spec.family in FAMILIES else "",
+        kind=kind,
+        modalities=modalities_of(spec),
     )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgekd.core.artifacts import NetSpec
+from edgekd.core.digest import sha256_of_arrays, sha256_of_json
 from edgekd.core.events import Listener, silent
-from edgekd.data import Augment, ImageDataset, augmentation, default_augmentation
+from edgekd.data import Augment, Dataset, ResidentSplit, augmentation, default_augmentation
+from edgekd.distill.adapting import recipe_for
+from edgekd.distill.compiled import compiled
 from edgekd.distill.loop import Epoch, LoopContext, make_accelerator, run_stage
 from edgekd.distill.preparation import prepare
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.rehearsal import rehearse, scheduled
+from edgekd.distill.resume import Bookmark, Resumption
 from edgekd.distill.roles import Given, open_session
 from edgekd.distill.session import Session
 from edgekd.distill.settings import TrainSettings
@@ -28,7 +33,7 @@ class Outcome:
     """What a recipe produced.
 
     Attributes:
-        student: The student's backbone, in evaluation mode on the CPU: `[B, C, H, W]` in 0..1 to logits.
+        student: The student's backbone, in evaluation mode on the CPU.
         history: Every epoch of every stage.
     """
 
@@ -45,12 +50,16 @@ class RunOptions:
         label: Prefix of stage names in events.
         folder: Where last good checkpoints are kept, or None.
         listener: Told of progress.
+        start: Weights of the student's backbone, by name, that are not drawn.
+        resume: How the run can be interrupted, or None.
     """
 
     seed: int = 0
     label: str = ""
     folder: Path | None = None
     listener: Listener = field(default=silent)
+    start: Mapping[str, Tensor] = field(default_factory=dict)
+    resume: Resumption | None = None
 
 
 def run_recipe(
@@ -58,7 +67,7 @@ def run_recipe(
     *,
     student: NetSpec,
     teacher: Given | None,
-    dataset: ImageDataset,
+    dataset: Dataset,
     settings: TrainSettings,
     options: RunOptions,
 ) -> Outcome:
@@ -67,12 +76,12 @@ def run_recipe(
     Two recipes with one seed start from the same student weights and see the same batches.
 
     Args:
-        recipe: The method.
+        recipe: The method; see `edgekd.distill.adapting` for what it is where labels are no classes.
         student: The student's architecture.
         teacher: The teacher's architecture and trained network, or None for recipes that need none. It is not changed.
         dataset: The data; its test split is not touched.
         settings: Optimisation settings.
-        options: Seed, label, folder, listener.
+        options: Seed, label, folder, listener, how to be interrupted.
 
     Returns:
         The trained student and its history.
@@ -80,32 +89,101 @@ def run_recipe(
     Raises:
         ConfigError: The recipe does not fit the networks, or needs a teacher and none was given.
         TrainingDiverged: A loss became NaN or infinite.
+        Paused: The deadline of `options.resume` is over; the same call goes on.
     """
-    accelerator = make_accelerator(settings)
+    recipe = recipe_for(recipe, dataset.task)
     with torch.random.fork_rng(devices=[]):
         session = open_session(
-            recipe, student=student, teacher=teacher, input_shape=_input_shape(dataset), seed=options.seed
+            recipe,
+            student=student,
+            teacher=teacher,
+            input_shape=dataset.input_shape,
+            kind=dataset.task.kind,
+            seed=options.seed,
         )
-        for net in session.nets.values():
-            net.to(accelerator.device)
-        with cpu_threads(settings.threads or threads_for(_macs_per_step(session, settings))):
-            context = LoopContext(
-                dataset,
-                settings,
-                _augment(dataset, settings),
-                options.seed,
-                accelerator,
-                options.label,
-                options.folder,
-                options.listener,
-            )
-            history = _run_stages(recipe, session, context)
+        if options.start:
+            session.begin_from("student", options.start)
+        history = run_stages(recipe, session, dataset=dataset, settings=settings, options=options)
     return Outcome(session.net("student").backbone.cpu().eval().requires_grad_(False), history)
 
 
-def check_recipe(
-    recipe: Recipe, *, student: NetSpec, teacher: Given | None, dataset: ImageDataset, batch_size: int
-) -> None:
+def run_stages(
+    recipe: Recipe, session: Session, *, dataset: Dataset, settings: TrainSettings, options: RunOptions
+) -> tuple[Epoch, ...]:
+    """Train every network of a session by a recipe's stages.
+
+    Args:
+        recipe: The method.
+        session: Its networks, as `open_session` made them; they are changed.
+        dataset: The data; its test split is not touched.
+        settings: Optimisation settings.
+        options: Seed, label, folder, listener.
+
+    Returns:
+        Every epoch of every stage.
+
+    Raises:
+        ConfigError: The recipe does not fit the networks.
+        TrainingDiverged: A loss became NaN or infinite.
+        Paused: The deadline of `options.resume` is over.
+    """
+    context = _context(recipe, session, dataset, settings, options)
+    bookmark, device = context.bookmark, context.accelerator.device
+    history = [] if bookmark is None else [Epoch(**record) for record in bookmark.history]
+    with cpu_threads(settings.threads or threads_for(_macs_per_step(session, settings))):
+        for index, spec in enumerate(scheduled(recipe)):
+            if bookmark is not None:
+                if bookmark.is_past(index):
+                    continue
+                bookmark.enter(index, session)
+            stage = build_stage(spec, session)
+            stage.learners.to(device)
+            prepare(stage, session, dataset.train, device, listener=context.listener, label=context.label)
+            with compiled(stage.nets, settings.compile):
+                run_stage(stage, session, context, history)
+    if bookmark is not None:
+        bookmark.close()
+    return tuple(history)
+
+
+def _context(
+    recipe: Recipe, session: Session, dataset: Dataset, settings: TrainSettings, options: RunOptions
+) -> LoopContext:
+    accelerator, augment = make_accelerator(settings), _augment(dataset, settings)
+    for net in session.nets.values():
+        net.to(accelerator.device)
+        if settings.channels_last:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    bookmark = None
+    if options.resume is not None:
+        key = _key(recipe, session, dataset, settings)
+        bookmark = Bookmark.open(options.resume, session, key=key, device=accelerator.device)
+    resident = ResidentSplit(dataset.train, augment, accelerator.device) if settings.resident else None
+    return LoopContext(
+        dataset,
+        settings,
+        augment,
+        options.seed,
+        accelerator,
+        options.label,
+        options.folder,
+        options.listener,
+        resident,
+        bookmark,
+    )
+
+
+def _key(recipe: Recipe, session: Session, dataset: Dataset, settings: TrainSettings) -> str:
+    nets = {
+        f"{role} {name}": value.cpu().numpy()
+        for role, net in session.nets.items()
+        for name, value in net.state_dict().items()
+    }
+    facts = [recipe.digest, settings.model_dump(mode="json"), dataset.digest, session.seed]
+    return sha256_of_json([*facts, sha256_of_arrays(nets)])
+
+
+def check_recipe(recipe: Recipe, *, student: NetSpec, teacher: Given | None, dataset: Dataset, batch_size: int) -> None:
     """Go through a recipe's stages on a few training rows, so that what does not fit is known before training starts.
 
     Args:
@@ -118,34 +196,23 @@ def check_recipe(
     Raises:
         ConfigError: The recipe does not fit the networks or the data.
     """
+    recipe = recipe_for(recipe, dataset.task)
     with torch.random.fork_rng(devices=[]):
-        session = open_session(recipe, student=student, teacher=teacher, input_shape=_input_shape(dataset), seed=0)
+        session = open_session(
+            recipe,
+            student=student,
+            teacher=teacher,
+            input_shape=dataset.input_shape,
+            kind=dataset.task.kind,
+            seed=0,
+        )
         rehearse(recipe, session, dataset, batch_size=batch_size)
 
 
-def _run_stages(recipe: Recipe, session: Session, context: LoopContext) -> tuple[Epoch, ...]:
-    history: list[Epoch] = []
-    for spec in scheduled(recipe):
-        if spec.start == "fresh":
-            session.restart(spec.learner)
-        stage = build_stage(spec, session)
-        stage.learners.to(context.accelerator.device)
-        prepare(stage, context.dataset.train, context.accelerator.device)
-        history += run_stage(stage, session, context)
-    return tuple(history)
-
-
 def _macs_per_step(session: Session, settings: TrainSettings) -> int:
-    channels, height, width = session.input_shape
     nets = session.nets.values()
-    return settings.batch_size * sum(
-        count_macs(net.backbone, (channels, net.resolution or height, net.resolution or width)) for net in nets
-    )
+    return settings.batch_size * sum(count_macs(net.backbone, net.shape_seen(session.input_shape)) for net in nets)
 
 
-def _augment(dataset: ImageDataset, settings: TrainSettings) -> Augment:
+def _augment(dataset: Dataset, settings: TrainSettings) -> Augment:
     return augmentation(default_augmentation(dataset.name) if settings.augment == "auto" else settings.augment)
-
-
-def _input_shape(dataset: ImageDataset) -> tuple[int, int, int]:
-    return (dataset.in_channels, dataset.resolution, dataset.resolution)

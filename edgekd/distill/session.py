@@ -42,7 +42,7 @@ class Session:
     nets: Mapping[str, TracedNet]
     input_shape: tuple[int, ...]
     seed: int
-    fresh: Mapping[str, Callable[[], Mapping[str, Tensor]]] = field(default_factory=dict)
+    fresh: dict[str, Callable[[], Mapping[str, Tensor]]] = field(default_factory=dict)
     policies: Mapping[str, Policy] = field(default_factory=dict)
     trajectories: dict[str, list[Checkpoint]] = field(default_factory=dict)
 
@@ -63,6 +63,12 @@ class Session:
         if role not in self.fresh:
             raise ConfigError(f"{role} cannot be trained from new weights: its network is not one of edgekd's families")
         self.net(role).backbone.load_state_dict(self.fresh[role]())
+
+    def begin_from(self, role: str, weights: Mapping[str, Tensor]) -> None:
+        """Let a role's backbone start from these weights, by name, where its own would be drawn."""
+        drawn = self.fresh[role]
+        self.fresh[role] = lambda: {**drawn(), **weights}
+        self.restart(role)
 
     def record(self, role: str, progress: float) -> None:
         """Keep a role's network as it is now."""

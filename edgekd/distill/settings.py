@@ -20,7 +20,8 @@ class TrainSettings(StrictModel):
     epochs: int = Field(30, ge=1, description="Epochs of a stage of length 1.")
     batch_size: int = Field(64, ge=2, description="Samples in one step.")
     lr: float = Field(0.05, gt=0, description="Peak learning rate of a stage of scale 1.")
-    momentum: float = Field(0.9, ge=0, lt=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd; adamw keeps its usual 0.9 and 0.999.")
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0)
     schedule: Literal["multistep", "cosine", "constant"] = "cosine"
@@ -33,6 +34,11 @@ class TrainSettings(StrictModel):
     max_grad_norm: float | None = Field(None, gt=0)
     select: Literal["best", "last"] = Field("best", description="Which epoch to keep, judged on the held-out split.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    resident: bool = Field(False, description="Keep the training pictures on the device and change them there.")
+    channels_last: bool = Field(False, description="Lay maps out channel by channel last, as tensor cores want them.")
+    compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = Field(
+        "no", description="Compile the networks' training passes, in this mode of torch.compile."
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; one for small networks, else all, by default.")
 
 

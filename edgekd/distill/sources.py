@@ -16,7 +16,7 @@ from edgekd.data import Batch
 from edgekd.distill.net import TracedNet
 from edgekd.distill.session import Checkpoint, Session
 from edgekd.distill.step import Step
-from edgekd.distill.trace import Trace, select
+from edgekd.distill.trace import Trace, class_logits, select
 
 OWN = "self"
 """Name of the target that is the learner itself."""
@@ -169,8 +169,8 @@ class Trajectory:
 
 
 def checkpoint_at(checkpoints: Sequence[Checkpoint], progress: float) -> Checkpoint:
-    """Return the first checkpoint of more progress than this; the last one when there is none."""
-    return next((checkpoint for checkpoint in checkpoints if checkpoint.progress > progress), checkpoints[-1])
+    """Return the first checkpoint of at least this progress; the last one when there is none."""
+    return next((checkpoint for checkpoint in checkpoints if checkpoint.progress >= progress), checkpoints[-1])
 
 
 def frozen_trace(net: TracedNet, batch: Batch) -> Trace:
@@ -182,7 +182,7 @@ def frozen_trace(net: TracedNet, batch: Batch) -> Trace:
 
 def mean_probability_logits(traces: Sequence[Trace]) -> Tensor:
     """Return the logarithm of the mean of the networks' probabilities, `[B, K]`."""
-    logs = torch.stack([trace.logits.log_softmax(dim=1) for trace in traces])
+    logs = torch.stack([class_logits(trace, "source ensemble").log_softmax(dim=1) for trace in traces])
     return logs.logsumexp(dim=0) - torch.log(torch.tensor(float(len(traces))))
 
 

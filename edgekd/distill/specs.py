@@ -8,8 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from edgekd.core.config import StrictModel
-
-Depth = Literal["first", "middle", "last"]
+from edgekd.distill.trace import Depth
 
 
 class WithOptions(StrictModel):
@@ -88,6 +87,10 @@ class LearnerSpec(StrictModel):
     """A network that trains in a stage, and what it learns from."""
 
     learner: str = Field("student", description="Its role.")
+    start: Literal["as-is", "fresh", "fresh-once-prepared"] = Field(
+        "as-is",
+        description="Fresh: its backbone starts from new weights; once prepared: after terms saw it as it was.",
+    )
     train: tuple[Literal["backbone", "head", "attachments"], ...] = ("backbone", "attachments")
     until: Depth | None = Field(None, description="Feature map above which everything stays frozen.")
     source: tuple[SourceSpec, ...] = (SourceSpec(),)
@@ -106,7 +109,6 @@ class StageSpec(LearnerSpec):
 
     name: str
     beside: tuple[LearnerSpec, ...] = Field((), description="Networks that train in the same steps.")
-    start: Literal["as-is", "fresh"] = Field("as-is", description="Fresh: the learner starts from its initial weights.")
     views: tuple[ViewSpec, ...] = (ViewSpec(type="identity"),)
     learns: tuple[str, ...] = Field((), description="Policies that learn; the others only decide.")
     record: int = Field(0, ge=0, description="Checkpoints of the learner to keep, evenly over the stage.")

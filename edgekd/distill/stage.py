@@ -49,6 +49,12 @@ class Stage:
         return self.spec.name
 
     @property
+    def nets(self) -> tuple[TracedNet, ...]:
+        """Every network that takes part, each once."""
+        nets = [net for learner in self.learners for net in (learner.net, *learner.target_nets().values())]
+        return tuple({id(net): net for net in nets}.values())
+
+    @property
     def changes_answers(self) -> bool:
         """Whether the logits of its own learner change."""
         return "backbone" in self.spec.train or "head" in self.spec.train
@@ -67,7 +73,7 @@ def add_attachments(recipe: Recipe, session: Session) -> None:
 
 
 def build_stage(spec: StageSpec, session: Session) -> Stage:
-    """Build one stage of a recipe for the networks at hand, and tap them where its terms read.
+    """Build one stage of a recipe for the networks at hand, restart those that start fresh, tap them where terms read.
 
     A term of constant weight 0 is left out, adapters and all.
 
@@ -84,6 +90,9 @@ def build_stage(spec: StageSpec, session: Session) -> Stage:
     live = tuple(learner.learner for learner in spec.learners)
     if len(set(live)) < len(live):
         raise ConfigError(f"stage {spec.name!r}: a network learns once in a stage, got {', '.join(live)}")
+    for one in spec.learners:
+        if one.start == "fresh":
+            session.restart(one.learner)
     learners = [_learner(one, spec, live, session) for one in spec.learners]
     _tap(learners)
     for one, learner in zip(spec.learners, learners, strict=True):
@@ -96,8 +105,11 @@ def build_stage(spec: StageSpec, session: Session) -> Stage:
 
 def _attachment(spec: AttachmentSpec, shapes: TraceSpec, name: str, session: Session) -> nn.Module:
     builder = ATTACHMENTS[spec.type]
-    others = (session.nets,) if "nets" in inspect.signature(builder).parameters else ()
-    return builder(shapes, name, *others, **checked_options(f"attachment {name!r}", builder, spec.options))
+    asked = inspect.signature(builder).parameters
+    others: dict[str, object] = {"nets": session.nets} if "nets" in asked else {}
+    if "specs" in asked:
+        others["specs"] = {role: trace_spec(net, session.input_shape) for role, net in session.nets.items()}
+    return builder(shapes, name, **others, **checked_options(f"attachment {name!r}", builder, spec.options))
 
 
 def _learner(spec: LearnerSpec, stage: StageSpec, live: tuple[str, ...], session: Session) -> Learner:

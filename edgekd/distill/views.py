@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from edgekd.core.errors import ConfigError
 from edgekd.core.registry import Registry
 from edgekd.data import Batch
+from edgekd.distill.mixing import mixes_of
 from edgekd.distill.step import Step
 
 ROTATIONS = 4
@@ -49,7 +53,86 @@ class Rotations:
         is_first = torch.arange(ROTATIONS * len(batch), device=batch.labels.device) % ROTATIONS == 0
         return Batch(
             inputs=torch.stack(turned, dim=1).flatten(0, 1),
-            labels=batch.labels.repeat_interleave(ROTATIONS),
+            labels=batch.labels.repeat_interleave(ROTATIONS, dim=0),
             ids=batch.ids.repeat_interleave(ROTATIONS),
             is_labelled=batch.is_labelled.repeat_interleave(ROTATIONS) & is_first,
         )
+
+
+@VIEWS.register("extended")
+class Extended:
+    """The batch followed by convex mixes of its rows, which carry no label: class -1, id -1, `is_labelled` False.
+
+    Teachers see exactly these rows. A student's batch statistics are those of both kinds together.
+
+    Args:
+        ratio: Mixes for each row of the batch; 0 leaves the batch as it is.
+        alpha: Of the Beta distribution that shares are drawn from; 1 is uniform.
+
+    Raises:
+        ConfigError: An option out of range; when called, inputs that cannot be mixed.
+
+    Reference:
+        Pouransari et al. 2021, arXiv 2007.00051; a reconstruction.
+    """
+
+    def __init__(self, *, ratio: float = 1.0, alpha: float = 1.0) -> None:
+        if not ratio >= 0 or not alpha > 0:
+            raise ConfigError(f"extended: ratio {ratio} must not be negative and alpha {alpha} positive")
+        self._ratio, self._alpha = ratio, alpha
+
+    def __call__(self, batch: Batch, step: Step) -> Batch:
+        """Return `B + round(ratio B)` rows."""
+        count = round(self._ratio * len(batch))
+        if count == 0:
+            return batch
+        mixes = _unlabelled(_mixed_inputs(batch, count, self._alpha, step), batch)
+        return Batch(
+            torch.cat([batch.inputs, mixes.inputs]),
+            torch.cat([batch.labels, mixes.labels]),
+            torch.cat([batch.ids, mixes.ids]),
+            torch.cat([batch.is_labelled, mixes.is_labelled]),
+        )
+
+
+@VIEWS.register("mixed")
+class Mixed:
+    """Convex mixes of the batch's rows in their place, as many and without labels (see `Extended`).
+
+    Args:
+        alpha: Of the Beta distribution that shares are drawn from; 1 is uniform.
+
+    Raises:
+        ConfigError: An option out of range; when called, inputs that cannot be mixed.
+
+    Reference:
+        Zhang et al. 2018, mixup, arXiv 1710.09412, whose labels are left out.
+    """
+
+    def __init__(self, *, alpha: float = 1.0) -> None:
+        if not alpha > 0:
+            raise ConfigError(f"mixed: alpha must be positive, got {alpha}")
+        self._alpha = alpha
+
+    def __call__(self, batch: Batch, step: Step) -> Batch:
+        """Return `B` mixes."""
+        return _unlabelled(_mixed_inputs(batch, len(batch), self._alpha, step), batch)
+
+
+def _mixed_inputs(batch: Batch, count: int, alpha: float, step: Step) -> Tensor:
+    if not batch.inputs.is_floating_point():
+        raise ConfigError(
+            "only pictures can be mixed; these inputs are tokens, half of one and half of another is none"
+        )
+    rng = np.random.default_rng(step.generator("mixes").initial_seed())
+    return mixes_of(batch.inputs, count, alpha=alpha, rng=rng)
+
+
+def _unlabelled(inputs: Tensor, like: Batch) -> Batch:
+    count = len(inputs)
+    return Batch(
+        inputs,
+        like.labels.new_full((count, *like.labels.shape[1:]), -1),
+        like.ids.new_full((count,), -1),
+        like.is_labelled.new_zeros(count),
+    )

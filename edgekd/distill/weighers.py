@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from edgekd.core.errors import ConfigError
 from edgekd.core.registry import Registry
 from edgekd.data import Batch
 from edgekd.distill.step import Step
-from edgekd.distill.trace import Trace
+from edgekd.distill.trace import Trace, class_logits
 
 
 @dataclass(frozen=True)
@@ -84,33 +84,46 @@ class RunningMean:
     """The mean of a quantity over the steps so far, the latest counting most.
 
     Args:
-        memory: Share of the mean that the next step keeps, in [0, 1).
-        total: Sum of the values, each times what memory has left of it, `[]`; None before the first step.
-        mass: Sum of what memory has left of each.
+        share: Of the mean that the next step keeps, in [0, 1).
     """
 
-    def __init__(self, memory: float, *, total: Tensor | None = None, mass: float = 0.0) -> None:
-        self._memory, self.total, self.mass = memory, total, mass
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._total: Tensor | None = None
+        self._mass = 0.0
 
-    def take(self, value: Tensor) -> None:
-        """Count a step's value, `[]`."""
-        before = torch.zeros_like(value) if self.total is None else self.total
-        self.total = self._memory * before + (1 - self._memory) * value
-        self.mass = self._memory * self.mass + (1 - self._memory)
+    @property
+    def is_known(self) -> bool:
+        """Whether a step was counted yet."""
+        return self._total is not None
 
     @property
     def mean(self) -> Tensor:
         """The mean, `[]`; raises `ValueError` before the first step."""
-        return self._known() / self.mass
+        return self._known() / self._mass
+
+    def take(self, value: Tensor) -> None:
+        """Count a step's value, `[]`."""
+        before = torch.zeros_like(value) if self._total is None else self._total
+        self._total = self._share * before + (1 - self._share) * value
+        self._mass = self._share * self._mass + (1 - self._share)
 
     def scale(self, size: float | Tensor) -> Tensor:
         """Return what brings a positive quantity to a size on average; raises `ValueError` before the first step."""
-        return size * self.mass / self._known().clamp(min=torch.finfo(torch.float32).tiny)
+        return size * self._mass / self._known().clamp(min=torch.finfo(torch.float32).tiny)
+
+    def memory(self) -> dict[str, Any]:
+        """Return all that it has counted, for a run that is interrupted."""
+        return {"total": self._total, "mass": self._mass}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Take up what `memory` returned."""
+        self._total, self._mass = memory["total"], memory["mass"]
 
     def _known(self) -> Tensor:
-        if self.total is None:
+        if self._total is None:
             raise ValueError("no step was counted yet")
-        return self.total
+        return self._total
 
 
 def size_of(values: Tensor) -> Tensor:
@@ -130,17 +143,27 @@ class Balanced:
     def __init__(self, *, value: float = 1.0, memory: float = 0.99) -> None:
         if not 0 <= memory < 1:
             raise ConfigError(f"balanced: memory must be in [0, 1), got {memory}")
-        self._value, self._mean = value, RunningMean(memory)
+        self._value, self._size = value, RunningMean(memory)
 
     def __call__(self, moment: Moment) -> float | Tensor:
         """Return the weight, this step's values included in the mean."""
-        self._mean.take(size_of(moment.values))
-        return self._mean.scale(self._value)
+        self._size.take(size_of(moment.values))
+        return self._size.scale(self._value)
+
+    def memory(self) -> dict[str, Any]:
+        """Return the running mean, for a run that is interrupted."""
+        return self._size.memory()
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Take up what `memory` returned."""
+        self._size.remember(memory)
 
 
 @WEIGHERS.register("teacher-confidence")
 class TeacherConfidence:
     """One minus the entropy of a teacher's prediction over the log of the number of classes, for each sample.
+
+    Of logits of pixels it is the mean over pixels.
 
     Args:
         value: What a sample of which the teacher is certain counts.
@@ -157,11 +180,12 @@ class TeacherConfidence:
 
     def __call__(self, moment: Moment) -> float | Tensor:
         """Return `[B, S]`, in 0..value."""
-        return self._value * torch.stack([self._confidence(target.logits) for target in moment.targets], dim=1)
+        return self._value * torch.stack([self._confidence(target) for target in moment.targets], dim=1)
 
-    def _confidence(self, logits: Tensor) -> Tensor:
-        logs = (logits.detach().float() / self._temperature).log_softmax(dim=1)
-        entropy = -(logs.exp() * logs).sum(dim=1)
+    def _confidence(self, target: Trace) -> Tensor:
+        logits = class_logits(target, "weigher teacher-confidence").detach().float()
+        logs = (logits / self._temperature).log_softmax(dim=1)
+        entropy = -(logs.exp() * logs).sum(dim=1).view(len(logits), -1).mean(dim=1)
         return (1 - entropy / math.log(logits.shape[1])).clamp(0, 1)
 
 

@@ -1,11 +1,11 @@
 """ONNX to engine, and running it: `onnxruntime`, `tensorrt_rtx` and `tensorrt` behind one protocol."""
 
-from edgekd.engine.accuracy import accuracy_of
 from edgekd.engine.backend import Backend, BuildOptions, Runner
 from edgekd.engine.fake import FakeRunner
 from edgekd.engine.fusion import FusedLayer, FusedTensor, FusionReport, report_from_json, require_precision
 from edgekd.engine.inputs import InputShape
 from edgekd.engine.registry import BACKENDS
+from edgekd.engine.scoring import score_of
 
 __all__ = [
     "BACKENDS",
@@ -17,7 +17,7 @@ __all__ = [
     "FusionReport",
     "InputShape",
     "Runner",
-    "accuracy_of",
     "report_from_json",
     "require_precision",
+    "score_of",
 ]

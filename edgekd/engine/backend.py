@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgekd.core.artifacts import Engine, OnnxModel
 from edgekd.core.errors import ConfigError
 from edgekd.core.events import Listener, silent
+from edgekd.data import NetInputs
 
 if TYPE_CHECKING:
     from edgekd.targets import Target
@@ -82,11 +83,11 @@ class Runner(Protocol):
         """Plain data: backend, versions, threads, `min_batch`, `max_batch` (0 = no limit), compute precisions."""
         ...
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, inputs: NetInputs) -> NDArray[np.float32]:
         """Run one batch.
 
         Args:
-            inputs: Pictures in 0..1, float32 `[B, C, H, W]`.
+            inputs: Pictures in 0..1, float32 `[B, C, H, W]`, or tokens int64 `[B, L]`.
 
         Returns:
             Logits, float32 `[B, K]`.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.core.errors import BuildError
+from edgekd.data import NetInputs
 from edgekd.engine.backend import Runner
 from edgekd.engine.inputs import InputShape
 
@@ -28,7 +29,7 @@ class FakeRunner:
 
     def __init__(
         self,
-        answer: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+        answer: Callable[[NetInputs], NDArray[np.float32]],
         shape: InputShape,
         *,
         facts: Mapping[str, Any] | None = None,
@@ -47,7 +48,7 @@ class FakeRunner:
             **(facts or {}),
         }
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, inputs: NetInputs) -> NDArray[np.float32]:
         """Answer one batch; see `Runner.run`."""
         if not self._is_open:
             raise BuildError("the runner is closed")

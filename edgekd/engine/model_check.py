@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _NAMES_SHOWN = 5
-_FLOAT32 = 1  # onnx.TensorProto.FLOAT
+_FLOAT32, _INT64 = 1, 7  # of onnx.TensorProto
 
 
 def checked_model(model: OnnxModel, options: BuildOptions) -> ModelProto:
@@ -82,10 +82,12 @@ def _interface_problems(proto: ModelProto, model: OnnxModel) -> list[str]:
             problems.append(f"its input has shape {_words(shape)}, expected {_words((batch, *model.input_shape))}")
     if outputs != [model.output_name]:
         problems.append(f"its outputs are {outputs}, expected one named {model.output_name!r}")
+    types = {model.input_name: _INT64 if model.vocabulary else _FLOAT32, model.output_name: _FLOAT32}
     return problems + [
-        f"{value.name!r} is not float32; inputs and outputs must stay float32 in every precision"
+        f"{value.name!r} is not {'int64' if types[value.name] == _INT64 else 'float32'}; inputs and outputs keep their "
+        "type in every precision"
         for value in [*proto.graph.input, *proto.graph.output]
-        if value.name in (model.input_name, model.output_name) and value.type.tensor_type.elem_type != _FLOAT32
+        if value.type.tensor_type.elem_type != types.get(value.name, value.type.tensor_type.elem_type)
     ]
 
 

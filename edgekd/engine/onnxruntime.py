@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgekd.core.artifacts import Engine, OnnxModel
 from edgekd.core.errors import BuildError, TargetError, missing_package
+from edgekd.data import NetInputs
 from edgekd.engine.backend import BuildOptions, Runner
 from edgekd.engine.inputs import InputShape
 from edgekd.engine.model_check import checked_model, require_intact
@@ -100,7 +101,7 @@ class OnnxRuntimeRunner:
             **{name: facts[name] for name in kept},
         }
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, inputs: NetInputs) -> NDArray[np.float32]:
         """Run one batch; see `Runner.run`."""
         if self._session is None:
             raise BuildError("the runner is closed")

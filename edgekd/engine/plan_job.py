@@ -28,7 +28,7 @@ class PlanJob:
         report: File to write the JSON report to.
         precision: Precision the plan must have.
         input_name: Name of the one input.
-        input_shape: `(C, H, W)`.
+        input_shape: `(C, H, W)` of a picture, or `(L,)` of a text.
         batches: Smallest, optimal and largest batch; empty for a model of fixed batch.
         compute_capability: Name in the builder's enum (`"SM86"`); empty means the GPU at hand.
         workspace_mb: Limit of scratch memory in MiB; 0 leaves the builder's own.
@@ -40,7 +40,7 @@ class PlanJob:
     report: Path
     precision: Precision
     input_name: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     batches: tuple[int, ...] = ()
     compute_capability: str = ""
     workspace_mb: int = 0
@@ -92,8 +92,8 @@ def job_from_arguments(arguments: Sequence[str]) -> PlanJob:
     parser.add_argument("--workspace-mb", type=int, default=0)
     parser.add_argument("--timing-cache", default="")
     given = parser.parse_args(arguments)
-    if len(given.input_shape) != 3 or len(given.batches) not in (0, 3):
-        parser.error("--input-shape and --batches take three numbers")
+    if len(given.input_shape) not in (1, 3) or len(given.batches) not in (0, 3):
+        parser.error("--input-shape takes one or three numbers, --batches three")
     return PlanJob(
         onnx=given.onnx,
         plan=given.plan,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgekd.core.artifacts import Engine
 from edgekd.core.errors import BuildError
+from edgekd.data import NetInputs
 from edgekd.engine.backend import Runner
 from edgekd.engine.device_memory import DeviceMemory
 from edgekd.engine.inputs import InputShape
@@ -43,8 +44,9 @@ class PlanRunner:
         log = BuilderLog()
         try:
             self._plan = _LoadedPlan(trt, plan, log)
-            self._plan.require_float32(trt, self._names)
-            self._input = memory.allocate(4 * self._shape.max_batch * int(np.prod(self._shape.image)))
+            self._plan.require_types(trt, dict(zip(self._names, (self._shape.dtype.name, "float32"), strict=True)))
+            values = self._shape.max_batch * int(np.prod(self._shape.sample))
+            self._input = memory.allocate(self._shape.dtype.itemsize * values)
             self._output = memory.allocate(4 * self._shape.max_batch * self._classes(self._shape.max_batch))
         except BuildError:
             memory.release()
@@ -60,7 +62,7 @@ class PlanRunner:
             "engine_digest": engine.digest,
         }
 
-    def run(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(self, inputs: NetInputs) -> NDArray[np.float32]:
         """Copy in, run, copy out, wait; see `Runner.run`."""
         if self._memory is None:
             raise BuildError("the runner is closed")
@@ -89,7 +91,7 @@ class PlanRunner:
 
     def _classes(self, batch: int) -> int:
         context = self._plan.context
-        if not context.set_input_shape(self._names[0], (batch, *self._shape.image)):
+        if not context.set_input_shape(self._names[0], (batch, *self._shape.sample)):
             raise BuildError(f"the engine refused batch {batch}: " + "; ".join(self._plan.log.errors()))
         shape = tuple(context.get_tensor_shape(self._names[1]))
         if len(shape) != 2 or shape[0] != batch or shape[1] < 1:
@@ -109,11 +111,14 @@ class _LoadedPlan:
         if self.context is None:
             raise BuildError("no execution context: " + ("; ".join(log.errors()) or "no reason given"))
 
-    def require_float32(self, trt: ModuleType, names: tuple[str, ...]) -> None:
-        for name in names:
+    def require_types(self, trt: ModuleType, types: Mapping[str, str]) -> None:
+        known = {"float32": trt.DataType.FLOAT, "int64": getattr(trt.DataType, "INT64", None)}  # none before 10
+        for name, wanted in types.items():
             dtype = self._engine.get_tensor_dtype(name)
-            if dtype != trt.DataType.FLOAT:
-                raise BuildError(f"tensor {name!r} of the engine is {dtype}; inputs and outputs must stay float32")
+            if dtype != known[wanted]:
+                raise BuildError(
+                    f"tensor {name!r} of the engine is {dtype}; inputs and outputs keep their type, {wanted}"
+                )
 
     def close(self) -> None:
         self.context = None

@@ -2,7 +2,8 @@
 
 from edgekd.export.cleanup import strip_metadata
 from edgekd.export.fp16_rounding import fp16_rounded
-from edgekd.export.model_file import Form, read_content, read_proto, with_shapes, write_model
+from edgekd.export.model_file import Form, read_content, read_proto, vocabulary_of, with_shapes, write_model
+from edgekd.export.net_inputs import input_problem, random_inputs
 from edgekd.export.ort_run import run_onnx
 from edgekd.export.parity import (
     Parity,
@@ -21,13 +22,16 @@ __all__ = [
     "TaskParity",
     "export_onnx",
     "fp16_rounded",
+    "input_problem",
     "parity",
+    "random_inputs",
     "read_content",
     "read_proto",
     "require_parity",
     "run_onnx",
     "strip_metadata",
     "task_parity",
+    "vocabulary_of",
     "with_shapes",
     "write_model",
 ]

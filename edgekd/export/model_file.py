@@ -20,6 +20,10 @@ from edgekd.export.opset import opset_of
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
 _LOWEST_IR = 8
+_INPUT_WORDS = {
+    4: "float32 [B, C, H, W] in 0..1; normalisation is inside the graph",
+    2: "int64 [B, L] token numbers, 0 after the end of a text; the attention mask is made inside the graph",
+}
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,12 @@ def write_model(proto: onnx.ModelProto, path: Path, form: Form) -> OnnxModel:
         The written model, described from the graph itself.
 
     Raises:
-        ExportError: The graph is not valid ONNX, or is not one float32 image batch in, one float32 logits out.
+        ExportError: The graph is not valid ONNX, or is not one batch in (float32 pictures or int64 tokens), one float32
+            output, `[B, K]` or `[B, K, H, W]`.
         StorageError: The file cannot be written.
     """
     finished = _stamped(proto, form)
-    batch, input_shape = _image_input(finished)
+    batch, *shape = _input_sizes(finished)
     _check_output(finished, batch)
     if (size_bytes := finished.ByteSize()) >= onnx.checker.MAXIMUM_PROTOBUF:
         raise ExportError(f"the model is {size_bytes} bytes; one ONNX file holds less than 2 GiB")
@@ -92,11 +97,36 @@ def write_model(proto: onnx.ModelProto, path: Path, form: Form) -> OnnxModel:
         flavour=form.flavour,
         opset=opset_of(finished),
         input_name=INPUT_NAME,
-        input_shape=input_shape,
+        input_shape=tuple(shape),
         output_name=OUTPUT_NAME,
         batch=batch,
         parents=form.parents,
+        vocabulary=vocabulary_of(finished) if len(shape) == 1 else 0,
     )
+
+
+def vocabulary_of(proto: onnx.ModelProto) -> int:
+    """Return how many token numbers a network of texts knows: the rows of the table that its input reads.
+
+    Args:
+        proto: A graph with the shape of every value.
+
+    Raises:
+        ExportError: Its input reads no table.
+    """
+    name = proto.graph.input[0].name
+    values = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in proto.graph.value_info
+    }
+    shapes: dict[str, list[int]] = {
+        **values,
+        **{tensor.name: list(tensor.dims) for tensor in proto.graph.initializer},
+    }
+    tables = [node.input[0] for node in proto.graph.node if node.op_type == "Gather" and node.input[1] == name]
+    rows = [shapes[table][0] for table in tables if shapes.get(table)]
+    if not rows:
+        raise ExportError(f"the input {name!r} is int64 but looks nothing up in a table of tokens")
+    return min(rows)
 
 
 def with_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -120,8 +150,8 @@ def _stamped(proto: onnx.ModelProto, form: Form) -> onnx.ModelProto:
     facts = {
         "edgekd.precision": form.precision,
         "edgekd.flavour": form.flavour,
-        "edgekd.input": "float32 [B, C, H, W] in 0..1; normalisation is inside the graph",
-        "edgekd.output": "logits [B, K]",
+        "edgekd.input": _INPUT_WORDS.get(len(finished.graph.input[0].type.tensor_type.shape.dim), "unknown"),
+        "edgekd.output": f"float32 [{', '.join(['B', *_dims(finished.graph.output[0])[1:]])}], not activated",
         **form.notes,
     }
     onnx.helper.set_model_props(finished, dict(sorted(facts.items())))
@@ -132,16 +162,16 @@ def _stamped(proto: onnx.ModelProto, form: Form) -> onnx.ModelProto:
     return finished
 
 
-def _image_input(proto: onnx.ModelProto) -> tuple[int, tuple[int, int, int]]:
+def _input_sizes(proto: onnx.ModelProto) -> list[int]:
     inputs = list(proto.graph.input)
     if [value.name for value in inputs] != [INPUT_NAME]:
         raise ExportError(f"the graph has inputs {[value.name for value in inputs]}; exactly {INPUT_NAME!r} is needed")
     kind = inputs[0].type.tensor_type
     sizes = [dim.dim_value for dim in kind.shape.dim]
-    if kind.elem_type != TensorProto.FLOAT or len(sizes) != 4 or 0 in sizes[1:]:
+    if (kind.elem_type, len(sizes)) not in ((TensorProto.FLOAT, 4), (TensorProto.INT64, 2)) or 0 in sizes[1:]:
         found = TensorProto.DataType.Name(kind.elem_type)
-        raise ExportError(f"the input is {found} {_dims(inputs[0])}; float32 [B, C, H, W] is needed")
-    return sizes[0], (sizes[1], sizes[2], sizes[3])
+        raise ExportError(f"the input is {found} {_dims(inputs[0])}; float32 [B, C, H, W] or int64 [B, L] is needed")
+    return sizes
 
 
 def _check_output(proto: onnx.ModelProto, batch: int) -> None:
@@ -151,9 +181,12 @@ def _check_output(proto: onnx.ModelProto, batch: int) -> None:
     kind = outputs[0].type.tensor_type
     dims, first = _dims(outputs[0]), proto.graph.input[0].type.tensor_type.shape.dim[0]
     expected = str(batch) if batch else first.dim_param
-    if kind.elem_type != TensorProto.FLOAT or len(dims) != 2 or not dims[1].isdigit() or dims[0] != expected:
+    sizes_known = len(dims) in (2, 4) and all(size.isdigit() for size in dims[1:])
+    if kind.elem_type != TensorProto.FLOAT or not sizes_known or dims[0] != expected:
         found = TensorProto.DataType.Name(kind.elem_type)
-        raise ExportError(f"the output is {found} [{', '.join(dims)}]; float32 [{expected}, classes] is needed")
+        raise ExportError(
+            f"the output is {found} [{', '.join(dims)}]; float32 [{expected}, K] or [{expected}, K, H, W] is needed"
+        )
 
 
 def _dims(value: onnx.ValueInfoProto) -> list[str]:

@@ -6,18 +6,19 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd.core.errors import ExportError, missing_package
+from edgekd.data import NetInputs
 
 
-def run_onnx(content: bytes, images: npt.NDArray[np.float32], *, batch: int) -> npt.NDArray[np.float32]:
-    """Compute the logits of every image.
+def run_onnx(content: bytes, inputs: NetInputs, *, batch: int) -> npt.NDArray[np.float32]:
+    """Compute the output of every input.
 
     Args:
         content: A serialised ONNX model with one input and one output.
-        images: float32 `[n, C, H, W]` in 0..1, `n >= 1`.
-        batch: Images per call; the last call is filled up with copies of the last image.
+        inputs: Pictures float32 `[n, C, H, W]` in 0..1, or tokens int64 `[n, L]`, `n >= 1`.
+        batch: Inputs per call; the last call is filled up with copies of the last input.
 
     Returns:
-        Logits `[n, K]`, float32.
+        Outputs `[n, ...]`, float32.
 
     Raises:
         ExportError: ONNX Runtime cannot load or run the model.
@@ -33,16 +34,16 @@ def run_onnx(content: bytes, images: npt.NDArray[np.float32], *, batch: int) -> 
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
-        parts = [session.run(None, {name: chunk})[0][:used] for chunk, used in _chunks(images, batch)]
+        parts = [session.run(None, {name: chunk})[0][:used] for chunk, used in _chunks(inputs, batch)]
     except Exception as error:  # onnxruntime's exceptions share no narrower base class
         raise ExportError(f"ONNX Runtime cannot run the model: {str(error).splitlines()[0]}") from error
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
-def _chunks(images: npt.NDArray[np.float32], batch: int) -> list[tuple[npt.NDArray[np.float32], int]]:
+def _chunks(inputs: NetInputs, batch: int) -> list[tuple[NetInputs, int]]:
     chunks = []
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
+    for start in range(0, len(inputs), batch):
+        chunk = inputs[start : start + batch]
         missing = batch - len(chunk)
         chunks.append((np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]), len(chunk)))
     return chunks

@@ -15,15 +15,17 @@ from edgekd.export.cleanup import cleaned
 from edgekd.export.model_file import INPUT_NAME, OUTPUT_NAME, Form, write_model
 from edgekd.export.opset import EXPORTER_MINIMUM, LOWEST, at_opset
 from edgekd.export.quiet import quiet_exporter
+from edgekd.models import takes_tokens
 
 _DYNAMIC_EXAMPLE_BATCH = 3
+_TOKENS_OF_ANY_TABLE = 2
 
 
 def export_onnx(
     module: nn.Module,
     path: Path,
     *,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     opset: int = 17,
     batch: int = 0,
     parents: tuple[str, ...] = (),
@@ -31,9 +33,10 @@ def export_onnx(
     """Export a network in evaluation mode; the network itself is not touched.
 
     Args:
-        module: Maps float32 `[B, C, H, W]` in 0..1 to logits `[B, K]`; re-parameterised already where it needs that.
+        module: Maps float32 `[B, C, H, W]` in 0..1, or tokens int64 `[B, L]`, to one output `[B, K]` or
+            `[B, K, H, W]`; re-parameterised already where it needs that.
         path: The file to write.
-        input_shape: `(C, H, W)` of one input.
+        input_shape: `(C, H, W)` of one picture, or `(L,)` of one text.
         opset: Default-domain opset that the file must have.
         batch: Fixed batch size, or 0 for a dynamic one.
         parents: Digests of what the network was made from.
@@ -43,15 +46,15 @@ def export_onnx(
 
     Raises:
         ConfigError: `input_shape`, `opset` or `batch` make no sense.
-        ExportError: A weight is not finite or not float32, the network does not map images to logits, the exporter
+        ExportError: A weight is not finite or not float32, the network does not map inputs to outputs, the exporter
             cannot follow it, or it has no form at `opset` or with a dynamic batch.
         StorageError: The file cannot be written.
     """
     _check_request(input_shape, opset, batch)
     frozen = evaluation_copy(module)
     _check_weights(frozen)
-    example = _example(input_shape, batch or _DYNAMIC_EXAMPLE_BATCH)
-    _check_logits(frozen, example)
+    example = _example(frozen, input_shape, batch or _DYNAMIC_EXAMPLE_BATCH)
+    _check_outputs(frozen, example)
     with quiet_exporter():
         proto = cleaned(_traced(frozen, example, opset=opset, is_dynamic=batch == 0))
     proto = at_opset(proto, opset)
@@ -67,11 +70,11 @@ def evaluation_copy(module: nn.Module) -> nn.Module:
         raise ExportError(f"the network cannot be copied for export: {error}") from error
 
 
-def _check_request(input_shape: tuple[int, int, int], opset: int, batch: int) -> None:
+def _check_request(input_shape: tuple[int, ...], opset: int, batch: int) -> None:
     newest = onnx.defs.onnx_opset_version()
     problems = []
-    if len(input_shape) != 3 or min(input_shape) < 1:
-        problems.append(f"input_shape is {input_shape}; three sizes (C, H, W) of at least 1 are needed")
+    if len(input_shape) not in (1, 3) or min(input_shape) < 1:
+        problems.append(f"input_shape is {input_shape}; sizes (C, H, W) or (L,) of at least 1 are needed")
     if not LOWEST <= opset <= newest:
         problems.append(f"opset is {opset}; it must be between {LOWEST} and {newest}")
     if batch < 0:
@@ -94,23 +97,29 @@ def _check_weights(module: nn.Module) -> None:
         raise ExportError(f"the network's weights cannot be exported: {shown}")
 
 
-def _example(input_shape: tuple[int, int, int], batch: int) -> torch.Tensor:
-    return torch.rand((batch, *input_shape), generator=torch.Generator().manual_seed(0))
+def _example(module: nn.Module, input_shape: tuple[int, ...], batch: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    if takes_tokens(module, input_shape):
+        return torch.randint(0, _TOKENS_OF_ANY_TABLE, (batch, *input_shape), generator=generator)
+    return torch.rand((batch, *input_shape), generator=generator)
 
 
-def _check_logits(module: nn.Module, example: torch.Tensor) -> None:
+def _check_outputs(module: nn.Module, example: torch.Tensor) -> None:
     shape = list(example.shape)
     try:
         with torch.no_grad():
-            logits = module(example)
+            outputs = module(example)
     except (RuntimeError, ValueError, IndexError) as error:
         raise ExportError(f"the network does not run on an input {shape}: {error}") from error
-    if not isinstance(logits, torch.Tensor):
-        raise ExportError(f"the network returns {type(logits).__name__}; one tensor of logits [B, K] is needed")
-    if logits.ndim != 2 or len(logits) != len(example):
-        raise ExportError(f"the network maps {shape} to {list(logits.shape)}; logits [{len(example)}, K] are needed")
-    if not bool(torch.isfinite(logits).all()):
-        raise ExportError("the network's logits are not finite on random inputs in 0..1: the weights are unusable")
+    if not isinstance(outputs, torch.Tensor):
+        raise ExportError(f"the network returns {type(outputs).__name__}; one tensor [B, K] or [B, K, H, W] is needed")
+    if outputs.ndim not in (2, 4) or len(outputs) != len(example):
+        raise ExportError(
+            f"the network maps {shape} to {list(outputs.shape)}; [{len(example)}, K] or [{len(example)}, K, H, W] is "
+            "needed"
+        )
+    if not bool(torch.isfinite(outputs).all()):
+        raise ExportError("the network's outputs are not finite on random inputs: the weights are unusable")
 
 
 def _traced(module: nn.Module, example: torch.Tensor, *, opset: int, is_dynamic: bool) -> onnx.ModelProto:

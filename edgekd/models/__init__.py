@@ -2,36 +2,45 @@
 
 from edgekd.models.between import spec_between
 from edgekd.models.cost import count_macs, count_params
-from edgekd.models.evaluation import evaluating
+from edgekd.models.evaluation import evaluating, takes_tokens, zeros_for
 from edgekd.models.family import Family
-from edgekd.models.layers import Normalize
+from edgekd.models.inheritance import Layers, inherited_weights
+from edgekd.models.layers import Normalize, conv_bn_relu, initialise
 from edgekd.models.repvgg import RepBlock, deploy
 from edgekd.models.taps import Tap, discover_taps, pair_taps, taps_at, trace_taps
-from edgekd.models.teachers import load_model, load_teacher
+from edgekd.models.teachers import load_model, load_teacher, teacher_start
 from edgekd.models.weights import load_weights, save_weights
-from edgekd.models.zoo import FAMILIES, NetChoice, build, parse_net, spec_for
+from edgekd.models.zoo import FAMILIES, NetChoice, build, modalities_of, parse_net, spec_for
 
 __all__ = [
     "FAMILIES",
     "Family",
     "NetChoice",
+    "Layers",
     "Normalize",
     "RepBlock",
     "Tap",
     "build",
+    "conv_bn_relu",
     "count_macs",
     "count_params",
     "deploy",
     "discover_taps",
     "evaluating",
+    "inherited_weights",
+    "initialise",
     "load_model",
     "load_teacher",
     "load_weights",
+    "modalities_of",
     "pair_taps",
     "parse_net",
     "save_weights",
     "spec_between",
     "spec_for",
+    "takes_tokens",
     "taps_at",
+    "teacher_start",
     "trace_taps",
+    "zeros_for",
 ]

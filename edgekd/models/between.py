@@ -55,5 +55,5 @@ def _sizes(small: NetSpec, large: NetSpec, most: int) -> Iterator[tuple[NetSpec,
 
 
 def _macs(spec: NetSpec) -> int:
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):
         return count_macs(build(spec), spec.input_shape)

@@ -21,7 +21,7 @@ def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> int:
 
     Args:
         module: Any network with one input, in the form to be counted (`deploy` it first for its deployed cost).
-        input_shape: `(C, H, W)`.
+        input_shape: `(C, H, W)`, or `(L,)` of tokens.
 
     Returns:
         MACs of a forward pass at batch 1; a module that runs twice counts twice.

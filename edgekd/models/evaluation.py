@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import chain
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -28,11 +28,21 @@ def run_on_zeros(module: nn.Module, input_shape: tuple[int, ...], *, batch: int)
 
     Args:
         module: Any network with one input.
-        input_shape: `(C, H, W)`.
+        input_shape: `(C, H, W)`, or `(L,)` of tokens.
         batch: Number of inputs.
     """
-    like = next((part for part in chain(module.parameters(), module.buffers()) if part.is_floating_point()), None)
-    inputs = torch.zeros(batch, *input_shape) if like is None else like.new_zeros((batch, *input_shape))
     with evaluating(module):
-        output: object = module(inputs)
+        output: object = module(zeros_for(module, input_shape, batch=batch))
     return output
+
+
+def zeros_for(module: nn.Module, input_shape: tuple[int, ...], *, batch: int) -> Tensor:
+    """Return a batch of zeros that a module takes: int64 where it embeds tokens `(L,)`, else in its own dtype."""
+    like = next((part for part in chain(module.parameters(), module.buffers()) if part.is_floating_point()), None)
+    zeros = torch.zeros(batch, *input_shape) if like is None else like.new_zeros((batch, *input_shape))
+    return zeros.long() if takes_tokens(module, input_shape) else zeros
+
+
+def takes_tokens(module: nn.Module, input_shape: tuple[int, ...]) -> bool:
+    """Say whether inputs of a shape are token numbers to a module: it has a table of tokens and they are sequences."""
+    return len(input_shape) == 1 and any(isinstance(part, nn.Embedding) for part in module.modules())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import nn
 
@@ -11,7 +12,15 @@ from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError, unknown_name
 
 MIN_RESOLUTION = 8
-"""Smallest input side in pixels that every family accepts."""
+"""Smallest input side in pixels that every family of pictures accepts."""
+
+MIN_LENGTH = 3
+"""Shortest text in tokens: a word between two special tokens."""
+
+
+def no_modalities(spec: NetSpec) -> tuple[str, ...]:
+    """Return no path: the network mixes all input channels from its first layer on."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,15 @@ class Family:
         standard: `(depth, width)` meant where a user gives neither.
         default_taps: Module paths of the stage ends of a built network, shallow to deep.
         options: Allowed values by option; the first is the default.
-        penultimate: Path of the module whose output `[B, d]` feeds the classifier.
+        penultimate: Path of the module whose output, `[B, d]` or `[B, C, H, W]`, feeds the last layer.
+        takes: What its networks are given: pictures float32 `[B, C, H, W]`, or tokens int64 `[B, L]`.
+        numbers: Options that also take any whole number above 0.
+        embedded: Path of the module whose output `[B, L, D]` stands for the tokens where a gradient with respect to the
+            input is asked for; empty for pictures.
+        least_opset: Lowest ONNX opset that has all its operators.
+        is_dense: Whether the output is `[B, num_classes, H, W]` at the input's resolution, else `[B, num_classes]`.
+        modalities: Paths of the embeddings `[B, d]`, one for each group of input channels, before they are fused; none
+            where a family does not keep groups apart.
     """
 
     build: Callable[[NetSpec], nn.Module]
@@ -39,6 +56,12 @@ class Family:
     default_taps: Callable[[NetSpec], tuple[str, ...]]
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     penultimate: str = "net.flatten"
+    takes: Literal["pictures", "tokens"] = "pictures"
+    numbers: tuple[str, ...] = ()
+    embedded: str = ""
+    least_opset: int = 13
+    is_dense: bool = False
+    modalities: Callable[[NetSpec], tuple[str, ...]] = no_modalities
 
 
 def check_spec(family: Family, spec: NetSpec) -> None:
@@ -51,13 +74,14 @@ def check_spec(family: Family, spec: NetSpec) -> None:
     Raises:
         ConfigError: Lists every problem of the spec.
     """
-    problems = _size_problems(family, spec) + _normalisation_problems(spec)
+    problems = _size_problems(family, spec) + _input_problems(family, spec) + _normalisation_problems(spec)
     if problems:
         raise ConfigError(f"network {spec.name}: " + "; ".join(problems))
     for name, value in spec.options.items():
         if name not in family.options:
             raise unknown_name(f"{spec.family} option", name, family.options)
-        if value not in family.options[name]:
+        is_number = name in family.numbers and value.isdecimal() and int(value) > 0
+        if not is_number and value not in family.options[name]:
             raise unknown_name(f"{spec.family} {name}", value, family.options[name])
 
 
@@ -68,12 +92,26 @@ def _size_problems(family: Family, spec: NetSpec) -> list[str]:
         problems.append(f"depth {spec.depth} is not {family.depth_rule} (try one of {ladder})")
     if spec.width < 1:
         problems.append(f"width is {spec.width}, it must be at least 1 channel")
+    if spec.num_classes < 1:
+        problems.append(f"num_classes is {spec.num_classes}, it must be at least 1")
+    return problems
+
+
+def _input_problems(family: Family, spec: NetSpec) -> list[str]:
+    if (family.takes == "tokens") != bool(spec.vocabulary):
+        given = "tokens" if spec.vocabulary else "pictures"
+        return [f"{spec.family} takes {family.takes}, the data are {given}; choose another family"]
+    if family.takes == "tokens":
+        is_long = spec.resolution >= MIN_LENGTH
+        return [] if is_long else [f"length is {spec.resolution}, it must be at least {MIN_LENGTH} tokens"]
+    problems = []
     if spec.resolution < MIN_RESOLUTION:
         problems.append(f"resolution is {spec.resolution}, it must be at least {MIN_RESOLUTION} pixels")
     if spec.in_channels < 1:
         problems.append(f"in_channels is {spec.in_channels}, it must be at least 1")
-    if spec.num_classes < 1:
-        problems.append(f"num_classes is {spec.num_classes}, it must be at least 1")
+    groups = len(family.modalities(spec))
+    if groups and spec.in_channels % groups:
+        problems.append(f"{spec.in_channels} input channels cannot be divided into {groups} equal groups")
     return problems
 
 

@@ -39,9 +39,11 @@ def normalized(net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> n
     return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), net=net))
 
 
-def conv3x3(in_channels: int, out_channels: int, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """Return a padded 3x3 convolution without bias; a map of n pixels becomes ceil(n / stride)."""
-    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, groups=groups, bias=False)
+def conv3x3(
+    in_channels: int, out_channels: int, *, stride: int = 1, groups: int = 1, has_bias: bool = False
+) -> nn.Conv2d:
+    """Return a padded 3x3 convolution; a map of n pixels becomes ceil(n / stride)."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, groups=groups, bias=has_bias)
 
 
 def conv1x1(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Conv2d:
@@ -78,12 +80,14 @@ def classifier(channels: int, num_classes: int) -> OrderedDict[str, nn.Module]:
 def initialise(net: nn.Module) -> None:
     """Draw weights as He et al. do, in place, from torch's global generator.
 
-    Convolutions: normal, variance 2 / fan_in; linear layers: normal, variance 1 / fan_in, zero bias; batch norm keeps
+    Convolutions: normal, variance 2 / fan_in; linear layers: normal, variance 1 / fan_in; biases 0. Batch norm keeps
     scale 1 and shift 0.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="linear")
             nn.init.zeros_(module.bias)

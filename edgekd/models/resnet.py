@@ -2,7 +2,10 @@
 
 State dicts have the key names of `akamaster/pytorch_resnet_cifar10`, whose checkpoints therefore load.
 
-Reference: arXiv 1512.03385 section 4.2; inputs above 56 pixels are reduced first (see `edgekd.models.strides`).
+The distillation benchmark's resnet8x4 and resnet32x4 are depth 8 and 32, width 64, `stem=half`, `shortcut=B`.
+
+Reference: arXiv 1512.03385 section 4.2; inputs above 56 pixels are reduced first (see `edgekd.models.strides`). The
+variants with a narrow stem are those of arXiv 1910.10699.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from edgekd.models.family import Family
 from edgekd.models.layers import classifier, conv1x1, conv3x3, entry_pool, entry_stride
 from edgekd.models.strides import stage_strides
 
-_SHORTCUTS = ("A", "B")
+SHORTCUTS = ("A", "B")
+_STEMS = ("full", "half")
 
 
 class PadShortcut(nn.Module):
@@ -72,7 +76,8 @@ def _shortcut(in_channels: int, out_channels: int, *, stride: int, option: str) 
     return nn.Sequential(conv1x1(in_channels, out_channels, stride=stride), nn.BatchNorm2d(out_channels))
 
 
-def _stage(in_channels: int, out_channels: int, *, blocks: int, stride: int, shortcut: str) -> nn.Sequential:
+def stage(in_channels: int, out_channels: int, *, blocks: int, stride: int, shortcut: str) -> nn.Sequential:
+    """Return a stage of `blocks` basic blocks, the first of which has the stride and changes the channels."""
     first = BasicBlock(in_channels, out_channels, stride=stride, shortcut=shortcut)
     rest = [BasicBlock(out_channels, out_channels, stride=1, shortcut=shortcut) for _ in range(blocks - 1)]
     return nn.Sequential(first, *rest)
@@ -80,17 +85,17 @@ def _stage(in_channels: int, out_channels: int, *, blocks: int, stride: int, sho
 
 def _build(spec: NetSpec) -> nn.Module:
     width, blocks = spec.width, (spec.depth - 2) // 6
-    shortcut = spec.options.get("shortcut", _SHORTCUTS[0])
+    shortcut = spec.options.get("shortcut", SHORTCUTS[0])
+    channels = max(1, width // 2) if spec.options.get("stem") == "half" else width
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=conv3x3(spec.in_channels, width, stride=entry_stride(spec.resolution)),
-        bn1=nn.BatchNorm2d(width),
+        conv1=conv3x3(spec.in_channels, channels, stride=entry_stride(spec.resolution)),
+        bn1=nn.BatchNorm2d(channels),
         relu=nn.ReLU(),
     )
     layers.update(entry_pool(spec.resolution))
-    channels = width
     for index, stride in enumerate(stage_strides(spec.resolution, (1, 2, 2))):
         grown = width << index
-        layers[f"layer{index + 1}"] = _stage(channels, grown, blocks=blocks, stride=stride, shortcut=shortcut)
+        layers[f"layer{index + 1}"] = stage(channels, grown, blocks=blocks, stride=stride, shortcut=shortcut)
         channels = grown
     layers.update(classifier(channels, spec.num_classes))
     return nn.Sequential(layers)
@@ -112,5 +117,5 @@ RESNET = Family(
     widths=(4, 8, 12, 16, 24, 32, 48, 64),
     standard=(20, 16),
     default_taps=_default_taps,
-    options={"shortcut": _SHORTCUTS},
+    options={"shortcut": SHORTCUTS, "stem": _STEMS},
 )

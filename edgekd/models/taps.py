@@ -1,9 +1,9 @@
 """Where a network can be tapped for feature distillation, and which tap of a student goes with which of a teacher.
 
 A tap is a module path: the feature is what a forward hook on that module sees. Only modules that run exactly once
-are taps (a ReLU shared by several layers has no one output), and only those whose output is a map `[B, C, H, W]` or a
-feature `[B, d]` that nothing overwrites in place later. Plain containers repeat the output of their last child and
-are left out.
+are taps (a ReLU shared by several layers has no one output), and only those whose output is a map `[B, C, H, W]`,
+states of tokens `[B, L, D]` or a feature `[B, d]` that nothing overwrites in place later. Plain containers repeat the
+output of their last child and are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError, unknown_name
-from edgekd.models.evaluation import run_on_zeros
+from edgekd.models.evaluation import run_on_zeros, takes_tokens
 
 _PROBE_BATCH = 2
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -29,7 +29,7 @@ class Tap:
 
     Attributes:
         path: Module path, as in `module.named_modules()`.
-        shape: Shape of its output without the batch: `(C, H, W)` or `(d,)`.
+        shape: Shape of its output without the batch: `(C, H, W)`, `(L, D)` or `(d,)`.
         depth: Share of the convolution and linear layers that have run when it is ready, 0..1.
     """
 
@@ -39,7 +39,7 @@ class Tap:
 
     @property
     def resolution(self) -> tuple[int, int]:
-        """Height and width in pixels; a pooled feature is 1 x 1."""
+        """Height and width in pixels; a pooled feature is 1 x 1, and so are states of tokens."""
         return (self.shape[1], self.shape[2]) if len(self.shape) == 3 else (1, 1)
 
 
@@ -79,7 +79,7 @@ def trace_taps(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tap]:
 
     Args:
         module: Any network with one input; it runs once on zeros in evaluation mode.
-        input_shape: `(C, H, W)`.
+        input_shape: `(C, H, W)`, or `(L,)` of tokens.
     """
     trace = _watch(module, input_shape)
     return [trace.tap(seen) for seen in trace.usable() if not seen.is_container]
@@ -91,28 +91,36 @@ def discover_taps(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tap]:
     Of all outputs at a resolution it is the least nested one, of these the deepest: the end of a stage rather than
     something inside the first block of the next. The output of a container counts as nested as the container, and is
     reported as the child that made it. The last tap is the pooled feature `[B, d]` where the network has one; the
-    logits are not a feature and left out.
+    logits are not a feature and left out. States of tokens have no resolution that changes: every least nested one is
+    listed, the ends of the layers; what else has four dimensions there (attention) is no map.
 
     Args:
         module: Any network with one input; it runs once on zeros in evaluation mode.
-        input_shape: `(C, H, W)`.
+        input_shape: `(C, H, W)`, or `(L,)` of tokens.
     """
-    trace = _watch(module, input_shape)
+    trace, is_text = _watch(module, input_shape), takes_tokens(module, input_shape)
     makers: dict[tuple[int, int], list[_Sighting]] = {}
     for seen in trace.usable():
         if seen.output is not trace.output:
             makers.setdefault((id(seen.output), seen.version), []).append(seen)
     ends: dict[tuple[int, int], tuple[int, Tap]] = {}
+    states: list[tuple[int, Tap]] = []
     for same in makers.values():
         named = [seen for seen in same if not seen.is_container]
         if not named:
             continue
         nesting = min(seen.nesting for seen in same)
         tap = trace.tap(min(named, key=lambda seen: seen.nesting))
-        if tap.resolution not in ends or nesting <= ends[tap.resolution][0]:
+        if len(tap.shape) == 2:
+            states.append((nesting, tap))
+        elif len(tap.shape) == 3 and is_text:
+            continue
+        elif tap.resolution not in ends or nesting <= ends[tap.resolution][0]:
             ends.pop(tap.resolution, None)
             ends[tap.resolution] = (nesting, tap)
-    return [tap for _, tap in ends.values()]
+    outermost = min((nesting for nesting, _ in states), default=0)
+    found = [*(tap for nesting, tap in states if nesting == outermost), *(tap for _, tap in ends.values())]
+    return sorted(found, key=lambda tap: tap.depth)
 
 
 def taps_at(module: nn.Module, input_shape: tuple[int, ...], paths: Sequence[str]) -> list[Tap]:
@@ -120,12 +128,12 @@ def taps_at(module: nn.Module, input_shape: tuple[int, ...], paths: Sequence[str
 
     Args:
         module: Any network with one input; it runs once on zeros in evaluation mode.
-        input_shape: `(C, H, W)`.
+        input_shape: `(C, H, W)`, or `(L,)` of tokens.
         paths: Module paths.
 
     Raises:
-        ConfigError: A path names no module, or a module that does not run exactly once or whose output is neither
-            `[B, C, H, W]` nor `[B, d]`.
+        ConfigError: A path names no module, or a module that does not run exactly once or whose output is none of
+            `[B, C, H, W]`, `[B, L, D]` and `[B, d]`.
     """
     known = {path for path, _ in module.named_modules() if path}
     for path in paths:
@@ -201,8 +209,9 @@ def _only_tap(trace: _Trace, path: str) -> Tap:
 
 def _problem(seen: _Sighting) -> str | None:
     shape = list(seen.output.shape)
-    if len(shape) not in (2, 4) or shape[0] != _PROBE_BATCH:
-        return f"module {seen.path!r} gives {shape} for a batch of {_PROBE_BATCH}; a tap gives [B, C, H, W] or [B, d]"
+    if len(shape) not in (2, 3, 4) or shape[0] != _PROBE_BATCH:
+        forms = "[B, C, H, W], [B, L, D] or [B, d]"
+        return f"module {seen.path!r} gives {shape} for a batch of {_PROBE_BATCH}; a tap gives {forms}"
     if seen.output._version != seen.version:
         return f"the output of module {seen.path!r} is overwritten in place later; tap the module that overwrites it"
     return None

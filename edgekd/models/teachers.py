@@ -1,4 +1,4 @@
-"""Teachers by reference (zoo, timm, a Python file), and any trained network back from its artefact."""
+"""Teachers by reference (zoo, timm, a Python file, a BERT's folder), any trained network back from its artefact."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from edgekd.core.artifacts import NetSpec, TrainedModel
 from edgekd.core.digest import sha256_of_file
 from edgekd.core.errors import ConfigError, StorageError
+from edgekd.models.bertfolder import HEAD, read_bert_folder, spec_of_folder
 from edgekd.models.evaluation import run_on_zeros
 from edgekd.models.layers import normalized
 from edgekd.models.pythonfile import net_from_file
 from edgekd.models.timmnet import net_from_timm
-from edgekd.models.weights import load_weights
+from edgekd.models.weights import load_tensors, load_weights
 from edgekd.models.zoo import build, parse_net, spec_for
 
-_TIMM_PREFIX = "timm:"
+_TIMM_PREFIX, _FOLDER_PREFIX = "timm:", "hf:"
 _PROBE_BATCH = 2
 
 
@@ -30,28 +31,34 @@ def load_teacher(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     weights: Path | None,
+    vocabulary: int = 0,
+    is_dense: bool = False,
 ) -> tuple[NetSpec, nn.Module]:
     """Make a teacher, load its weights, and check that it fits the data set.
 
-    Whatever the origin, the network returned takes inputs in 0..1 and normalises them itself; the user's function or
-    timm supplies a network for normalised inputs.
+    Whatever the origin, the network returned takes inputs in 0..1 and normalises them itself, or takes tokens; the
+    user's function or timm supplies a network for normalised inputs.
 
     Args:
-        ref: `resnet56`, `resnet:depth=56,width=16`, `timm:resnet18`, or `path/file.py:function`. The function gets
-            those of `in_channels`, `num_classes` and `resolution` that its parameters name.
-        in_channels: Colour channels.
-        num_classes: Classes of the data set.
-        resolution: Height and width in pixels.
+        ref: `resnet56`, `resnet:depth=56,width=16`, `timm:resnet18`, `path/file.py:function`, or `hf:folder` of a BERT
+            as transformers saves it. The function gets those of `in_channels`, `num_classes` and `resolution` that its
+            parameters name.
+        in_channels: Colour channels; 0 for texts.
+        num_classes: Length that the output's channel axis must have.
+        resolution: Height and width in pixels, or length in tokens.
         mean: Per-channel mean that the weights expect to be subtracted, inputs in 0..1.
         std: Per-channel standard deviation that the weights expect.
-        weights: A file for `load_weights`, or `None` for fresh weights (nothing is ever downloaded).
+        weights: A file for `load_weights`, or `None` for fresh weights (nothing is ever downloaded), or those of the
+            folder.
+        vocabulary: Token numbers of texts; 0 for pictures.
+        is_dense: Whether it must answer for each pixel, at the input's resolution.
 
     Returns:
         Its spec and the network in evaluation mode.
 
     Raises:
-        ConfigError: The reference is wrong, the weights belong to another network, or the logits are not
-            `[B, num_classes]`.
+        ConfigError: The reference is wrong, the weights belong to another network, or the output is not
+            `[B, num_classes]`, or `[B, num_classes, H, W]` where it is dense.
         PreconditionError: An optional package is missing.
     """
     spec = _spec_of(
@@ -65,13 +72,34 @@ def load_teacher(
             num_classes=num_classes,
             mean=tuple(mean),
             std=tuple(std),
+            vocabulary=vocabulary,
         ),
     )
     module = _network_of(spec)
+    if start := teacher_start(ref, spec):
+        load_tensors(module, start, origin=ref, optional=(HEAD,))
     if weights is not None:
         load_weights(module, weights)
-    _check_logits(module, spec, ref)
+    _check_output(module, spec, ref, (resolution, resolution) if is_dense else ())
     return spec, module.eval()
+
+
+def teacher_start(ref: str, spec: NetSpec) -> dict[str, Tensor]:
+    """Return the weights that a teacher's reference brings itself, by name: those of an `hf:folder`, else none.
+
+    A folder without a classifier brings the encoder alone, for its training to start from.
+
+    Args:
+        ref: The teacher's reference.
+        spec: Its architecture.
+
+    Raises:
+        ConfigError: The folder is no BERT that fits.
+        StorageError: A file of it cannot be read.
+    """
+    if not ref.startswith(_FOLDER_PREFIX):
+        return {}
+    return dict(read_bert_folder(Path(ref.removeprefix(_FOLDER_PREFIX)), length=spec.resolution).state)
 
 
 def load_model(model: TrainedModel) -> nn.Module:
@@ -104,6 +132,9 @@ def _spec_of(ref: str, facts: NetSpec) -> NetSpec:
         return replace(facts, family="python", options=_file_options(Path(file), function))
     if ref.endswith(".py"):
         raise ConfigError(f"teacher {ref!r}: name the function that makes it, as in {ref}:make_teacher")
+    if ref.startswith(_FOLDER_PREFIX):
+        folder = ref.removeprefix(_FOLDER_PREFIX)
+        return spec_of_folder(read_bert_folder(Path(folder), length=facts.resolution), facts, origin=folder)
     family, choice = parse_net(ref)
     return spec_for(
         family,
@@ -113,6 +144,7 @@ def _spec_of(ref: str, facts: NetSpec) -> NetSpec:
         resolution=facts.resolution,
         mean=facts.mean,
         std=facts.std,
+        vocabulary=facts.vocabulary,
     )
 
 
@@ -144,17 +176,18 @@ def _net_of_file(spec: NetSpec) -> nn.Module:
     return net_from_file(path, spec.options["function"], facts)
 
 
-def _check_logits(module: nn.Module, spec: NetSpec, ref: str) -> None:
+def _check_output(module: nn.Module, spec: NetSpec, ref: str, positions: tuple[int, ...]) -> None:
     shape = list(spec.input_shape)
     try:
-        logits = run_on_zeros(module, spec.input_shape, batch=_PROBE_BATCH)
+        output = run_on_zeros(module, spec.input_shape, batch=_PROBE_BATCH)
     except Exception as error:
         raise ConfigError(f"teacher {ref!r} cannot take inputs {shape}: {type(error).__name__}: {error}") from error
-    if not isinstance(logits, Tensor):
-        raise ConfigError(f"teacher {ref!r} returned {type(logits).__name__}, expected logits as one tensor")
-    if tuple(logits.shape) != (_PROBE_BATCH, spec.num_classes):
+    if not isinstance(output, Tensor):
+        raise ConfigError(f"teacher {ref!r} returned {type(output).__name__}, expected logits as one tensor")
+    expected = [_PROBE_BATCH, spec.num_classes, *positions]
+    if list(output.shape) != expected:
         raise ConfigError(
-            f"teacher {ref!r} returned {list(logits.shape)} for a batch of {_PROBE_BATCH}; the data set has "
-            f"{spec.num_classes} classes, so [{_PROBE_BATCH}, {spec.num_classes}] was expected; "
-            "use a teacher trained on the same classes"
+            f"teacher {ref!r} returned {list(output.shape)} for a batch of {_PROBE_BATCH}; this data set needs "
+            f"{spec.num_classes} outputs{' for each pixel' if positions else ''}, so {expected} was expected; "
+            f"use a teacher of the same task{' (edgekd has fcn)' if positions else ''}"
         )

@@ -1,23 +1,13 @@
-"""Networks from timm (extra `timm`), never with a download.
-
-timm imports torchvision, whose published wheel cannot be imported next to a CPU build of torch: its compiled
-operators do not load, and registering their shapes then fails. Where exactly that happens, the operators are declared
-(not defined: calling one still fails) and the import is tried again. A working torchvision never gets here.
-"""
+"""Networks from timm (extra `timm`), never with a download."""
 
 from __future__ import annotations
 
-import functools
-import importlib
-import sys
 from types import ModuleType
 
-import torch
 from torch import nn
 
 from edgekd.core.errors import ConfigError, missing_package, unknown_name
-
-_ABSENT_OPERATOR = "operator torchvision::nms does not exist"
+from edgekd.models.torchvision_repair import import_beside_torchvision
 
 
 def net_from_timm(name: str, *, in_channels: int, num_classes: int) -> nn.Module:
@@ -46,26 +36,6 @@ def net_from_timm(name: str, *, in_channels: int, num_classes: int) -> nn.Module
 
 def _import_timm(name: str) -> ModuleType:
     try:
-        return _import_repaired("timm")
+        return import_beside_torchvision("timm")
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "timm", "timm", f"teacher timm:{name}") from error
-
-
-def _import_repaired(package: str) -> ModuleType:
-    try:
-        return importlib.import_module(package)
-    except RuntimeError as error:
-        if _ABSENT_OPERATOR not in str(error):
-            raise
-    _declare_torchvision_operators()
-    for loaded in [key for key in sys.modules if key.partition(".")[0] in ("torchvision", package)]:
-        del sys.modules[loaded]
-    return importlib.import_module(package)
-
-
-@functools.cache
-def _declare_torchvision_operators() -> torch.library.Library:
-    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-    for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-    return library

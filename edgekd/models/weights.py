@@ -59,26 +59,43 @@ def load_weights(module: nn.Module, path: Path) -> None:
         StorageError: The file cannot be read, is damaged, or holds other objects than tensors or values that are not
             finite.
     """
-    own = module.state_dict()
-    found = _renamed(_read(path), own)
-    problems = _problems(own, found)
+    load_tensors(module, _renamed(read_tensors(path), module.state_dict()), origin=str(path))
+
+
+def load_tensors(
+    module: nn.Module, tensors: Mapping[str, Tensor], *, origin: str, optional: tuple[str, ...] = ()
+) -> None:
+    """Load named tensors into a module, all or none; batch counters may be missing.
+
+    Args:
+        module: The network.
+        tensors: Its weights by name.
+        origin: Where they came from, for messages.
+        optional: Beginnings of names that may be missing too; those weights stay as they are.
+
+    Raises:
+        ConfigError: Lists missing, unexpected and differently shaped weights.
+        StorageError: Values that are not finite.
+    """
+    problems = _problems(module.state_dict(), tensors, ("num_batches_tracked",), optional)
     if problems:
-        raise ConfigError(f"{path} does not hold the weights of this network\n" + "\n".join(problems))
-    wild = [name for name, value in found.items() if not bool(torch.isfinite(value).all())]
+        raise ConfigError(f"{origin} does not hold the weights of this network\n" + "\n".join(problems))
+    wild = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if wild:
-        raise StorageError(f"weights {path} hold NaN or infinite values: {_some(wild)}")
-    module.load_state_dict(found, strict=False)
+        raise StorageError(f"weights {origin} hold NaN or infinite values: {_some(wild)}")
+    module.load_state_dict(tensors, strict=False)
 
 
-def _with_sorted_header(content: bytes) -> bytes:
-    length = int.from_bytes(content[:_LENGTH_BYTES], "little")
-    header = json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + length])
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _LENGTH_BYTES)
-    return len(text).to_bytes(_LENGTH_BYTES, "little") + text + content[_LENGTH_BYTES + length :]
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read named tensors from a file without running code from it.
 
+    Args:
+        path: `.safetensors`, or `.pth`, `.pt`, `.th` that hold plain tensors, also below `"state_dict"`.
 
-def _read(path: Path) -> dict[str, Tensor]:
+    Raises:
+        ConfigError: The file is missing, of another kind, or holds no state dict.
+        StorageError: The file cannot be read, is damaged, or holds other objects than tensors.
+    """
     if path.suffix not in (_SAFE, *_PICKLED):
         raise ConfigError(f"weights {path}: expected a file ending in {_SAFE}, {', '.join(_PICKLED)}")
     try:
@@ -97,6 +114,14 @@ def _read(path: Path) -> dict[str, Tensor]:
             "save the network's state_dict() alone"
         ) from error
     return _tensors_of(path, document)
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    length = int.from_bytes(content[:_LENGTH_BYTES], "little")
+    header = json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + length])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _LENGTH_BYTES)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text + content[_LENGTH_BYTES + length :]
 
 
 def _tensors_of(path: Path, document: object) -> dict[str, Tensor]:
@@ -120,8 +145,12 @@ def _renamed(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str
     return plain
 
 
-def _problems(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    missing = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
+def _problems(
+    own: Mapping[str, Tensor], found: Mapping[str, Tensor], endings: tuple[str, ...], beginnings: tuple[str, ...]
+) -> list[str]:
+    missing = [
+        name for name in own if name not in found and not name.endswith(endings) and not name.startswith(beginnings)
+    ]
     unexpected = [name for name in found if name not in own]
     misshapen = [
         f"{name} (file {list(found[name].shape)}, network {list(own[name].shape)})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TypedDict
 
@@ -11,11 +12,14 @@ from torch import nn
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError, unknown_name
 from edgekd.core.registry import Registry
+from edgekd.models.bert import BERT
 from edgekd.models.family import Family, check_spec
+from edgekd.models.fcn import FCN
 from edgekd.models.layers import initialise, normalized
 from edgekd.models.mobilenet import MOBILENETV2
 from edgekd.models.repvgg import REPVGG
 from edgekd.models.resnet import RESNET
+from edgekd.models.towers import TOWERS
 from edgekd.models.vgg import VGG
 from edgekd.models.wideresnet import WRN
 
@@ -27,6 +31,9 @@ FAMILIES.add("wrn", WRN)
 FAMILIES.add("vgg", VGG)
 FAMILIES.add("mobilenetv2", MOBILENETV2)
 FAMILIES.add("repvgg", REPVGG)
+FAMILIES.add("bert", BERT)
+FAMILIES.add("fcn", FCN)
+FAMILIES.add("towers", TOWERS)
 
 
 class NetChoice(TypedDict, total=False):
@@ -44,14 +51,18 @@ def build(spec: NetSpec) -> nn.Module:
         spec: Its architecture.
 
     Returns:
-        `nn.Sequential` of `normalize` and `net`: float32 `[B, C, H, W]` in 0..1 to logits `[B, num_classes]`.
+        `nn.Sequential` of `normalize` and `net`: float32 `[B, C, H, W]` in 0..1 to `[B, num_classes]`, or to
+        `[B, num_classes, H, W]` where the family is dense; or of `net` alone: tokens int64 `[B, L]` to logits.
 
     Raises:
         ConfigError: The family is unknown, or cannot build this spec.
+        PreconditionError: A package that the family needs is missing.
     """
     family = FAMILIES[spec.family]
     check_spec(family, spec)
     net = family.build(spec)
+    if family.takes == "tokens":
+        return nn.Sequential(OrderedDict(net=net))
     initialise(net)
     return normalized(net, spec.mean, spec.std)
 
@@ -67,6 +78,7 @@ def spec_for(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     options: Mapping[str, str] | None = None,
+    vocabulary: int = 0,
 ) -> NetSpec:
     """Describe a zoo network for a data set.
 
@@ -74,12 +86,13 @@ def spec_for(
         family: Name in `FAMILIES`.
         depth: Family-specific depth; the family's standard one when left out.
         width: Channels of the first stage; the family's standard one when left out.
-        in_channels: Colour channels.
-        num_classes: Length of the logits.
-        resolution: Height and width in pixels.
-        mean: Per-channel mean of the data set, 0..1.
-        std: Per-channel standard deviation of the data set.
+        in_channels: Colour channels; 0 for texts.
+        num_classes: Length of the output's channel axis.
+        resolution: Height and width in pixels, or length in tokens.
+        mean: Per-channel mean of the data set, 0..1; empty for texts.
+        std: Per-channel standard deviation of the data set; empty for texts.
         options: Family-specific choices; those left out take the family's first value and appear in the spec.
+        vocabulary: Token numbers of texts; 0 for pictures.
 
     Returns:
         A spec that `build` accepts.
@@ -99,9 +112,19 @@ def spec_for(
         mean=tuple(mean),
         std=tuple(std),
         options={**defaults, **(options or {})},
+        vocabulary=vocabulary,
     )
     check_spec(known, spec)
     return spec
+
+
+def modalities_of(spec: NetSpec) -> tuple[str, ...]:
+    """Return the module paths of a network's modality embeddings `[B, d]`, one for each group of input channels.
+
+    Args:
+        spec: Its architecture; networks from elsewhere have none.
+    """
+    return FAMILIES[spec.family].modalities(spec) if spec.family in FAMILIES else ()
 
 
 def parse_net(text: str) -> tuple[str, NetChoice]:

@@ -6,17 +6,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from edgekd.core.artifacts import LatencyReport, NetSpec, Precision, from_json, to_json
+from edgekd.core.errors import ConfigError, TargetError
+from edgekd.data import Task
 from edgekd.engine import BACKENDS, BuildOptions
-from edgekd.export import export_onnx
+from edgekd.export import export_onnx, random_inputs
 from edgekd.latency import graph_from_onnx, predict
-from edgekd.models import build, count_macs, deploy, spec_for
+from edgekd.models import FAMILIES, build, count_macs, deploy, spec_for
 from edgekd.pipeline.context import RunContext
 from edgekd.profile import measure
 from edgekd.search import Choice, Space, candidates, choose_student
+from edgekd.targets import Target
 
 _SWEEP_SECONDS = 0.3
 
@@ -34,9 +36,11 @@ def student_for(context: RunContext, teacher: NetSpec, teacher_net: nn.Module) -
 
     Raises:
         BudgetExceeded: No student of the space keeps the budget.
-        ConfigError: The space is empty.
+        ConfigError: The space is empty, or its family gives answers of another form than the task needs.
+        TargetError: The target's ONNX parser is too old for the student's family.
     """
     config = context.config
+    require_opset(config.student.family, context.target)
     inputs = {
         "student": config.student.model_dump(mode="json"),
         "budget": str(context.budget) if context.budget else None,
@@ -56,8 +60,27 @@ def ranking_precision(context: RunContext) -> Precision:
     return "fp32" if context.target.kind == "cpu" else "fp16"
 
 
+def require_opset(family: str, target: Target) -> None:
+    """Refuse, before anything is trained, a family whose operators a target's ONNX parser is too old for.
+
+    Args:
+        family: The student's family.
+        target: Device the student is for.
+
+    Raises:
+        TargetError: It is.
+    """
+    least = FAMILIES[family].least_opset
+    if target.max_opset < least:
+        raise TargetError(
+            f"{family} has operators of ONNX opset {least}, {target.name} takes opset {target.max_opset} at most: "
+            "choose a newer target or another family (--student)"
+        )
+
+
 def _choice(context: RunContext, teacher_macs: int) -> Choice:
     config, dataset = context.config.student, context.dataset
+    _require_form(config.family, dataset.task)
 
     def make(depth: int, width: int) -> NetSpec:
         return spec_for(
@@ -65,11 +88,12 @@ def _choice(context: RunContext, teacher_macs: int) -> Choice:
             depth=depth,
             width=width,
             in_channels=dataset.in_channels,
-            num_classes=dataset.num_classes,
+            num_classes=dataset.task.num_outputs,
             resolution=dataset.resolution,
             mean=dataset.mean,
             std=dataset.std,
             options=config.options,
+            vocabulary=dataset.vocabulary,
         )
 
     members = candidates(
@@ -83,6 +107,17 @@ def _choice(context: RunContext, teacher_macs: int) -> Choice:
     return choice
 
 
+def _require_form(family: str, task: Task) -> None:
+    is_dense = FAMILIES[family].is_dense
+    if is_dense != task.is_dense:
+        given, needed = ("each pixel", "each input") if is_dense else ("each input", "each pixel")
+        fitting = [name for name in FAMILIES if FAMILIES[name].is_dense == task.is_dense]
+        raise ConfigError(
+            f"students of family {family} answer for {given}, {task.kind} needs an answer for {needed}: "
+            f"choose --student from {', '.join(fitting)}"
+        )
+
+
 def _latency(context: RunContext, spec: NetSpec) -> LatencyReport:
     with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
         path = Path(scratch) / "candidate.onnx"
@@ -92,7 +127,7 @@ def _latency(context: RunContext, spec: NetSpec) -> LatencyReport:
         backend = BACKENDS["onnxruntime"]
         options = BuildOptions(context.target, threads=context.config.threads)
         with backend.open(backend.build(onnx, Path(scratch) / "engine", options)) as runner:
-            inputs = np.zeros((1, *spec.input_shape), np.float32)
+            inputs = random_inputs(onnx, 1, seed=0)
             return measure(runner, inputs, target="cpu", precision="fp32", min_seconds=_SWEEP_SECONDS)
 
 

@@ -17,11 +17,12 @@ from edgekd.distill import TrainSettings
 class TeacherConfig(StrictModel):
     """The network to learn from."""
 
-    net: str = Field("resnet56-w16", description="Zoo name, timm:NAME, or file.py:function.")
+    net: str = Field("resnet56-w16", description="Zoo name, timm:NAME, file.py:function, or hf:FOLDER.")
     weights: str | None = Field(None, description="Its weights; without any it is trained first, on the same data.")
     mean: tuple[float, ...] | None = Field(None, description="Mean its weights expect, inputs in 0..1; the data set's.")
     std: tuple[float, ...] | None = Field(None, description="Deviation its weights expect; the data set's.")
     epochs: int | None = Field(None, ge=1, description="Epochs to train it for; the run's.")
+    lr: float | None = Field(None, gt=0, description="Peak learning rate to train it with; the run's.")
 
 
 class StudentConfig(StrictModel):
@@ -32,6 +33,9 @@ class StudentConfig(StrictModel):
     widths: tuple[int, ...] = Field((8, 16), min_length=1)
     options: Mapping[str, str] = {}
     max_share: float = Field(0.5, gt=0, description="Largest share of the teacher's MACs.")
+    init: Literal["drawn", "first", "spread"] = Field(
+        "drawn", description="Weights it starts from: drawn, or the teacher's first or evenly spread layers (bert)."
+    )
 
 
 class RunConfig(StrictModel):
@@ -47,8 +51,10 @@ class RunConfig(StrictModel):
     budget: str | None = Field(None, description='Latency limits on it, such as "p99<8ms".')
     seeds: int = Field(3, ge=1, description="Students trained with and without the teacher.")
     compare_alone: bool = Field(True, description="Also train each student without the teacher.")
-    max_drop: float = Field(0.01, ge=0, lt=1, description="Accuracy a lower precision may lose; 0.01 is one point.")
-    calibration_size: int = Field(256, ge=32, description="Training images that INT8 ranges come from.")
+    max_drop: float = Field(
+        0.01, ge=0, lt=1, description="Score a lower precision may lose; 0.01 is one point of accuracy."
+    )
+    calibration_size: int = Field(256, ge=32, description="Training inputs that INT8 ranges come from.")
     threads: int = Field(1, ge=1, description="CPU threads of the network when it is timed.")
     also_build: tuple[str, ...] = Field(("rtx-4090",), description="Targets that TensorRT-RTX builds for here as well.")
 

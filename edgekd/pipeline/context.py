@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any, TypeVar
 from edgekd.core.artifacts import from_json, to_json
 from edgekd.core.budget import Budget
 from edgekd.core.events import Event, Listener
-from edgekd.data import ImageDataset
+from edgekd.data import Dataset
 from edgekd.distill import Recipe
 from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.ledger import Ledger
 from edgekd.targets import Target
 
 N = TypeVar("N")
+
+TOKENIZER_FILE = "tokenizer.json"
+"""Where a run on texts keeps what turns a text into its network's input."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class RunContext:
     budget: Budget | None
     target: Target
     recipe: Recipe
-    dataset: ImageDataset
+    dataset: Dataset
     ledger: Ledger
     listener: Listener
 
@@ -46,10 +50,11 @@ class RunContext:
         """The run folder."""
         return self.ledger.folder
 
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """`(C, H, W)` of the data."""
-        return (self.dataset.in_channels, self.dataset.resolution, self.dataset.resolution)
+    def affordable(self, wanted: int, size_bytes: int) -> int:
+        """Return how many of `wanted` inputs fit, with their outputs, into so many bytes; at least one."""
+        shape, task = self.dataset.input_shape, self.dataset.task
+        outputs = task.num_outputs * (math.prod(shape[1:]) if task.is_dense else 1)
+        return max(1, min(wanted, size_bytes // (4 * (math.prod(shape) + outputs))))
 
     def note(self, stage: str, message: str) -> None:
         """Tell the user something."""

@@ -14,8 +14,8 @@ from torch import nn
 
 from edgekd.core.artifacts import Flavour, OnnxModel, Precision, TrainedModel, from_json, to_json
 from edgekd.core.errors import ExportError
-from edgekd.data import Split, calibration_images, eval_batches
-from edgekd.engine import BACKENDS, BuildOptions, accuracy_of
+from edgekd.data import Split, calibration_inputs, eval_batches
+from edgekd.engine import BACKENDS, BuildOptions, score_of
 from edgekd.export import (
     ParityReport,
     export_onnx,
@@ -28,14 +28,15 @@ from edgekd.export import (
 )
 from edgekd.models import deploy, load_model
 from edgekd.pipeline.context import RunContext
-from edgekd.pipeline.timing import cpu_folder, latency_on_target, spread_images, timed_precisions
+from edgekd.pipeline.timing import cpu_folder, latency_on_target, spread_inputs, timed_precisions
 from edgekd.precision import Candidate, Verdict, choose_precision, to_fp16, to_int8
 from edgekd.targets import Target, get_target
 
-_PARITY_IMAGES = 128
-_TASK_IMAGES = 1024
-_EVAL_BATCH = 256
-_UNKNOWN = {"accuracy": None, "p50_ms": None, "ms_kind": None}
+_PARITY_INPUTS = 128
+_TASK_INPUTS = 1024
+_TASK_BATCH = 32
+_OUTPUT_BYTES = 1 << 27
+_UNKNOWN = {"score": None, "p50_ms": None, "ms_kind": None}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class PrecisionChoice:
     Attributes:
         chosen: The model for the target.
         models: Every model that could be made, by role (`"fp32"`, `"fp16"`, `"int8"`, `"int8-cpu"`).
-        verdicts: One for each candidate, as plain data with accuracy and latency where known.
+        verdicts: One for each candidate, as plain data with score and latency where known.
     """
 
     chosen: OnnxModel
@@ -62,7 +63,7 @@ class PrecisionChoice:
 
 
 def exported(context: RunContext, student: TrainedModel) -> Exported:
-    """Export the student and require that torch and ONNX Runtime agree on real and random images, and on the task.
+    """Export the student and require that torch and ONNX Runtime agree on real and random inputs, and on the task.
 
     Raises:
         ExportError: The network cannot be exported.
@@ -79,7 +80,8 @@ def exported(context: RunContext, student: TrainedModel) -> Exported:
             opset=context.target.max_opset,
             parents=(student.digest,),
         )
-        report = parity(module, model, spread_images(context.dataset.val, _PARITY_IMAGES)[0])
+        inputs, _ = spread_inputs(context.dataset.val, context.affordable(_PARITY_INPUTS, _OUTPUT_BYTES))
+        report = parity(module, model, inputs, task=context.dataset.task)
         require_parity(report)
         _require_task_parity(context, module, model)
         return {"model": to_json(model), "parity": dataclasses.asdict(report)}
@@ -105,9 +107,9 @@ def precisions(context: RunContext, fp32: OnnxModel) -> PrecisionChoice:
         models, refused = _lowered(context, fp32)
         roles = [role for role, model in models.items() if suits(model, context.target)]
         rows = {role: _candidate(context, models[role]) for role in roles}
-        decision = choose_precision(list(rows.values()), max_drop=config.max_drop)
+        decision = choose_precision(list(rows.values()), max_drop=config.max_drop, metric=context.dataset.task.metric)
         verdicts = [
-            {**dataclasses.asdict(verdict), "accuracy": row.accuracy, "p50_ms": row.p50_ms, "ms_kind": row.ms_kind}
+            {**dataclasses.asdict(verdict), "score": row.score, "p50_ms": row.p50_ms, "ms_kind": row.ms_kind}
             for verdict, row in zip(decision.verdicts, rows.values(), strict=True)
         ]
         verdicts += [
@@ -122,28 +124,29 @@ def precisions(context: RunContext, fp32: OnnxModel) -> PrecisionChoice:
     return PrecisionChoice(models[result["chosen"]], models, tuple(result["verdicts"]))
 
 
-def accuracy_through(context: RunContext, model: OnnxModel, split: Split) -> float:
-    """Return the top-1 of an ONNX model on a split, on this CPU.
+def score_through(context: RunContext, model: OnnxModel, split: Split) -> float:
+    """Return the score of an ONNX model on a split, on this CPU.
 
     ONNX Runtime's CPU kernels compute fp16 graphs in float32, so those are run with every tensor rounded to fp16.
     """
-    batches = ((batch.inputs.numpy(), batch.labels.numpy()) for batch in eval_batches(split, batch_size=_EVAL_BATCH))
+    batches = ((batch.inputs.numpy(), batch.labels.numpy()) for batch in eval_batches(split))
     if model.precision == "fp16":
         content = fp16_rounded(read_proto(model)).SerializeToString()
-        hits = [(run_onnx(content, images, batch=_EVAL_BATCH).argmax(1) == labels).sum() for images, labels in batches]
-        return float(sum(hits)) / len(split)
+        return split.task.metric.over(
+            (run_onnx(content, inputs, batch=len(inputs)), labels) for inputs, labels in batches
+        )
     backend = BACKENDS["onnxruntime"]
     options = BuildOptions(get_target("cpu"), threads=context.config.threads)
     with backend.open(backend.build(model, cpu_folder(context, model), options)) as runner:
-        return accuracy_of(runner, batches)
+        return score_of(runner, batches, split.task)
 
 
 def _lowered(context: RunContext, fp32: OnnxModel) -> tuple[dict[str, OnnxModel], list[Verdict]]:
     config, folder = context.config, context.folder / "onnx"
-    calibration = calibration_images(context.dataset, size=config.calibration_size, seed=config.data.seed)
+    calibration = calibration_inputs(context.dataset, size=config.calibration_size, seed=config.data.seed)
     int8 = partial(to_int8, fp32, calibration=calibration)
     conversions: dict[str, tuple[Precision, Flavour, Callable[[], OnnxModel]]] = {
-        "fp16": ("fp16", "any", partial(to_fp16, fp32, folder / "student.fp16.onnx", images=calibration)),
+        "fp16": ("fp16", "any", partial(to_fp16, fp32, folder / "student.fp16.onnx", inputs=calibration)),
         "int8": ("int8", "tensorrt", partial(int8, folder / "student.int8.onnx", flavour="tensorrt")),
         "int8-cpu": ("int8", "cpu", partial(int8, folder / "student.int8-cpu.onnx", flavour="cpu")),
     }
@@ -170,14 +173,15 @@ def suits(model: OnnxModel, target: Target) -> bool:
 
 
 def _candidate(context: RunContext, model: OnnxModel) -> Candidate:
-    accuracy = accuracy_through(context, model, context.dataset.val)
+    score = score_through(context, model, context.dataset.val)
     report = latency_on_target(context, model)
-    return Candidate(model, accuracy, report.p50_ms, report.kind)
+    return Candidate(model, score, report.p50_ms, report.kind)
 
 
 def _require_task_parity(context: RunContext, module: nn.Module, model: OnnxModel) -> None:
-    images, labels = spread_images(context.dataset.val, _TASK_IMAGES)
+    inputs, labels = spread_inputs(context.dataset.val, context.affordable(_TASK_INPUTS, _OUTPUT_BYTES))
     with torch.no_grad():
-        expected = module.eval()(torch.from_numpy(images)).numpy()
-    logits = run_onnx(Path(model.file.path).read_bytes(), images, batch=_EVAL_BATCH)
-    require_parity(task_parity(expected, logits, labels))
+        parts = [module.eval()(part) for part in torch.split(torch.from_numpy(inputs), _TASK_BATCH)]
+    expected = torch.cat(parts).numpy()
+    found = run_onnx(Path(model.file.path).read_bytes(), inputs, batch=_TASK_BATCH)
+    require_parity(task_parity(expected, found, labels, context.dataset.task))

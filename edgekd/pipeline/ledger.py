@@ -176,6 +176,25 @@ class Ledger:
         return str(self.folder / path)
 
 
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read what the finished stages of a run returned, without locking or changing the run folder.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        Results by stage, paths of files absolute; whether those files are intact is not checked.
+
+    Raises:
+        StorageError: There is no record, or it is damaged.
+    """
+    absolute = folder.resolve()
+    if not (absolute / RUN_FILE).is_file():
+        raise StorageError(f"{folder} is no run folder: it has no {RUN_FILE}; edgekd distill --out {folder} makes one")
+    stages = _read(absolute / RUN_FILE).stages
+    return {name: _moved(record.result, lambda path: str(absolute / path)) for name, record in stages.items()}
+
+
 @dataclass(frozen=True)
 class LoggedEvent:
     """One line of `log.jsonl`.

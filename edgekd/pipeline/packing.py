@@ -7,12 +7,21 @@ from typing import Any
 
 from edgekd.core.artifacts import Bundle, TrainedModel, from_json, to_json
 from edgekd.export import run_onnx
-from edgekd.pipeline.context import RunContext
+from edgekd.pipeline.context import TOKENIZER_FILE, RunContext
 from edgekd.pipeline.exporting import PrecisionChoice
-from edgekd.pipeline.timing import spread_images
-from edgekd.ship import BundlePlan, Golden, build_plan, health_check, pack, provenance, target_selector
+from edgekd.pipeline.timing import spread_inputs
+from edgekd.ship import (
+    MAX_GOLDEN_BYTES,
+    BundlePlan,
+    Golden,
+    build_plan,
+    health_check,
+    pack,
+    provenance,
+    target_selector,
+)
 
-_GOLDEN_IMAGES = 8
+_GOLDEN_INPUTS = 8
 _TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "int8": 0.25}
 
 
@@ -30,23 +39,26 @@ def bundle_of(context: RunContext, student: TrainedModel, choice: PrecisionChoic
     }
 
     def work() -> dict[str, Any]:
-        images, _ = spread_images(context.dataset.val, _GOLDEN_IMAGES)
-        logits = run_onnx(Path(choice.models["fp32"].file.path).read_bytes(), images, batch=len(images))
+        metric = context.dataset.task.metric.key
+        inputs, _ = spread_inputs(context.dataset.val, context.affordable(_GOLDEN_INPUTS, MAX_GOLDEN_BYTES))
+        outputs = run_onnx(Path(choice.models["fp32"].file.path).read_bytes(), inputs, batch=len(inputs))
         plan = BundlePlan(
             created=context.ledger.created,
             targets=(target_selector(context.target),),
             build=build_plan(model, context.target, role=role),
-            health=_health(context, model.precision, float(abs(logits).max())),
+            health=_health(context, model.precision, float(abs(outputs).max())),
             provenance=provenance(
                 recipe_sha256=context.recipe.digest,
                 data_sha256=context.dataset.digest,
                 parents=(student.digest, model.digest),
-                metrics={f"accuracy_{split}": value for split, value in student.accuracy.items()},
+                metrics={f"{metric}_{split}": value for split, value in student.scores.items()},
             ),
         )
         folder = context.folder / "bundle"
         files = {role: Path(model.file.path)}
-        bundle = pack(folder, name=_name(context), version=1, files=files, golden=Golden(images, logits), plan=plan)
+        if context.dataset.tokenizer is not None:
+            files["tokenizer"] = context.folder / TOKENIZER_FILE
+        bundle = pack(folder, name=_name(context), version=1, files=files, golden=Golden(inputs, outputs), plan=plan)
         return to_json(bundle)
 
     return from_json(Bundle, context.ledger.stage("bundle", inputs, work))

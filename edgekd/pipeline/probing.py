@@ -1,4 +1,4 @@
-"""The stage that asks how well each student follows the teacher, which accuracy alone does not tell."""
+"""The stage that asks how well each student follows the teacher, which its score alone does not tell."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgekd.core.artifacts import TrainedModel
-from edgekd.distill import fidelity_of, logits_of
+from edgekd.distill import fidelities_of
 from edgekd.models import load_model
 from edgekd.pipeline.context import RunContext
 from edgekd.report import FidelityRow
@@ -23,12 +23,11 @@ def fidelities(context: RunContext, teacher: TrainedModel, students: Sequence[Tr
     }
 
     def work() -> dict[str, Any]:
-        split = context.dataset.test
-        expected = logits_of(load_model(teacher), split)
+        networks = [load_model(student) for student in students]
+        figures = fidelities_of(networks, load_model(teacher), context.dataset.test)
         rows = [
-            {"role": student.role, "seed": student.seed, "split": _SPLIT}
-            | fidelity_of(logits_of(load_model(student), split), expected)
-            for student in students
+            {"role": student.role, "seed": student.seed, "split": _SPLIT} | figure
+            for student, figure in zip(students, figures, strict=True)
         ]
         return {"rows": rows}
 

@@ -11,13 +11,12 @@ from pathlib import Path
 
 from edgekd import __version__
 from edgekd.core.artifacts import Bundle, Engine, FileRef, LatencyReport, TrainedModel
+from edgekd.data import Task
 from edgekd.models import count_macs, count_params, deploy, load_model
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.exporting import Exported, PrecisionChoice
 from edgekd.pipeline.training import Training
 from edgekd.report import (
-    Accuracy,
-    AccuracySummary,
     ArtifactRow,
     BudgetResult,
     Curve,
@@ -30,8 +29,11 @@ from edgekd.report import (
     PrecisionDecision,
     PrecisionVerdict,
     RunReport,
+    Scores,
+    ScoreSummary,
     SizeRow,
     TargetRef,
+    TaskFacts,
     Verdict,
 )
 
@@ -71,8 +73,8 @@ class Findings:
 
 def report_of(context: RunContext, findings: Findings, command: str) -> RunReport:
     """Put the report together."""
-    accuracy = _accuracy(findings)
-    gain = None if accuracy.alone is None else PairedGain.of(accuracy.distilled, accuracy.alone)
+    scores = _scores(findings)
+    gain = None if scores.alone is None else PairedGain.of(scores.distilled, scores.alone)
     budget = _budget(context, findings.latencies[0])
     dataset = context.dataset
     return RunReport(
@@ -85,13 +87,14 @@ def report_of(context: RunContext, findings: Findings, command: str) -> RunRepor
         data=DataFacts(
             name=dataset.name,
             digest=dataset.digest,
-            classes=dataset.num_classes,
+            targets=len(dataset.task.targets),
             train=len(dataset.train),
             val=len(dataset.val),
             test=len(dataset.test),
         ),
         method=context.recipe.name,
-        accuracy=accuracy,
+        task=_task(dataset.task),
+        scores=scores,
         gain=gain,
         fidelity=findings.fidelity,
         latency=tuple(LatencyRow.of(report) for report in findings.latencies),
@@ -105,17 +108,24 @@ def report_of(context: RunContext, findings: Findings, command: str) -> RunRepor
     )
 
 
-def _accuracy(findings: Findings) -> Accuracy:
-    return Accuracy(
+def _task(task: Task) -> TaskFacts:
+    metric = task.metric
+    return TaskFacts(
+        kind=task.kind, metric=metric.name, is_share=metric.is_share, agreement=task.agreement_measure.name
+    )
+
+
+def _scores(findings: Findings) -> Scores:
+    return Scores(
         teacher=_summary([findings.teacher]),
         alone=_summary(findings.alone) if findings.alone else None,
         distilled=_summary(findings.distilled),
     )
 
 
-def _summary(trainings: Sequence[Training]) -> AccuracySummary:
-    by_seed = {training.model.seed: training.model.accuracy["test"] for training in trainings}
-    return AccuracySummary.of(trainings[0].model.spec.name, "test", by_seed)
+def _summary(trainings: Sequence[Training]) -> ScoreSummary:
+    by_seed = {training.model.seed: training.model.scores["test"] for training in trainings}
+    return ScoreSummary.of(trainings[0].model.spec.name, "test", by_seed)
 
 
 def _budget(context: RunContext, report: LatencyReport) -> BudgetResult | None:
@@ -129,7 +139,7 @@ def _parity(exported: Exported) -> Parity:
     return Parity(
         max_abs=report.max_abs,
         max_rel=report.max_rel,
-        argmax_agreement=report.argmax_agreement,
+        agreement=report.agreement,
         n=report.n,
         tolerance=report.tolerance,
         is_ok=report.is_ok,
@@ -165,7 +175,7 @@ def _curves(findings: Findings) -> tuple[Curve, ...]:
 def _of(role: str, training: Training) -> list[Curve]:
     points: dict[str, list[CurvePoint]] = defaultdict(list)
     for epoch in training.history:
-        point = CurvePoint(epoch=epoch.epoch, loss=epoch.loss, val_accuracy=epoch.val_accuracy)
+        point = CurvePoint(epoch=epoch.epoch, loss=epoch.loss, val_score=epoch.val_score)
         points[epoch.stage].append(point)
     return [
         Curve(stage=role if stage == "student" else stage, seed=training.model.seed, points=tuple(rows))
@@ -196,7 +206,7 @@ def _environment() -> dict[str, str]:
 
 def shipped(distilled: Sequence[Training]) -> TrainedModel:
     """Return the student to ship: the best on the held-out split, the first of equal ones."""
-    return max(distilled, key=lambda training: training.model.accuracy["val"]).model
+    return max(distilled, key=lambda training: training.model.scores["val"]).model
 
 
 def run_files(folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from edgekd.distill import load_recipe
 from edgekd.pipeline.building import engines, latencies
 from edgekd.pipeline.choosing import student_for
 from edgekd.pipeline.config import RunConfig
-from edgekd.pipeline.context import RunContext
+from edgekd.pipeline.context import TOKENIZER_FILE, RunContext
 from edgekd.pipeline.exporting import PrecisionChoice, exported, precisions
 from edgekd.pipeline.ledger import Ledger
 from edgekd.pipeline.packing import bundle_of
@@ -70,6 +70,8 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
         )
         ledger.listen(Event("note", "target", describe(target)))
         context = RunContext(config, budget, target, recipe, load_dataset(config.data), ledger, ledger.listen)
+        if context.dataset.tokenizer is not None:
+            atomic.write_text(ledger.folder / TOKENIZER_FILE, context.dataset.tokenizer.json)
         findings = _findings(context)
         report = report_of(context, findings, request.command)
         write_report(report, ledger.folder)

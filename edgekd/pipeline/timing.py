@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekd.core.artifacts import LatencyReport, OnnxModel, Precision
-from edgekd.data import Split, unit_floats
+from edgekd.data import Labels, NetInputs, Split, network_inputs
 from edgekd.engine import BACKENDS, BuildOptions
 from edgekd.latency import graph_from_onnx, predict, predictable_precisions
 from edgekd.pipeline.context import RunContext
@@ -16,18 +15,18 @@ from edgekd.profile import measure
 from edgekd.targets import Target, get_target
 
 
-def spread_images(split: Split, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return images spread evenly over a split, since neighbours may be of one class.
+def spread_inputs(split: Split, count: int) -> tuple[NetInputs, Labels]:
+    """Return inputs spread evenly over a split, since neighbours may be of one class.
 
     Args:
         split: What to take them from.
         count: How many; all when the split has fewer.
 
     Returns:
-        Images float32 `[n, C, H, W]` in 0..1 and labels `[n]`.
+        Inputs as networks take them, and their labels `[n, ...]`.
     """
     rows = np.unique(np.linspace(0, len(split) - 1, num=min(count, len(split))).astype(np.int64))
-    return unit_floats(split.images.gather(rows)), split.labels[rows]
+    return network_inputs(split.inputs.gather(rows)), split.labels[rows]
 
 
 def cpu_folder(context: RunContext, model: OnnxModel) -> Path:
@@ -40,7 +39,7 @@ def measured_on_cpu(context: RunContext, model: OnnxModel) -> LatencyReport:
     backend = BACKENDS["onnxruntime"]
     options = BuildOptions(get_target("cpu"), threads=context.config.threads)
     with backend.open(backend.build(model, cpu_folder(context, model), options)) as runner:
-        inputs, _ = spread_images(context.dataset.val, 1)
+        inputs, _ = spread_inputs(context.dataset.val, 1)
         return measure(runner, inputs, target="cpu", precision=model.precision)
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter
-from torch import nn
+from torch import Tensor, nn
 
 from edgekd.core.artifacts import NetSpec, TrainedModel, from_json, to_json
 from edgekd.core.atomic import write_json
 from edgekd.core.digest import sha256_of_arrays
 from edgekd.core.errors import ConfigError
 from edgekd.distill import Epoch, Recipe, RunOptions, TrainSettings, check_recipe, evaluate, load_recipe, run_recipe
-from edgekd.models import load_model, load_teacher, save_weights
+from edgekd.models import inherited_weights, load_model, load_teacher, save_weights, teacher_start
 from edgekd.pipeline.context import RunContext
 
 _EPOCHS = TypeAdapter(tuple[Epoch, ...])
@@ -38,6 +38,16 @@ class Training:
 
     model: TrainedModel
     history: tuple[Epoch, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    role: Role
+    recipe: Recipe
+    spec: NetSpec
+    settings: TrainSettings
+    seed: int
+    start: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,11 +76,13 @@ def teacher_net(context: RunContext) -> tuple[NetSpec, nn.Module]:
     return load_teacher(
         config.net,
         in_channels=dataset.in_channels,
-        num_classes=dataset.num_classes,
+        num_classes=dataset.task.num_outputs,
         resolution=dataset.resolution,
         mean=config.mean or dataset.mean,
         std=config.std or dataset.std,
         weights=weights,
+        vocabulary=dataset.vocabulary,
+        is_dense=dataset.task.is_dense,
     )
 
 
@@ -80,6 +92,7 @@ def require_fitting(context: RunContext, student: NetSpec, teacher: NetSpec, tea
     Raises:
         ConfigError: It does not.
     """
+    _inherited(context, student, teacher, lambda: teacher_net)
     check_recipe(
         context.recipe,
         student=student,
@@ -91,6 +104,8 @@ def require_fitting(context: RunContext, student: NetSpec, teacher: NetSpec, tea
 
 def teacher_of(context: RunContext, spec: NetSpec, module: nn.Module) -> Training:
     """Take the teacher that was given, or train one of the zoo. A Python function gives its network with weights.
+
+    A folder of a BERT without a classifier gives the weights that its training starts from.
 
     Args:
         context: The run.
@@ -105,22 +120,25 @@ def teacher_of(context: RunContext, spec: NetSpec, module: nn.Module) -> Trainin
         raise ConfigError(
             f"teacher {config.net} comes without weights, none are downloaded: give --teacher-weights FILE"
         )
-    if config.weights is not None or spec.family == "python":
+    start = {} if config.weights is not None else teacher_start(config.net, spec)
+    is_whole = bool(start) and start.keys() == module.state_dict().keys()
+    if config.weights is not None or spec.family == "python" or is_whole:
         _require_knowledge(context, config.net, module)
         state = {name: value.cpu().numpy() for name, value in module.state_dict().items()}
         inputs = {"spec": spec.digest, "weights": sha256_of_arrays(state), "data": dataset.digest}
         return _kept(context, _Facts("teacher", spec, "given", seed=0), inputs, lambda: (module, ()))
-    settings = _teacher_settings(context)
-    return _trained(context, "teacher", load_recipe("plain"), spec, None, settings=settings, seed=0)
+    plan = _Plan("teacher", load_recipe("plain"), spec, _teacher_settings(context), seed=0, start=start)
+    return _trained(context, plan, None)
 
 
 def _require_knowledge(context: RunContext, name: str, module: nn.Module) -> None:
-    accuracy = evaluate(module, context.dataset.val).accuracy
-    chance = 1 / context.dataset.num_classes
-    if accuracy < _BETTER_THAN_CHANCE * chance:
+    task = context.dataset.task
+    score, no_skill = evaluate(module, context.dataset.val).score, task.no_skill
+    if score <= _BETTER_THAN_CHANCE * no_skill:
         raise ConfigError(
-            f"teacher {name} scores {accuracy:.1%} on held-out images where chance is {chance:.1%}: its weights, class "
-            "order or normalisation (--set teacher.mean=[...], teacher.std=[...]) do not fit this data"
+            f"teacher {name} has {task.metric.text(score)} on held-out inputs, where one answer to everything reaches "
+            f"{task.metric.text(no_skill)}: its weights, class order or normalisation "
+            "(--set teacher.mean=[...], teacher.std=[...]) do not fit this data"
         )
 
 
@@ -129,44 +147,45 @@ def student_of(
 ) -> Training:
     """Train one student, with the teacher (`"distilled"`) or without (`"alone"`), from the same weights and batches."""
     recipe = context.recipe if role == "distilled" else load_recipe("plain")
-    return _trained(context, role, recipe, spec, teacher, settings=context.config.train, seed=seed)
+    start = _inherited(context, spec, teacher.spec, lambda: load_model(teacher))
+    return _trained(context, _Plan(role, recipe, spec, context.config.train, seed, start), teacher)
+
+
+def _inherited(
+    context: RunContext, student: NetSpec, teacher: NetSpec, network: Callable[[], nn.Module]
+) -> Mapping[str, Tensor]:
+    layers = context.config.student.init
+    return {} if layers == "drawn" else inherited_weights(student, teacher, network().state_dict(), layers=layers)
 
 
 def _teacher_settings(context: RunContext) -> TrainSettings:
-    epochs = context.config.teacher.epochs or context.config.train.epochs
-    return context.config.train.model_copy(update={"epochs": epochs})
+    config = context.config.teacher
+    own = {"epochs": config.epochs, "lr": config.lr}
+    return context.config.train.model_copy(update={name: value for name, value in own.items() if value is not None})
 
 
-def _trained(
-    context: RunContext,
-    role: Role,
-    recipe: Recipe,
-    spec: NetSpec,
-    teacher: TrainedModel | None,
-    *,
-    settings: TrainSettings,
-    seed: int,
-) -> Training:
-    used = teacher if recipe.needs_teacher else None
-    facts = _Facts(role, spec, recipe.name, seed, (used.digest,) if used else ())
+def _trained(context: RunContext, plan: _Plan, teacher: TrainedModel | None) -> Training:
+    used = teacher if plan.recipe.needs_teacher else None
+    facts = _Facts(plan.role, plan.spec, plan.recipe.name, plan.seed, (used.digest,) if used else ())
     inputs = {
-        "recipe": recipe.digest,
-        "spec": spec.digest,
+        "recipe": plan.recipe.digest,
+        "spec": plan.spec.digest,
         "teacher": used.digest if used else None,
         "data": context.dataset.digest,
-        "settings": settings.model_dump(mode="json"),
-        "seed": seed,
+        "settings": plan.settings.model_dump(mode="json"),
+        "seed": plan.seed,
+        "start": sha256_of_arrays({name: value.cpu().numpy() for name, value in plan.start.items()}),
     }
 
     def train() -> Trained:
         folder = context.folder / "checkpoints" / facts.stage
         outcome = run_recipe(
-            recipe,
-            student=spec,
+            plan.recipe,
+            student=plan.spec,
             teacher=(used.spec, load_model(used)) if used else None,
             dataset=context.dataset,
-            settings=settings,
-            options=RunOptions(seed, facts.stage, folder, context.listener),
+            settings=plan.settings,
+            options=RunOptions(plan.seed, facts.stage, folder, context.listener, plan.start),
         )
         return outcome.student, outcome.history
 
@@ -180,8 +199,8 @@ def _kept(context: RunContext, facts: _Facts, inputs: dict[str, Any], train: Cal
         path = folder / f"{facts.stage.replace('/', '-')}.safetensors"
         weights = save_weights(module, path, {"role": facts.role, "net": facts.spec.name})
         splits = {"val": context.dataset.val, "test": context.dataset.test}
-        accuracy = {name: evaluate(module, split).accuracy for name, split in splits.items()}
-        model = TrainedModel(facts.role, facts.spec, weights, accuracy, facts.method, facts.seed, facts.parents)
+        scores = {name: evaluate(module, split).score for name, split in splits.items()}
+        model = TrainedModel(facts.role, facts.spec, weights, scores, facts.method, facts.seed, facts.parents)
         write_json(path.with_suffix(".json"), to_json(model))
         return {"model": to_json(model), "history": [dataclasses.asdict(epoch) for epoch in history]}
 

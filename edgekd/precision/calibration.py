@@ -1,46 +1,48 @@
-"""Refuses calibration sets that would give wrong ranges: INT8 scales are only as good as the images behind them."""
+"""Refuses calibration sets that would give wrong ranges: INT8 scales are only as good as the inputs behind them."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from edgekd.core.artifacts import OnnxModel
 from edgekd.core.errors import DataError
+from edgekd.data import NetInputs
+from edgekd.export import input_problem
 
-MINIMUM_IMAGES = 32
+MINIMUM_INPUTS = 32
 _LEAST_SPREAD = 0.02
 _LEAST_VARIATION = 1e-3
 
 
-def check_calibration(
-    images: npt.NDArray[np.float32], input_shape: tuple[int, int, int], *, minimum: int = MINIMUM_IMAGES
-) -> None:
-    """Check that images can calibrate a network.
+def check_calibration(inputs: NetInputs, model: OnnxModel, *, minimum: int = MINIMUM_INPUTS) -> None:
+    """Check that inputs can calibrate a network.
 
     Args:
-        images: Calibration images, float32 `[n, C, H, W]` in 0..1.
-        input_shape: `(C, H, W)` that the network takes.
-        minimum: Fewest images accepted.
+        inputs: Calibration inputs: pictures float32 `[n, C, H, W]` in 0..1, or tokens int64 `[n, L]`.
+        model: The network.
+        minimum: Fewest inputs accepted.
 
     Raises:
-        DataError: Lists everything that is wrong: shape, type, number, NaN, range, no contrast, copies of one image.
+        DataError: Lists everything that is wrong: shape, type, number, NaN, range, no contrast, copies of one input.
     """
-    if images.ndim != 4 or images.shape[1:] != input_shape or images.dtype != np.float32:
-        wanted = ", ".join(map(str, input_shape))
-        found = f"{images.dtype} {list(images.shape)}"
-        raise DataError(f"calibration images are {found}; the network takes float32 [n, {wanted}]")
+    if len(inputs) and (problem := input_problem(inputs, model)):
+        raise DataError(f"the calibration set is unusable: {problem}")
     problems = []
-    if len(images) < minimum:
-        problems.append(f"there are {len(images)} images; at least {minimum} are needed for stable ranges")
-    if len(images):
-        problems += _content_problems(images)
+    if len(inputs) < minimum:
+        problems.append(f"there are {len(inputs)} inputs; at least {minimum} are needed for stable ranges")
+    if len(inputs):
+        problems += _token_problems(inputs) if model.vocabulary else _picture_problems(inputs)
     if problems:
         raise DataError("the calibration set is unusable: " + "; ".join(problems))
 
 
-def _content_problems(images: npt.NDArray[np.float32]) -> list[str]:
-    if bad := int((~np.isfinite(images)).sum()):
-        return [f"{bad} of {images.size} values are NaN or infinite"]
+def _token_problems(tokens: NetInputs) -> list[str]:
+    if (tokens == tokens[0]).all():
+        return ["all texts are the same; give different ones"]
+    return []
+
+
+def _picture_problems(images: NetInputs) -> list[str]:
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
         return [f"values run from {low:.4g} to {high:.4g}; give pixels in 0..1, normalisation is inside the network"]

@@ -1,4 +1,4 @@
-"""Takes a lower precision only where it pays: accuracy within the gate and really faster, each verdict in words."""
+"""Takes a lower precision only where it pays: score within the gate and really faster, each verdict in words."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 
 from edgekd.core.artifacts import OnnxModel
 from edgekd.core.errors import ConfigError, DataError
+from edgekd.data import Metric
 
 _ROUNDING = 1e-9
 _WORTHWHILE_GAIN = 0.02
@@ -21,13 +22,13 @@ class Candidate:
 
     Attributes:
         model: The model.
-        accuracy: Top-1 on held-out images, 0..1.
+        score: Score on held-out inputs in the metric of the task, at most 1.
         p50_ms: Median latency in milliseconds, or None when unknown.
         ms_kind: `"measured"` or `"predicted"`; None exactly when `p50_ms` is.
     """
 
     model: OnnxModel
-    accuracy: float
+    score: float
     p50_ms: float | None
     ms_kind: Literal["measured", "predicted"] | None
 
@@ -57,25 +58,26 @@ class Decision:
     verdicts: tuple[Verdict, ...]
 
 
-def choose_precision(candidates: Sequence[Candidate], *, max_drop: float) -> Decision:
-    """Choose the fastest candidate that keeps fp32's accuracy; fp32 where nothing is shown to be better.
+def choose_precision(candidates: Sequence[Candidate], *, max_drop: float, metric: Metric) -> Decision:
+    """Choose the fastest candidate that keeps fp32's score; fp32 where nothing is shown to be better.
 
     Latencies are compared only with a latency of the same kind: measured with measured, predicted with predicted. Two
     within 2 % of each other count as equal: neither a repeated measurement nor a model tells them apart.
 
     Args:
         candidates: One fp32 reference and any number of other precisions.
-        max_drop: Accuracy that may be lost against fp32, as a fraction: 0.01 is one point.
+        max_drop: Score that may be lost against fp32; 0.01 is one point of accuracy.
+        metric: What the scores are.
 
     Returns:
-        The choice with a reason for each candidate. Ties go to fp32, then to the more accurate, then to the wider.
+        The choice with a reason for each candidate. Ties go to fp32, then to the better score, then to the wider.
 
     Raises:
         ConfigError: There is not exactly one fp32 candidate, or `max_drop` is not a fraction.
-        DataError: An accuracy or latency is impossible, or a latency has no kind.
+        DataError: A score or latency is impossible, or a latency has no kind.
     """
     if not 0 <= max_drop < 1:
-        raise ConfigError(f"max_drop is {max_drop}; give a fraction such as 0.01 for one point of accuracy")
+        raise ConfigError(f"max_drop is {max_drop}; give a fraction such as 0.01, one point of accuracy")
     for candidate in candidates:
         _check(candidate)
     references = [candidate for candidate in candidates if candidate.model.precision == "fp32"]
@@ -83,7 +85,7 @@ def choose_precision(candidates: Sequence[Candidate], *, max_drop: float) -> Dec
         raise ConfigError(f"choosing a precision needs exactly one fp32 model to compare with, got {len(references)}")
     reference = references[0]
     rejections = [
-        "" if candidate is reference else _rejection(candidate, reference, max_drop) for candidate in candidates
+        "" if candidate is reference else _rejection(candidate, reference, max_drop, metric) for candidate in candidates
     ]
     faster = [c for c, problem in zip(candidates, rejections, strict=True) if c is not reference and not problem]
     chosen = _preferred(faster) if faster else reference
@@ -92,7 +94,7 @@ def choose_precision(candidates: Sequence[Candidate], *, max_drop: float) -> Dec
             candidate.model.precision,
             candidate.model.flavour,
             not problem,
-            problem or _acceptance(candidate, reference, chosen),
+            problem or _acceptance(candidate, reference, chosen, metric),
         )
         for candidate, problem in zip(candidates, rejections, strict=True)
     ]
@@ -101,8 +103,8 @@ def choose_precision(candidates: Sequence[Candidate], *, max_drop: float) -> Dec
 
 def _check(candidate: Candidate) -> None:
     name = _name(candidate)
-    if not 0 <= candidate.accuracy <= 1:
-        raise DataError(f"{name}: accuracy is {candidate.accuracy}; it must lie in 0..1")
+    if not -math.inf < candidate.score <= 1:
+        raise DataError(f"{name}: score is {candidate.score}; it must be finite and at most 1")
     if (candidate.p50_ms is None) != (candidate.ms_kind is None):
         raise DataError(
             f"{name}: p50 {candidate.p50_ms} ms is {candidate.ms_kind}; say both figure and kind, or neither"
@@ -114,28 +116,24 @@ def _check(candidate: Candidate) -> None:
 def _preferred(faster: Sequence[Candidate]) -> Candidate:
     fastest_ms = min(candidate.p50_ms or math.inf for candidate in faster)
     equal = [c for c in faster if c.p50_ms is not None and c.p50_ms * (1 - _WORTHWHILE_GAIN) <= fastest_ms]
-    return min(equal, key=lambda c: (-c.accuracy, _WIDTH[c.model.precision], c.p50_ms))
+    return min(equal, key=lambda c: (-c.score, _WIDTH[c.model.precision], c.p50_ms))
 
 
-def _rejection(candidate: Candidate, reference: Candidate, max_drop: float) -> str:
-    return _accuracy_rejection(candidate, reference, max_drop) or _speed_rejection(candidate, reference)
+def _rejection(candidate: Candidate, reference: Candidate, max_drop: float, metric: Metric) -> str:
+    drop = reference.score - candidate.score
+    if drop > max_drop + _ROUNDING:
+        return (
+            f"{_name(candidate)}: {metric.text(candidate.score)} is {metric.gap(drop)} below fp32 "
+            f"{metric.text(reference.score)}, the gate is {metric.gap(max_drop)}"
+        )
+    return _speed_rejection(candidate, reference, _score_words(candidate, reference, metric))
 
 
-def _accuracy_rejection(candidate: Candidate, reference: Candidate, max_drop: float) -> str:
-    drop = reference.accuracy - candidate.accuracy
-    if drop <= max_drop + _ROUNDING:
-        return ""
-    return (
-        f"{_name(candidate)}: accuracy {candidate.accuracy:.3f} is {100 * drop:.3g} points below fp32 "
-        f"{reference.accuracy:.3f}, the gate is {100 * max_drop:.3g}"
-    )
-
-
-def _speed_rejection(candidate: Candidate, reference: Candidate) -> str:
+def _speed_rejection(candidate: Candidate, reference: Candidate, score_words: str) -> str:
     name = _name(candidate)
     if candidate.p50_ms is None or reference.p50_ms is None:
         missing = name if candidate.p50_ms is None else "fp32"
-        return f"{name}: {_accuracy_words(candidate, reference)}, but {missing} has no latency: no speed-up is shown"
+        return f"{name}: {score_words}, but {missing} has no latency: no speed-up is shown"
     if candidate.ms_kind != reference.ms_kind:
         return (
             f"{name}: p50 {candidate.p50_ms:.4g} ms is {candidate.ms_kind} and fp32 {reference.p50_ms:.4g} ms is "
@@ -152,17 +150,19 @@ def _speed_rejection(candidate: Candidate, reference: Candidate) -> str:
     return ""
 
 
-def _acceptance(candidate: Candidate, reference: Candidate, chosen: Candidate) -> str:
+def _acceptance(candidate: Candidate, reference: Candidate, chosen: Candidate, metric: Metric) -> str:
     name = _name(candidate)
     if candidate is reference:
         return f"{name}: the reference, {'chosen' if chosen is reference else f'{_name(chosen)} is chosen instead'}"
-    facts = f"{_accuracy_words(candidate, reference)}; {_latency_words(candidate)} against {reference.p50_ms:.4g} ms"
+    facts = (
+        f"{_score_words(candidate, reference, metric)}; {_latency_words(candidate)} against {reference.p50_ms:.4g} ms"
+    )
     outcome = "chosen" if candidate is chosen else f"{_name(chosen)} is preferred at {chosen.p50_ms:.4g} ms"
     return f"{name}: {facts}; {outcome}"
 
 
-def _accuracy_words(candidate: Candidate, reference: Candidate) -> str:
-    return f"accuracy {candidate.accuracy:.3f} is within the gate of fp32 {reference.accuracy:.3f}"
+def _score_words(candidate: Candidate, reference: Candidate, metric: Metric) -> str:
+    return f"{metric.text(candidate.score)} is within the gate of fp32 {metric.text(reference.score)}"
 
 
 def _latency_words(candidate: Candidate) -> str:

@@ -1,6 +1,6 @@
 """FP16 as types in the graph: what strongly typed TensorRT builds, where precision flags no longer exist.
 
-Inputs and logits stay float32. Inside, every operator runs in fp16 but those in `SENSITIVE_OPS` (exponentials,
+Inputs and logits keep their types. Inside, every operator runs in fp16 but those in `SENSITIVE_OPS` (exponentials,
 powers, norms and long sums lose or overflow in fp16), means over more than 64 elements, operators that ONNX does not
 define for fp16, and nodes with a constant that fp16 cannot hold. Each of them is written down with its reason in the
 file's metadata and returned by `kept_fp32`.
@@ -13,35 +13,46 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from edgekd.core.artifacts import OnnxModel
 from edgekd.core.errors import ConfigError, DataError, ExportError
 from edgekd.core.seeds import derive_seed
-from edgekd.export import Form, fp16_rounded, read_content, read_proto, run_onnx, with_shapes, write_model
+from edgekd.data import NetInputs
+from edgekd.export import (
+    Form,
+    fp16_rounded,
+    input_problem,
+    random_inputs,
+    read_content,
+    read_proto,
+    run_onnx,
+    with_shapes,
+    write_model,
+)
 from edgekd.precision.fp16_graph import retyped
 from edgekd.precision.fp16_rules import reasons_for_fp32
 
 _NOTE = "edgekd.fp32_nodes"
-_CHECK_IMAGES = 8
+_CHECK_INPUTS = 8
 _WORST_RELATIVE = 0.05
 
 
-def to_fp16(model: OnnxModel, path: Path, *, images: npt.NDArray[np.float32] | None = None) -> OnnxModel:
-    """Convert an fp32 model to typed fp16 with float32 input and logits.
+def to_fp16(model: OnnxModel, path: Path, *, inputs: NetInputs | None = None) -> OnnxModel:
+    """Convert an fp32 model to typed fp16; its input and its float32 logits keep their types.
 
     Args:
         model: An fp32 model.
         path: The file to write.
-        images: Real images to check the numbers on, float32 `[n, C, H, W]` in 0..1, besides random ones.
+        inputs: Real inputs to check the numbers on, besides random ones: pictures float32 `[n, C, H, W]` in 0..1, or
+            tokens int64 `[n, L]`.
 
     Returns:
         The fp16 model; the same input gives the same bytes.
 
     Raises:
         ConfigError: The model is not fp32.
-        DataError: The images do not fit the model.
-        ExportError: The graph cannot be converted, or its fp16 logits on random images in 0..1 (or on `images`) are
+        DataError: The inputs do not fit the model.
+        ExportError: The graph cannot be converted, or its fp16 logits on random inputs (or on `inputs`) are
             not finite or more than 5 % (of their root mean square) away from the fp32 ones.
         PreconditionError: `onnxruntime` is not installed.
         StorageError: A file cannot be read or written.
@@ -51,7 +62,7 @@ def to_fp16(model: OnnxModel, path: Path, *, images: npt.NDArray[np.float32] | N
     source = with_shapes(read_proto(model))
     reasons = reasons_for_fp32(source.graph, model.opset)
     converted = retyped(source, frozenset(reasons))
-    _check_numbers(model, fp16_rounded(converted).SerializeToString(), _check_images(model, images))
+    _check_numbers(model, fp16_rounded(converted).SerializeToString(), _check_inputs(model, inputs))
     notes = {_NOTE: json.dumps(reasons, sort_keys=True)}
     return write_model(converted, path, Form("fp16", "any", (model.digest,), notes))
 
@@ -76,21 +87,19 @@ def kept_fp32(model: OnnxModel) -> Mapping[str, str]:
     raise ConfigError(f"{model.file.path} is {model.precision} and carries no list of fp32 nodes; make it with to_fp16")
 
 
-def _check_images(model: OnnxModel, images: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
-    rng = np.random.default_rng(derive_seed(0, "fp16", "check"))
-    drawn = rng.random((_CHECK_IMAGES, *model.input_shape), dtype=np.float32)
-    if images is None:
+def _check_inputs(model: OnnxModel, inputs: NetInputs | None) -> NetInputs:
+    drawn = random_inputs(model, _CHECK_INPUTS, seed=derive_seed(0, "fp16", "check"))
+    if inputs is None:
         return drawn
-    if images.dtype != np.float32 or images.shape[1:] != model.input_shape or not np.isfinite(images).all():
-        wanted = ", ".join(map(str, model.input_shape))
-        raise DataError(f"fp16 is checked on finite float32 [n, {wanted}], got {images.dtype} {list(images.shape)}")
-    return np.concatenate([drawn, images])
+    if problem := input_problem(inputs, model):
+        raise DataError(f"fp16 cannot be checked: {problem}")
+    return np.concatenate([drawn, inputs])
 
 
-def _check_numbers(model: OnnxModel, content: bytes, images: npt.NDArray[np.float32]) -> None:
-    batch = model.batch or _CHECK_IMAGES
-    expected = run_onnx(read_content(model), images, batch=batch)
-    found = run_onnx(content, images, batch=batch)
+def _check_numbers(model: OnnxModel, content: bytes, inputs: NetInputs) -> None:
+    batch = model.batch or _CHECK_INPUTS
+    expected = run_onnx(read_content(model), inputs, batch=batch)
+    found = run_onnx(content, inputs, batch=batch)
     if not np.isfinite(found).all():
         bad = int((~np.isfinite(found)).sum())
         raise ExportError(f"fp16 overflows: {bad} of {found.size} logits are NaN or infinite; keep this model in fp32")

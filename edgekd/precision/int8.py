@@ -3,7 +3,7 @@
 `cpu`: unsigned asymmetric activations with signed per-channel weights, biases in int32: the form that ONNX Runtime's
 CPU kernels are fast on. `tensorrt`: symmetric signed everywhere, float biases, Q/DQ only in front of Conv, Gemm,
 MatMul and of both branches of residual Adds, so that Conv + Add + Relu still fuse. Its weights stay float behind a
-Q/DQ pair, because TensorRT 8 parsers refuse int8 initialisers.
+Q/DQ pair, because TensorRT 8 parsers refuse int8 initialisers. In both the addition of an attention mask stays float.
 """
 
 from __future__ import annotations
@@ -14,15 +14,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
 from edgekd.core.artifacts import OnnxModel
 from edgekd.core.errors import ConfigError, ExportError, missing_package
+from edgekd.data import NetInputs
 from edgekd.export import Form, read_proto, strip_metadata, write_model
 from edgekd.precision.calibration import check_calibration
-from edgekd.precision.quant_report import WEIGHTED_OPS, QuantReport, inspect_graph, is_residual
+from edgekd.precision.quant_report import (
+    WEIGHTED_OPS,
+    QuantReport,
+    adds_before_softmax,
+    inspect_graph,
+    is_residual,
+)
 
 Flavour = Literal["cpu", "tensorrt"]
 _CALIBRATION_BATCH = 32
@@ -45,13 +51,14 @@ _OPTIONS: Mapping[Flavour, Mapping[str, Any]] = {
 }
 
 
-def to_int8(model: OnnxModel, path: Path, *, calibration: npt.NDArray[np.float32], flavour: Flavour) -> OnnxModel:
-    """Quantise an fp32 model after training, with min-max ranges from calibration images.
+def to_int8(model: OnnxModel, path: Path, *, calibration: NetInputs, flavour: Flavour) -> OnnxModel:
+    """Quantise an fp32 model after training, with min-max ranges from calibration inputs.
 
     Args:
         model: An fp32 model of opset 13 or newer.
         path: The file to write.
-        calibration: At least 32 different training images, float32 `[n, C, H, W]` in 0..1.
+        calibration: At least 32 different training inputs: pictures float32 `[n, C, H, W]` in 0..1, or tokens int64
+            `[n, L]`.
         flavour: `"cpu"` for ONNX Runtime on a CPU, `"tensorrt"` for TensorRT and TensorRT-RTX.
 
     Returns:
@@ -68,30 +75,30 @@ def to_int8(model: OnnxModel, path: Path, *, calibration: npt.NDArray[np.float32
         raise ConfigError(f"unknown int8 flavour {flavour!r}; known: {', '.join(_OPTIONS)}")
     if model.precision != "fp32" or model.opset < 13:
         raise ConfigError(f"int8 is made from fp32 at opset 13 or newer, not {model.precision} at opset {model.opset}")
-    check_calibration(calibration, model.input_shape)
+    check_calibration(calibration, model)
     quantized = _quantized(read_proto(model), _batches(calibration, model.batch), flavour)
     strip_metadata(quantized)
     _check(quantized, flavour)
-    notes = {"edgekd.calibration": f"min-max over {len(calibration)} images"}
+    notes = {"edgekd.calibration": f"min-max over {len(calibration)} inputs"}
     return write_model(quantized, path, Form("int8", flavour, (model.digest,), notes))
 
 
 class _Reader:
-    def __init__(self, name: str, batches: list[npt.NDArray[np.float32]]) -> None:
-        self._feeds: Iterator[dict[str, npt.NDArray[np.float32]]] = iter([{name: batch} for batch in batches])
+    def __init__(self, name: str, batches: list[NetInputs]) -> None:
+        self._feeds: Iterator[dict[str, NetInputs]] = iter([{name: batch} for batch in batches])
 
-    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, NetInputs] | None:
         return next(self._feeds, None)
 
 
-def _batches(images: npt.NDArray[np.float32], fixed_batch: int) -> list[npt.NDArray[np.float32]]:
+def _batches(inputs: NetInputs, fixed_batch: int) -> list[NetInputs]:
     size = fixed_batch or _CALIBRATION_BATCH
-    filling = -len(images) % size if fixed_batch else 0
-    filled = np.concatenate([images, np.repeat(images[-1:], filling, axis=0)])
+    filling = -len(inputs) % size if fixed_batch else 0
+    filled = np.concatenate([inputs, np.repeat(inputs[-1:], filling, axis=0)])
     return [filled[start : start + size] for start in range(0, len(filled), size)]
 
 
-def _quantized(proto: onnx.ModelProto, batches: list[npt.NDArray[np.float32]], flavour: Flavour) -> onnx.ModelProto:
+def _quantized(proto: onnx.ModelProto, batches: list[NetInputs], flavour: Flavour) -> onnx.ModelProto:
     try:
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -108,7 +115,7 @@ def _quantized(proto: onnx.ModelProto, batches: list[npt.NDArray[np.float32]], f
                 _Reader(proto.graph.input[0].name, batches),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(_OPERATORS[flavour]),
-                nodes_to_exclude=[] if is_cpu else _constant_adds(onnx.load(prepared).graph),
+                nodes_to_exclude=_kept_float(onnx.load(prepared).graph, flavour),
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8 if is_cpu else quantization.QuantType.QInt8,
                 weight_type=quantization.QuantType.QInt8,
@@ -120,9 +127,12 @@ def _quantized(proto: onnx.ModelProto, batches: list[npt.NDArray[np.float32]], f
         return onnx.load(result)
 
 
-def _constant_adds(graph: onnx.GraphProto) -> list[str]:
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    return [node.name for node in graph.node if node.op_type == "Add" and not is_residual(node, constants)]
+def _kept_float(graph: onnx.GraphProto, flavour: Flavour) -> list[str]:
+    kept = adds_before_softmax(graph)
+    if flavour == "tensorrt":
+        constants = {tensor.name: tensor for tensor in graph.initializer}
+        kept |= {node.name for node in graph.node if node.op_type == "Add" and not is_residual(node, constants)}
+    return sorted(kept)
 
 
 def _check(proto: onnx.ModelProto, flavour: Flavour) -> None:

@@ -25,7 +25,7 @@ class QuantReport:
         quantized: Those whose input and weight both come from DequantizeLinear.
         per_channel: Those whose weight has one scale for each output channel.
         floating: Names of the nodes that are not quantised.
-        residual_adds: Add nodes of two activations.
+        residual_adds: Add nodes of two activations, those that feed a Softmax excepted.
         quantized_adds: Those with both branches from DequantizeLinear.
         quantized_biases: Nodes whose bias comes from DequantizeLinear (TensorRT refuses them).
         activation_types: Integer types of the nodes' inputs.
@@ -60,7 +60,9 @@ def inspect_graph(graph: onnx.GraphProto) -> QuantReport:
     sources = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
     weighted = [node for node in graph.node if node.op_type in WEIGHTED_OPS and _has_weights(node, graph, constants)]
     quantized = [node for node in weighted if node.input[0] in sources and node.input[1] in sources]
+    masks = adds_before_softmax(graph)
     adds = [node for node in graph.node if node.op_type == "Add" and is_residual(node, constants)]
+    adds = [node for node in adds if node.name not in masks]
     names = [node.op_type for node in graph.node]
     return QuantReport(
         weighted=len(weighted),
@@ -81,6 +83,15 @@ def inspect_graph(graph: onnx.GraphProto) -> QuantReport:
 def is_residual(node: onnx.NodeProto, constants: Mapping[str, TensorProto]) -> bool:
     """Say whether an Add joins two activations (and does not add a constant)."""
     return not any(name in constants for name in node.input)
+
+
+def adds_before_softmax(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the Add nodes that feed a Softmax.
+
+    They put a large negative number where attention must not look; a range that holds it leaves the scores one step.
+    """
+    read = {name for node in graph.node if node.op_type == "Softmax" for name in node.input}
+    return {node.name for node in graph.node if node.op_type == "Add" and node.output[0] in read}
 
 
 def _has_weights(node: onnx.NodeProto, graph: onnx.GraphProto, constants: Mapping[str, TensorProto]) -> bool:

@@ -7,10 +7,10 @@ import platform
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekd.core.artifacts import LatencyReport, Precision
 from edgekd.core.errors import BuildError, ConfigError
+from edgekd.data import NetInputs
 from edgekd.engine import Runner
 from edgekd.profile.host import Host, HostState, SystemHost
 from edgekd.profile.statistics import FEWEST_FOR_INTERVAL, Summary, summarise
@@ -21,7 +21,7 @@ _CLOCK_DROP = 0.9
 
 def measure(
     runner: Runner,
-    inputs: NDArray[np.float32],
+    inputs: NetInputs,
     *,
     target: str,
     precision: Precision,
@@ -40,7 +40,7 @@ def measure(
 
     Args:
         runner: An open engine.
-        inputs: One batch, float32 `[B, C, H, W]`.
+        inputs: One batch, pictures float32 `[B, C, H, W]` or tokens int64 `[B, L]`.
         target: Name of the machine measured.
         precision: Precision the engine was asked for.
         warmup: Runs before the first sample; at least one is made, to check the answer.
@@ -107,7 +107,7 @@ def _problems(warmup: int, min_samples: int, min_seconds: float, max_seconds: fl
     return problems
 
 
-def _warm_up(runner: Runner, inputs: NDArray[np.float32], warmup: int, max_seconds: float, host: Host) -> int:
+def _warm_up(runner: Runner, inputs: NetInputs, warmup: int, max_seconds: float, host: Host) -> int:
     deadline = host.now_ns() + round(max_seconds * 1e9)
     logits = runner.run(inputs)
     if not np.isfinite(logits).all():
@@ -120,7 +120,7 @@ def _warm_up(runner: Runner, inputs: NDArray[np.float32], warmup: int, max_secon
 
 
 def _sample(
-    runner: Runner, inputs: NDArray[np.float32], min_samples: int, seconds: tuple[float, float], host: Host
+    runner: Runner, inputs: NetInputs, min_samples: int, seconds: tuple[float, float], host: Host
 ) -> tuple[list[float], float]:
     min_ns, max_ns = (round(value * 1e9) for value in seconds)
     samples_ns: list[int] = []

@@ -1,8 +1,6 @@
 """What a run found, as `report.json` for programs and `report.html` for people; neither needs the network or torch."""
 
 from edgekd.report.facts import (
-    Accuracy,
-    AccuracySummary,
     ArtifactRow,
     BudgetResult,
     Curve,
@@ -14,9 +12,12 @@ from edgekd.report.facts import (
     Parity,
     PrecisionDecision,
     PrecisionVerdict,
+    Scores,
+    ScoreSummary,
     SeedValue,
     SizeRow,
     TargetRef,
+    TaskFacts,
 )
 from edgekd.report.files import read_report, write_report
 from edgekd.report.html import render_html
@@ -24,8 +25,7 @@ from edgekd.report.run_report import REPORT_SCHEMA_VERSION, RunReport, Verdict
 from edgekd.report.schema import schema_document, schema_path
 
 __all__ = [
-    "Accuracy",
-    "AccuracySummary",
+    "ScoreSummary",
     "ArtifactRow",
     "BudgetResult",
     "Curve",
@@ -37,11 +37,13 @@ __all__ = [
     "Parity",
     "PrecisionDecision",
     "PrecisionVerdict",
+    "Scores",
     "REPORT_SCHEMA_VERSION",
     "RunReport",
     "SeedValue",
     "SizeRow",
     "TargetRef",
+    "TaskFacts",
     "Verdict",
     "read_report",
     "render_html",

@@ -1,4 +1,4 @@
-"""The charts of the page: accuracy by seed, latency by target, training curves.
+"""The charts of the page: score by seed, latency by target, training curves.
 
 Measured and predicted latencies never share a chart, and are drawn with different marks: a filled disc on a solid line
 is a measurement, a hollow diamond on a dashed line is a prediction.
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgekd.report import svg
-from edgekd.report.facts import AccuracySummary, Curve, Kind, LatencyRow
-from edgekd.report.wording import PREDICTED, figure, milliseconds, percent
+from edgekd.report.facts import Curve, Kind, LatencyRow, ScoreSummary, TaskFacts
+from edgekd.report.wording import PREDICTED, figure, metric_title, milliseconds, score
 
 _WIDTH = 520.0
 _RIGHT = _WIDTH - 32
@@ -30,28 +30,30 @@ class LimitLine:
     limit_ms: float
 
 
-def accuracy_chart(summaries: Sequence[tuple[str, AccuracySummary]]) -> str:
+def score_chart(summaries: Sequence[tuple[str, ScoreSummary]], task: TaskFacts) -> str:
     """Draw a dot for each seed and a bar for each mean; a thin line joins the same seed of neighbouring student rows.
 
     Args:
-        summaries: Role (`teacher`, `alone`, `distilled`) and its accuracies, top row first.
+        summaries: Role (`teacher`, `alone`, `distilled`) and its scores, top row first.
+        task: What the scores are.
 
     Returns:
         SVG text.
     """
-    values = [100 * item.value for _, summary in summaries for item in summary.seeds]
+    scale = _scale(task)
+    values = [scale * item.value for _, summary in summaries for item in summary.seeds]
     axis = svg.linear_axis(values, start=92, end=_RIGHT, margin=0.08)
     bottom = 12 + _ROW * len(summaries)
     rows = [12 + _ROW * (index + 0.5) for index in range(len(summaries))]
-    parts = _vertical_grid(axis, 8, bottom, unit=" %")
+    parts = _vertical_grid(axis, 8, bottom, unit=_unit(task))
     for (above, upper), (below, lower), y in zip(summaries, summaries[1:], rows, strict=False):
         if {above, below} == {"alone", "distilled"}:
             shared = sorted(upper.by_seed.keys() & lower.by_seed.keys())
-            ends = [(axis.at(100 * upper.by_seed[seed]), axis.at(100 * lower.by_seed[seed])) for seed in shared]
+            ends = [(axis.at(scale * upper.by_seed[seed]), axis.at(scale * lower.by_seed[seed])) for seed in shared]
             parts += [svg.line(start, y, end, y + _ROW, "pair") for start, end in ends]
     for (role, summary), y in zip(summaries, rows, strict=True):
-        parts += _accuracy_parts(role, summary, axis, y)
-    label = "Accuracy: " + ", ".join(f"{role} {percent(summary.mean)}" for role, summary in summaries)
+        parts += _score_parts(role, summary, axis, y, task)
+    label = f"{metric_title(task)}: " + ", ".join(f"{role} {score(summary.mean, task)}" for role, summary in summaries)
     return svg.picture(parts, width=_WIDTH, height=bottom + 26, label=label)
 
 
@@ -87,17 +89,18 @@ def latency_chart(rows: Sequence[LatencyRow], kind: Kind, limits: Sequence[Limit
     return svg.picture(parts, width=_WIDTH, height=bottom + 26, label=label)
 
 
-def curve_chart(curves: Sequence[Curve], quantity: str) -> str:
+def curve_chart(curves: Sequence[Curve], quantity: str, task: TaskFacts) -> str:
     """Draw one quantity over the epochs, a line for each stage and seed.
 
     Args:
         curves: The training curves; at least one point has the quantity.
-        quantity: `"loss"` or `"accuracy"`.
+        quantity: `"loss"` or `"score"`.
+        task: What scores are.
 
     Returns:
         SVG text.
     """
-    series = [(curve, _points(curve, quantity)) for curve in curves]
+    series = [(curve, _points(curve, quantity, _scale(task))) for curve in curves]
     series = [(curve, points) for curve, points in series if points]
     values = [value for _, points in series for _, value in points]
     is_wide = min(values) > 0 and max(values) > _LOG_RATIO * min(values)
@@ -106,7 +109,7 @@ def curve_chart(curves: Sequence[Curve], quantity: str) -> str:
     last = max(*epochs, min(epochs) + 1)
     x_axis = svg.Axis(min(epochs), last, 58, _RIGHT, tuple(_whole_ticks(min(epochs), last)))
     colours = stage_colours(curves)
-    parts = _horizontal_grid(y_axis, unit=" %" if quantity == "accuracy" else "")
+    parts = _horizontal_grid(y_axis, unit=_unit(task) if quantity == "score" else "")
     parts += [svg.text(f"{tick:g}", x_axis.at(tick), 250, class_="tick", text_anchor="middle") for tick in x_axis.ticks]
     parts.append(svg.text("epoch", _RIGHT, 266, class_="tick", text_anchor="end"))
     for curve, points in series:
@@ -118,13 +121,14 @@ def curve_chart(curves: Sequence[Curve], quantity: str) -> str:
             )
         else:
             parts.append(svg.polyline(line, f"curve {colours[curve.stage]}", tip))
-    label = f"{quantity.capitalize()} by epoch, {len(series)} curves"
+    name = "Loss" if quantity == "loss" else metric_title(task)
+    label = f"{name} by epoch, {len(series)} curves"
     return svg.picture(parts, width=_WIDTH, height=272, label=label)
 
 
 def has_quantity(curves: Sequence[Curve], quantity: str) -> bool:
     """Say whether there is anything to draw."""
-    return any(_points(curve, quantity) for curve in curves)
+    return any(_points(curve, quantity, 1.0) for curve in curves)
 
 
 def stage_colours(curves: Sequence[Curve]) -> dict[str, str]:
@@ -134,10 +138,18 @@ def stage_colours(curves: Sequence[Curve]) -> dict[str, str]:
     return {curve.stage: classes.get(curve.stage, curve.stage) for curve in curves}
 
 
-def _points(curve: Curve, quantity: str) -> list[tuple[int, float]]:
+def _points(curve: Curve, quantity: str, scale: float) -> list[tuple[int, float]]:
     if quantity == "loss":
         return [(point.epoch, point.loss) for point in curve.points]
-    return [(point.epoch, 100 * point.val_accuracy) for point in curve.points if point.val_accuracy is not None]
+    return [(point.epoch, scale * point.val_score) for point in curve.points if point.val_score is not None]
+
+
+def _scale(task: TaskFacts) -> float:
+    return 100.0 if task.is_share else 1.0
+
+
+def _unit(task: TaskFacts) -> str:
+    return " %" if task.is_share else ""
 
 
 def _whole_ticks(first: int, last: int) -> list[int]:
@@ -145,15 +157,15 @@ def _whole_ticks(first: int, last: int) -> list[int]:
     return [int(tick) for tick in ticks if first <= tick <= last and tick == int(tick)]
 
 
-def _accuracy_parts(role: str, summary: AccuracySummary, axis: svg.Axis, y: float) -> list[str]:
-    mean = axis.at(100 * summary.mean)
+def _score_parts(role: str, summary: ScoreSummary, axis: svg.Axis, y: float, task: TaskFacts) -> list[str]:
+    mean = axis.at(_scale(task) * summary.mean)
     parts = [
         svg.text(role, 82, y + 4, class_="row", text_anchor="end"),
         svg.line(mean, y - 13, mean, y + 13, f"mean {role}"),
     ]
     for item in summary.seeds:
-        tip = svg.tip(f"seed {item.seed}: {percent(item.value)}")
-        parts.append(svg.element("circle", tip, cx=axis.at(100 * item.value), cy=y, r=5, class_=f"dot {role}"))
+        tip = svg.tip(f"seed {item.seed}: {score(item.value, task)}")
+        parts.append(svg.element("circle", tip, cx=axis.at(_scale(task) * item.value), cy=y, r=5, class_=f"dot {role}"))
     return parts
 
 

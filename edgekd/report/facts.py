@@ -15,6 +15,7 @@ from edgekd.core.artifacts import FileRef, LatencyReport, Precision
 from edgekd.core.budget import Budget, Limit
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Score: TypeAlias = Annotated[float, Field(le=1, description="In the metric of the task; 1 is perfect")]
 Milliseconds: TypeAlias = Annotated[float, Field(gt=0)]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -35,12 +36,21 @@ class TargetRef(ReportModel):
     title: str = Field(description="What the name stands for")
 
 
+class TaskFacts(ReportModel):
+    """What was learnt, and what its figures are called."""
+
+    kind: Literal["classification", "segmentation", "regression"]
+    metric: str = Field(description="What scores are, e.g. top-1 or mean IoU")
+    is_share: bool = Field(description="Whether scores are printed as percentages, their differences as points")
+    agreement: str = Field(description="What agreement of two networks is, e.g. same class")
+
+
 class DataFacts(ReportModel):
-    """The data set, and how many images each split has."""
+    """The data set, and how many inputs each split has."""
 
     name: str
     digest: Digest
-    classes: Annotated[int, Field(ge=2)]
+    targets: Annotated[int, Field(ge=1, description="Classes, or quantities in regression")]
     train: Count
     val: Count
     test: Count
@@ -53,51 +63,51 @@ class SeedValue(ReportModel):
     value: float
 
 
-class AccuracySummary(ReportModel):
-    """Top-1 accuracy of one network over seeds; `std` is the sample deviation, null with a single seed."""
+class ScoreSummary(ReportModel):
+    """Score of one network over seeds; `std` is the sample deviation, null with a single seed."""
 
     net: str = Field(description="Architecture, e.g. resnet8-w4@8")
     split: str = Field(description="Split it was measured on")
-    mean: Share
+    mean: Score
     std: Annotated[float, Field(ge=0)] | None
     seeds: Annotated[tuple[SeedValue, ...], Field(min_length=1)]
 
     @classmethod
-    def of(cls, net: str, split: str, by_seed: Mapping[int, float]) -> AccuracySummary:
-        """Summarise accuracies 0..1 by seed."""
+    def of(cls, net: str, split: str, by_seed: Mapping[int, float]) -> ScoreSummary:
+        """Summarise scores by seed."""
         seeds = _seed_values(by_seed)
         return cls(net=net, split=split, mean=_mean(seeds), std=_std(seeds), seeds=seeds)
 
     @model_validator(mode="after")
-    def _agrees(self) -> AccuracySummary:
-        _require_agreement("accuracy", self.seeds, self.mean, self.std)
-        if not all(0 <= item.value <= 1 for item in self.seeds):
-            raise ValueError("an accuracy is outside 0..1")
+    def _agrees(self) -> ScoreSummary:
+        _require_agreement("score", self.seeds, self.mean, self.std)
+        if any(item.value > 1 for item in self.seeds):
+            raise ValueError("a score is above 1")
         return self
 
     @property
     def by_seed(self) -> dict[int, float]:
-        """Accuracy by seed."""
+        """Score by seed."""
         return {item.seed: item.value for item in self.seeds}
 
 
-class Accuracy(ReportModel):
+class Scores(ReportModel):
     """The three networks side by side; `alone` is null when the student was not also trained without a teacher."""
 
-    teacher: AccuracySummary
-    alone: AccuracySummary | None
-    distilled: AccuracySummary
+    teacher: ScoreSummary
+    alone: ScoreSummary | None
+    distilled: ScoreSummary
 
 
 class PairedGain(ReportModel):
-    """Accuracy distilled minus alone, seed by seed."""
+    """Score distilled minus alone, seed by seed."""
 
     mean: float
     std: Annotated[float, Field(ge=0)] | None
     differences: Annotated[tuple[SeedValue, ...], Field(min_length=1)]
 
     @classmethod
-    def of(cls, distilled: AccuracySummary, alone: AccuracySummary) -> PairedGain | None:
+    def of(cls, distilled: ScoreSummary, alone: ScoreSummary) -> PairedGain | None:
         """Compare two summaries over the seeds they share; None when they share none."""
         shared = sorted(distilled.by_seed.keys() & alone.by_seed.keys())
         if not shared:
@@ -112,12 +122,12 @@ class PairedGain(ReportModel):
 
 
 class FidelityRow(ReportModel):
-    """How well one student follows the teacher, right or wrong; not the same as being accurate."""
+    """How well one student follows the teacher, right or wrong; not the same as a good score."""
 
     role: Literal["alone", "distilled"]
     seed: int
     split: str
-    agreement: Share = Field(description="Share of images on which both decide the same")
+    agreement: Score = Field(description="How far both answer alike, as the task's facts say")
     kl: Annotated[float, Field(ge=0)] = Field(description="Mean KL(teacher || student) at temperature 1, in nats")
 
 
@@ -209,7 +219,7 @@ class Parity(ReportModel):
 
     max_abs: Annotated[float, Field(ge=0)]
     max_rel: Annotated[float, Field(ge=0)]
-    argmax_agreement: Share
+    agreement: Score | None = Field(description="How far both answer alike; null where the task is unknown")
     n: Annotated[int, Field(ge=1)]
     tolerance: Annotated[float, Field(ge=0)]
     is_ok: bool
@@ -222,7 +232,7 @@ class PrecisionVerdict(ReportModel):
     flavour: str
     accepted: bool
     reason: str
-    accuracy: Share | None = None
+    score: Score | None = None
     p50_ms: Milliseconds | None = None
     ms_kind: Kind | None = None
 
@@ -238,7 +248,7 @@ class PrecisionDecision(ReportModel):
 
     chosen: Precision
     flavour: str
-    max_drop: Share = Field(description="Accuracy that may be lost against fp32; 0.01 is one point")
+    max_drop: Share = Field(description="Score that may be lost against fp32; 0.01 is one point of accuracy")
     verdicts: Annotated[tuple[PrecisionVerdict, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -260,11 +270,11 @@ class SizeRow(ReportModel):
 
 
 class CurvePoint(ReportModel):
-    """One epoch; `val_accuracy` is null where it was not measured."""
+    """One epoch; `val_score` is null where it was not measured."""
 
     epoch: Count
     loss: float
-    val_accuracy: Share | None = None
+    val_score: Score | None = None
 
 
 class Curve(ReportModel):

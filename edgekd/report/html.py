@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.report import charts, wording
-from edgekd.report.facts import AccuracySummary, LatencyRow, SizeRow
+from edgekd.report.facts import LatencyRow, ScoreSummary, SizeRow
 from edgekd.report.run_report import RunReport
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -31,8 +31,9 @@ def render_html(report: RunReport) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("figure", "milliseconds", "percent", "points", "count", "size", "gain_sentence", "fidelity_sentence")
-    environment.filters.update({name: getattr(wording, name) for name in names})
+    plain = ("figure", "milliseconds", "percent", "count", "size", "metric_title")
+    of_task = ("score", "spread", "difference", "gain_sentence", "fidelity_sentence")
+    environment.filters.update({name: getattr(wording, name) for name in (*plain, *of_task)})
     return environment.get_template("report.html.j2").render(report=report, **_view(report))
 
 
@@ -42,28 +43,28 @@ def _view(report: RunReport) -> dict[str, Any]:
     networks = _networks(report)
     measured = [row for row in report.latency if row.kind == "measured"]
     predicted = [row for row in report.latency if row.kind == "predicted"]
-    quantities = [name for name in ("accuracy", "loss") if charts.has_quantity(report.curves, name)]
+    quantities = [name for name in ("score", "loss") if charts.has_quantity(report.curves, name)]
     return {
         "headline": wording.headline(report),
         "tone": wording.tone(report),
         "explanation": wording.explanation(report),
         "predicted_words": wording.PREDICTED,
         "networks": networks,
-        "accuracy_chart": Markup(charts.accuracy_chart(networks)),  # noqa: S704
+        "score_chart": Markup(charts.score_chart(networks, report.task)),  # noqa: S704
         "lead_latency": _lead_latency(report),
         "measured": measured,
         "predicted": predicted,
         "measured_chart": Markup(_latency_chart(report, measured)),  # noqa: S704
         "predicted_chart": Markup(_latency_chart(report, predicted)),  # noqa: S704
-        "curve_charts": [(name, Markup(charts.curve_chart(report.curves, name))) for name in quantities],  # noqa: S704
+        "curve_charts": [(name, Markup(charts.curve_chart(report.curves, name, report.task))) for name in quantities],  # noqa: S704
         "stage_colours": charts.stage_colours(report.curves),
         "sizes": _sizes(report),
     }
 
 
-def _networks(report: RunReport) -> list[tuple[str, AccuracySummary]]:
-    accuracy = report.accuracy
-    named = [("teacher", accuracy.teacher), ("alone", accuracy.alone), ("distilled", accuracy.distilled)]
+def _networks(report: RunReport) -> list[tuple[str, ScoreSummary]]:
+    scores = report.scores
+    named = [("teacher", scores.teacher), ("alone", scores.alone), ("distilled", scores.distilled)]
     return [(role, summary) for role, summary in named if summary is not None]
 
 

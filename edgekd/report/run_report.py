@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from edgekd.report.facts import (
-    Accuracy,
     ArtifactRow,
     BudgetResult,
     Curve,
@@ -19,8 +18,10 @@ from edgekd.report.facts import (
     Parity,
     PrecisionDecision,
     ReportModel,
+    Scores,
     SizeRow,
     TargetRef,
+    TaskFacts,
 )
 
 REPORT_SCHEMA_VERSION = 1
@@ -61,7 +62,8 @@ class RunReport(ReportModel):
     target: TargetRef
     data: DataFacts
     method: str = Field(description="Distillation recipe")
-    accuracy: Accuracy
+    task: TaskFacts
+    scores: Scores
     gain: PairedGain | None = Field(description="Distilled minus alone, seed by seed; null without common seeds")
     fidelity: tuple[FidelityRow, ...] = Field((), description="Agreement of the students with the teacher")
     latency: tuple[LatencyRow, ...]
@@ -81,8 +83,8 @@ class RunReport(ReportModel):
             raise ValueError(
                 f"the budget was judged on a {self.budget.kind} latency of {self.target.name}; none is here"
             )
-        alone = self.accuracy.alone
-        if self.gain != (None if alone is None else PairedGain.of(self.accuracy.distilled, alone)):
+        alone = self.scores.alone
+        if self.gain != (None if alone is None else PairedGain.of(self.scores.distilled, alone)):
             raise ValueError("gain is not distilled minus alone over the common seeds")
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekd.report.facts import FidelityRow, PairedGain
+from edgekd.report.facts import FidelityRow, PairedGain, TaskFacts
 from edgekd.report.run_report import RunReport, Verdict
 
 PREDICTED = "predicted, not measured"
@@ -45,21 +45,43 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
-def points(difference: float) -> str:
-    """Return a difference of shares in percentage points, with its sign."""
-    return f"{100 * difference:+.2f}".replace("-", "\N{MINUS SIGN}") + " points"
+def score(value: float, task: TaskFacts) -> str:
+    """Return a score as its metric is printed: a percentage, or three decimals."""
+    return percent(value) if task.is_share else signed(f"{value:.3f}")
 
 
-def fidelity_sentence(rows: Sequence[FidelityRow]) -> str:
-    """Say how often the students decide as the teacher does, and how far their distributions are."""
+def spread(deviation: float, task: TaskFacts) -> str:
+    """Return a deviation of scores without unit."""
+    return f"{100 * deviation:.2f}" if task.is_share else f"{deviation:.3f}"
+
+
+def difference(value: float, task: TaskFacts) -> str:
+    """Return a difference of scores with its sign, in percentage points where scores are percentages."""
+    return signed(f"{100 * value:+.2f}") + " points" if task.is_share else signed(f"{value:+.3f}")
+
+
+def signed(number: str) -> str:
+    """Return a printed number with a true minus sign."""
+    return number.replace("-", "\N{MINUS SIGN}")
+
+
+def metric_title(task: TaskFacts) -> str:
+    """Return the metric's name as a heading."""
+    return task.metric[:1].upper() + task.metric[1:]
+
+
+def fidelity_sentence(rows: Sequence[FidelityRow], task: TaskFacts) -> str:
+    """Say how far the students answer as the teacher does, and how far their distributions are."""
     parts = []
     for role in ("alone", "distilled"):
         mine = [row for row in rows if row.role == role]
         if mine:
             agreement = sum(row.agreement for row in mine) / len(mine)
             kl = sum(row.kl for row in mine) / len(mine)
-            parts.append(f"{role} {percent(agreement)} (KL {figure(kl)})")
-    return f"Agreement with the teacher on the {rows[0].split} split: {', '.join(parts)}." if parts else ""
+            parts.append(f"{role} {score(agreement, task)} (KL {figure(kl)})")
+    if not parts:
+        return ""
+    return f"Agreement with the teacher ({task.agreement}) on the {rows[0].split} split: {', '.join(parts)}."
 
 
 def count(value: int) -> str:
@@ -99,12 +121,14 @@ def explanation(report: RunReport) -> str:
     return f"{budget.text} on {report.target.title}. Upper end of the prediction: {figures}. No device was timed."
 
 
-def gain_sentence(gain: PairedGain) -> str:
+def gain_sentence(gain: PairedGain, task: TaskFacts) -> str:
     """Return how the distilled student compares with the one trained alone, seed by seed."""
     total = len(gain.differences)
     better = sum(item.value > 0 for item in gain.differences)
-    spread = f" ± {100 * gain.std:.2f}" if gain.std is not None else ""
-    return f"Distilled minus alone: {points(gain.mean)}{spread}, better in {better} of {total} paired seeds."
+    deviation = f" ± {spread(gain.std, task)}" if gain.std is not None else ""
+    return (
+        f"Distilled minus alone: {difference(gain.mean, task)}{deviation}, better in {better} of {total} paired seeds."
+    )
 
 
 def _exponent(value: float) -> int:

@@ -1,13 +1,14 @@
 """From artefacts to a bundle folder that a device can check: packing, looking inside, verifying."""
 
 from edgekd.ship.bundle import inspect, pack, verify
-from edgekd.ship.golden import GOLDEN_PATH, Golden, read_golden
+from edgekd.ship.golden import GOLDEN_PATH, MAX_GOLDEN_BYTES, Golden, read_golden
 from edgekd.ship.plan import BundlePlan, TargetFacts, build_plan, health_check, member_path, provenance, target_selector
 
 __all__ = [
     "BundlePlan",
     "GOLDEN_PATH",
     "Golden",
+    "MAX_GOLDEN_BYTES",
     "TargetFacts",
     "build_plan",
     "health_check",

@@ -10,11 +10,15 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.core.errors import BundleError, DataError
+
+if TYPE_CHECKING:
+    from edgekd.data import NetInputs
 
 GOLDEN_PATH = "golden.npz"
 MAX_GOLDEN_BYTES = 64 << 20
@@ -27,11 +31,11 @@ class Golden:
     """Inputs and the answers expected for them.
 
     Attributes:
-        inputs: float32 `[N, C, H, W]` in 0..1.
-        logits: float32 `[N, K]` of the float32 ONNX model.
+        inputs: Pictures float32 `[N, C, H, W]` in 0..1, or tokens int64 `[N, L]`.
+        logits: What the float32 ONNX model gives, float32 `[N, K]` or `[N, K, H, W]`.
     """
 
-    inputs: NDArray[np.float32]
+    inputs: NetInputs
     logits: NDArray[np.float32]
 
     def problems(self) -> tuple[str, ...]:
@@ -39,12 +43,12 @@ class Golden:
         inputs, logits = self.inputs, self.logits
         claims = [
             (
-                inputs.dtype == np.float32 and inputs.ndim == 4,
-                f"inputs are {inputs.dtype} {inputs.shape}, not float32 NCHW",
+                (inputs.dtype.name, inputs.ndim) in (("float32", 4), ("int64", 2)),
+                f"inputs are {inputs.dtype} {inputs.shape}, not float32 NCHW or int64 NL",
             ),
             (
-                logits.dtype == np.float32 and logits.ndim == 2,
-                f"logits are {logits.dtype} {logits.shape}, not float32 NK",
+                logits.dtype == np.float32 and logits.ndim in (2, 4),
+                f"logits are {logits.dtype} {logits.shape}, not float32 NK or NKHW",
             ),
             (len(inputs) == len(logits) > 0, f"{len(inputs)} inputs and {len(logits)} rows of logits"),
             (
@@ -57,9 +61,10 @@ class Golden:
 
     def _value_problems(self) -> list[str]:
         are_finite = bool(np.isfinite(self.inputs).all() and np.isfinite(self.logits).all())
+        is_high = self.inputs.ndim == 4 and self.inputs.max(initial=0) > 1
         claims = [
             (are_finite, "NaN or infinity in inputs or logits"),
-            (self.inputs.min(initial=0.0) >= 0 and self.inputs.max(initial=0.0) <= 1, "inputs are not in 0..1"),
+            (self.inputs.min(initial=0) >= 0 and not is_high, "inputs are not in 0..1, or not token numbers"),
         ]
         return [message for holds, message in claims if not holds]
 
@@ -76,7 +81,8 @@ def npz_bytes(golden: Golden) -> bytes:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as members:
         for name in _NAMES:
             content = io.BytesIO()
-            array = np.ascontiguousarray(getattr(golden, name), dtype="<f4")
+            array = np.ascontiguousarray(getattr(golden, name))
+            array = array.astype(array.dtype.newbyteorder("<"), copy=False)
             np.lib.format.write_array(content, array, version=(1, 0), allow_pickle=False)
             member = zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH)
             member.create_system, member.external_attr = 3, 0o644 << 16

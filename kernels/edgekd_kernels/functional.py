@@ -1,13 +1,14 @@
 """Distillation losses as plain functions: tensors first, options by keyword, one value for each sample.
 
 Every function returns `[B]` in float32 or wider, such that the mean over `[B]` is the loss as its paper defines it.
-Gradients never reach the teacher's tensors, but do reach embeddings of them by a learned head (`info_nce`). Here each
-loss is its textbook formula in PyTorch.
+Gradients never reach the teacher's tensors, but do reach embeddings of them by a learned head (`info_nce`), and both
+sides where a network is compared with its own branch (`branch_kl`). Here each loss is its textbook formula in PyTorch.
 """
 
 from edgekd_kernels.activation import activation_boundary, partial_l2, relu_margin
-from edgekd_kernels.contrastive import info_nce
+from edgekd_kernels.contrastive import bank_similarity, crd, crd_log_normaliser, info_nce
 from edgekd_kernels.correlation import batch_correlation, class_correlation, dist, mlkd
+from edgekd_kernels.gradient import gradient_match
 from edgekd_kernels.gram import (
     cka_dissimilarity,
     correlation_congruence,
@@ -17,7 +18,7 @@ from edgekd_kernels.gram import (
     rkd_distance,
     similarity_preserving,
 )
-from edgekd_kernels.rowwise import curriculum_kl, cwd, dkd, kd_kl, nkd, standardized_kl
+from edgekd_kernels.rowwise import branch_kl, curriculum_kl, cwd, dkd, kd_kl, nkd, standardized_kl
 from edgekd_kernels.sample_gram import fsp, modality_gram
 from edgekd_kernels.selfsupervised import self_supervision, similarity_transfer, transformed_kd, view_similarity
 from edgekd_kernels.spatial import (
@@ -29,14 +30,21 @@ from edgekd_kernels.spatial import (
     nst,
     pkd,
     pooled_mse,
+    projected_match,
     vid,
 )
+from edgekd_kernels.supervised import gaussian_kl, gaussian_nll, pixel_cross_entropy
+from edgekd_kernels.tokens import hidden_relation
 
 __all__ = [
     "attention_transfer",
+    "bank_similarity",
     "cka_dissimilarity",
     "correlation_congruence",
+    "crd",
+    "crd_log_normaliser",
     "batch_correlation",
+    "branch_kl",
     "class_correlation",
     "curriculum_kl",
     "cwd",
@@ -44,6 +52,10 @@ __all__ = [
     "dkd",
     "fsp",
     "factor_transfer",
+    "gaussian_kl",
+    "gaussian_nll",
+    "hidden_relation",
+    "gradient_match",
     "hint_l2",
     "hint_mse",
     "info_nce",
@@ -57,9 +69,11 @@ __all__ = [
     "modality_gram",
     "mlkd",
     "nkd",
+    "pixel_cross_entropy",
     "pkd",
     "pkt",
     "pooled_mse",
+    "projected_match",
     "rkd_angle",
     "rkd_distance",
     "self_supervision",

@@ -14,8 +14,8 @@ def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float 
     """Hinton's distillation loss, `T^2 * KL(softmax(t/T) || softmax(s/T))`.
 
     Args:
-        student_logits: `[B, K]`.
-        teacher_logits: `[B, K]`; no gradient reaches it.
+        student_logits: `[B, K]`, or of each position `[B, K, ...]`, over which the mean is taken.
+        teacher_logits: The same shape; no gradient reaches it.
         temperature: `T > 0`, applied to both sides.
 
     Returns:
@@ -27,11 +27,33 @@ def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float 
     Reference:
         arXiv 1503.02531.
     """
-    require_same_shape(student_logits, teacher_logits)
+    return branch_kl(student_logits, teacher_logits.detach(), temperature=temperature)
+
+
+def branch_kl(branch_logits: Tensor, trunk_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """How far a branch of a network is from the network itself, `T^2 * KL(softmax(z/T) || softmax(b/T))`.
+
+    It is `kd_kl` with gradients on both sides: the branch comes nearer to the trunk, and the trunk to the branch.
+
+    Args:
+        branch_logits: `b`, `[B, K]`, or of each position `[B, K, ...]`, over which the mean is taken.
+        trunk_logits: `z`, the same shape, with gradient; detach it to move the branch alone.
+        temperature: `T > 0`, applied to both sides.
+
+    Returns:
+        `[B]`.
+
+    Raises:
+        ValueError: Shapes differ or the temperature is not positive.
+
+    Reference:
+        Student-friendly teachers, arXiv 2102.07650; the order of the two arguments is a reconstruction.
+    """
+    require_same_shape(branch_logits, trunk_logits)
     _require_positive(temperature)
-    student = F.log_softmax(widened(student_logits) / temperature, dim=1)
-    teacher = F.log_softmax(widened(teacher_logits.detach()) / temperature, dim=1)
-    return _kl(teacher, student) * temperature**2
+    branch = F.log_softmax(widened(branch_logits) / temperature, dim=1)
+    trunk = F.log_softmax(widened(trunk_logits) / temperature, dim=1)
+    return _kl(trunk, branch).view(len(branch), -1).mean(dim=1) * temperature**2
 
 
 def dkd(

@@ -81,6 +81,31 @@ def pkd(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     return hint_mse(_standardised(widened(student_map)), _standardised(widened(teacher_map.detach()))) / 2
 
 
+def projected_match(student_map: Tensor, teacher_map: Tensor, projection: Tensor) -> Tensor:
+    """Squared distance between the student's features and a linear projection of the teacher's, `||h_s - R h_t||^2`.
+
+    Args:
+        student_map: `[B, C, ...]`.
+        teacher_map: `[B, D, ...]`, the same positions; no gradient reaches it.
+        projection: `R`, `[C, D]`; no gradient reaches it.
+
+    Returns:
+        `[B]`, the sum over channels and the mean over positions.
+
+    Raises:
+        ValueError: Shapes do not go together.
+
+    Reference:
+        arXiv 2503.17494; a reconstruction.
+    """
+    if projection.dim() != 2 or teacher_map.shape[1] != projection.shape[1]:
+        raise ValueError(f"projection {tuple(projection.shape)} does not take features {tuple(teacher_map.shape)}")
+    teacher = torch.einsum("cd,bd...->bc...", widened(projection.detach()), widened(teacher_map.detach()))
+    student = widened(student_map)
+    require_same_shape(student, teacher)
+    return (student - teacher).square().reshape(*student.shape[:2], -1).sum(dim=1).mean(dim=1)
+
+
 def attention_transfer(student_map: Tensor, teacher_map: Tensor, *, p: float = 2.0) -> Tensor:
     """Attention transfer: mean squared difference of unit-length maps of where the activations are.
 

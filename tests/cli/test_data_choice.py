@@ -7,7 +7,7 @@ from edgekd.core.errors import ConfigError
 
 
 def test_name_is_loaded():
-    assert dataset_from_choice("digits").num_classes == 10
+    assert len(dataset_from_choice("digits").task.targets) == 10
 
 
 @pytest.mark.parametrize("text", ["name: digits\nlimit: 100\n", "data:\n  name: digits\n  limit: 100\nother: 1\n"])

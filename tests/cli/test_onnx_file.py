@@ -2,6 +2,7 @@
 
 import hashlib
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -42,6 +43,24 @@ def test_initializers_listed_as_inputs_are_no_inputs(tmp_path, write_onnx):
 def test_unsuitable_inputs_are_named(tmp_path, write_onnx, options, says):
     with pytest.raises(ConfigError, match=says):
         onnx_model_from_file(write_onnx(tmp_path / "a.onnx", **options))
+
+
+def test_a_network_of_texts_is_described_by_its_table(tmp_path):
+    value = helper.make_tensor_value_info
+    table = numpy_helper.from_array(np.ones((30, 4), np.float32), "table")
+    nodes = [
+        helper.make_node("Gather", ["table", "words"], ["states"]),
+        helper.make_node("ReduceMean", ["states"], ["out"], axes=[1], keepdims=0),
+    ]
+    inputs, outputs = [value("words", TensorProto.INT64, ["B", 6])], [value("out", TensorProto.FLOAT, ["B", 4])]
+    graph = helper.make_graph(nodes, "text", inputs, outputs, [table])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "a.onnx")
+    model = onnx_model_from_file(tmp_path / "a.onnx")
+    assert (model.input_shape, model.vocabulary, model.batch) == ((6,), 30, 0)
+    graph.input[0].type.tensor_type.shape.dim[1].dim_param = "length"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "b.onnx")
+    with pytest.raises(ConfigError, match=r"has shape \[B, length\].*or int64 \[B, L\] with L fixed"):
+        onnx_model_from_file(tmp_path / "b.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x00" * 100])

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from edgekd.core.errors import ConfigError
 from edgekd.data.augment import AUGMENTATIONS, RandomCrop, augmentation
+from edgekd.data.metrics import IGNORED
 
 
 def _brute_force_crop(picture: np.ndarray, dy: int, dx: int, is_flipped: bool) -> np.ndarray:
@@ -33,7 +34,7 @@ def test_random_crop_gives_one_of_the_brute_force_crops(
     rng = np.random.default_rng(seed)
     images = rng.integers(1, 256, (5, height, width, channels), np.uint8)
     original = images.copy()
-    changed = RandomCrop(padding, can_flip)(images, rng)
+    changed, _ = RandomCrop(padding, can_flip)(images, np.zeros(5, np.int64), rng)
     np.testing.assert_array_equal(images, original)
     assert changed.shape == images.shape
     assert changed.dtype == np.uint8
@@ -47,7 +48,7 @@ def test_augmentation_reaches_every_shift_and_flip_equally_often(name: str, padd
     picture = rng.integers(1, 256, (9, 9, 1), np.uint8)
     kinds = _possible_crops(picture, padding, can_flip)
     count = 200 * len(kinds)
-    changed = augmentation(name)(np.repeat(picture[None], count, axis=0), rng)
+    changed, _ = augmentation(name)(np.repeat(picture[None], count, axis=0), np.zeros(count, np.int64), rng)
     seen = [kinds[after.tobytes()] for after in changed]
     frequencies = np.array([seen.count(kind) for kind in kinds.values()])
     assert len(kinds) == (2 * padding + 1) ** 2 * (2 if can_flip else 1)
@@ -56,14 +57,17 @@ def test_augmentation_reaches_every_shift_and_flip_equally_often(name: str, padd
 
 def test_random_crop_draws_each_picture_on_its_own() -> None:
     picture = np.random.default_rng(0).integers(1, 256, (1, 8, 8, 3), np.uint8)
-    changed = RandomCrop(4, can_flip=True)(np.repeat(picture, 50, axis=0), np.random.default_rng(1))
+    pictures, labels = np.repeat(picture, 50, axis=0), np.arange(50)
+    changed, same = RandomCrop(4, can_flip=True)(pictures, labels, np.random.default_rng(1))
+    assert same is labels
     assert len({after.tobytes() for after in changed}) > 20
 
 
 def test_augmentation_none_changes_nothing_and_draws_nothing() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1), np.uint8)
     rng = np.random.default_rng(5)
-    np.testing.assert_array_equal(augmentation("none")(images, rng), images)
+    labels = np.arange(3)
+    assert augmentation("none")(images, labels, rng) == (images, labels)
     assert rng.random() == np.random.default_rng(5).random()
 
 
@@ -76,3 +80,24 @@ def test_augmentation_names_near_ones_when_unknown() -> None:
     with pytest.raises(ConfigError, match="did you mean crop-flip"):
         augmentation("crop-flop")
     assert set(AUGMENTATIONS) >= {"none", "shift", "crop-flip"}
+
+
+@pytest.mark.parametrize("name", ["shift", "crop-flip"])
+def test_maps_move_with_their_pixels_and_are_ignored_where_padding_comes_in(name: str) -> None:
+    rng = np.random.default_rng(2)
+    pictures = rng.integers(1, 200, (40, 9, 9, 2), np.uint8)
+    maps = pictures[..., 0].astype(np.int64)
+    before = maps.copy()
+    moved, moved_maps = augmentation(name)(pictures, maps, rng)
+    np.testing.assert_array_equal(moved_maps, np.where(moved[..., 0] == 0, IGNORED, moved[..., 0]))
+    np.testing.assert_array_equal(maps, before)
+    assert moved_maps.dtype == np.int64
+    assert (moved_maps == IGNORED).any()
+    assert not np.array_equal(moved_maps, maps)
+
+
+def test_values_stay_as_they_are_when_pixels_move() -> None:
+    values = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+    pictures = np.random.default_rng(0).integers(1, 256, (4, 8, 8, 1), np.uint8)
+    _, same = augmentation("crop-flip")(pictures, values, np.random.default_rng(1))
+    assert same is values

@@ -2,18 +2,21 @@ import numpy as np
 import pytest
 
 from edgekd.core.errors import ConfigError
-from edgekd.data.batches import unit_floats
-from edgekd.data.calibration import calibration_images, calibration_rows
-from edgekd.data.dataset import ImageDataset, Split
+from edgekd.data.calibration import calibration_inputs, calibration_rows
+from edgekd.data.dataset import Dataset, Split
 from edgekd.data.images import ArrayImages
+from edgekd.data.inputs import network_inputs
+from edgekd.data.task import Task
+
+TASK = Task("classification", tuple("abc"))
 
 
-def _dataset(counts: list[int]) -> ImageDataset:
+def _dataset(counts: list[int]) -> Dataset:
     labels = np.repeat(np.arange(len(counts)), counts).astype(np.int64)
     pixels = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(2, 1).repeat(2, 2)
-    train = Split(ArrayImages(pixels), labels)
-    other = Split(ArrayImages(np.full((5, 2, 2, 1), 255, np.uint8)), np.zeros(5, np.int64))
-    return ImageDataset("toy", tuple("abc"), train, other, other, (0.5,), (0.5,), "d")
+    train = Split(ArrayImages(pixels), labels, TASK)
+    other = Split(ArrayImages(np.full((5, 2, 2, 1), 255, np.uint8)), np.zeros(5, np.int64), TASK)
+    return Dataset("toy", train, other, other, (0.5,), (0.5,), "d")
 
 
 def test_calibration_rows_are_balanced_distinct_and_mixed() -> None:
@@ -29,11 +32,11 @@ def test_calibration_rows_fill_up_from_other_classes_when_one_is_small() -> None
     assert np.bincount(dataset.train.labels[calibration_rows(dataset, size=22, seed=0)]).tolist() == [10, 2, 10]
 
 
-def test_calibration_images_come_from_train_in_the_order_of_the_rows() -> None:
+def test_calibration_inputs_come_from_train_in_the_order_of_the_rows() -> None:
     dataset = _dataset([80, 30, 60])
-    images = calibration_images(dataset, size=12, seed=4)
+    images = calibration_inputs(dataset, size=12, seed=4)
     rows = calibration_rows(dataset, size=12, seed=4)
-    np.testing.assert_array_equal(images, unit_floats(dataset.train.images.gather(rows)))
+    np.testing.assert_array_equal(images, network_inputs(dataset.train.inputs.gather(rows)))
     assert images.dtype == np.float32
     assert images.max() < 1.0
 
@@ -45,8 +48,8 @@ def test_calibration_rows_depend_on_the_seed() -> None:
     assert set(first) != set(other)
 
 
-def test_calibration_images_are_the_whole_training_split_when_it_is_smaller() -> None:
-    assert len(calibration_images(_dataset([4, 3, 2]), size=100, seed=0)) == 9
+def test_calibration_inputs_are_the_whole_training_split_when_it_is_smaller() -> None:
+    assert len(calibration_inputs(_dataset([4, 3, 2]), size=100, seed=0)) == 9
 
 
 def test_calibration_refuses_no_size() -> None:

@@ -53,10 +53,10 @@ def _load(path: Path, name: str = "cifar10") -> Source:
 def test_cifar10_reads_records_in_order_from_planes(tmp_path: Path) -> None:
     files, pictures = _cifar10_files()
     source = _load(_write_folder(tmp_path, files))
-    np.testing.assert_array_equal(source.train.images.gather(np.arange(50)), np.stack(pictures[:50]))
-    np.testing.assert_array_equal(source.test.images.gather(np.arange(10)), np.stack(pictures[50:]))
+    np.testing.assert_array_equal(source.train.inputs.gather(np.arange(50)), np.stack(pictures[:50]))
+    np.testing.assert_array_equal(source.test.inputs.gather(np.arange(10)), np.stack(pictures[50:]))
     assert source.train.labels.tolist() == list(range(10)) * 5
-    assert source.classes == tuple(NAMES10)
+    assert source.task.targets == tuple(NAMES10)
 
 
 def test_cifar10_is_the_same_from_folder_wrapped_folder_archive_and_folder_of_archive(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_cifar100_takes_the_fine_label(tmp_path: Path) -> None:
     files = {"train.bin": content, "test.bin": content[: 3074 * 100], "fine_label_names.txt": names}
     source = _load(_write_tar(tmp_path / "c100.tar.gz", "cifar-100-binary", files), "cifar100")
     assert source.train.labels.tolist() == [row % 100 for row in range(200)]
-    np.testing.assert_array_equal(source.train.images.gather(np.array([7])), records[7][1][None])
-    assert len(source.classes) == 100
+    np.testing.assert_array_equal(source.train.inputs.gather(np.array([7])), records[7][1][None])
+    assert len(source.task.targets) == 100
 
 
 @pytest.mark.parametrize("is_archive", [True, False])

@@ -4,17 +4,17 @@ from sklearn.datasets import load_digits as bundled_digits
 
 from edgekd.core.errors import ConfigError
 from edgekd.data.config import DataConfig
-from edgekd.data.dataset import ImageDataset
+from edgekd.data.dataset import Dataset
 from edgekd.data.digits import load_digits
 from edgekd.data.loading import load_dataset
 
 
-def _labelled_pictures(dataset: ImageDataset) -> list[tuple[int, bytes]]:
+def _labelled_pictures(dataset: Dataset) -> list[tuple[int, bytes]]:
     splits = (dataset.train, dataset.val, dataset.test)
     return sorted(
         (int(label), picture.tobytes())
         for split in splits
-        for label, picture in zip(split.labels, split.images.gather(np.arange(len(split))), strict=True)
+        for label, picture in zip(split.labels, split.inputs.gather(np.arange(len(split))), strict=True)
     )
 
 
@@ -27,7 +27,7 @@ def test_digits_are_those_of_scikit_learn_scaled_to_bytes_each_once() -> None:
         for label, picture in zip(bundled.target, bundled.images, strict=True)
     )
     assert _labelled_pictures(dataset) == expected
-    assert (dataset.in_channels, dataset.resolution, dataset.classes) == (1, 8, tuple("0123456789"))
+    assert (dataset.in_channels, dataset.resolution, dataset.task.targets) == (1, 8, tuple("0123456789"))
 
 
 def test_digits_splits_keep_the_class_shares_and_sizes() -> None:
@@ -42,8 +42,8 @@ def test_digits_splits_keep_the_class_shares_and_sizes() -> None:
 def test_digits_test_part_is_the_same_for_every_seed() -> None:
     one, other = (load_dataset(DataConfig(seed=seed)) for seed in (0, 1))
     rows = np.arange(len(one.test))
-    np.testing.assert_array_equal(one.test.images.gather(rows), other.test.images.gather(rows))
-    assert not np.array_equal(one.val.images.gather(rows[:100]), other.val.images.gather(rows[:100]))
+    np.testing.assert_array_equal(one.test.inputs.gather(rows), other.test.inputs.gather(rows))
+    assert not np.array_equal(one.val.inputs.gather(rows[:100]), other.val.inputs.gather(rows[:100]))
 
 
 def test_digits_refuse_a_path() -> None:

@@ -8,18 +8,18 @@ from PIL import Image
 
 from edgekd.core.errors import ConfigError, DataError, PreconditionError
 from edgekd.data.config import DataConfig
-from edgekd.data.dataset import ImageDataset, Split
+from edgekd.data.dataset import Dataset, Split
 from edgekd.data.loading import load_dataset
 
 Write = Callable[..., None]
 
 
-def _load(path: Path, **options: object) -> ImageDataset:
+def _load(path: Path, **options: object) -> Dataset:
     return load_dataset(DataConfig.model_validate({"name": "folder", "path": str(path), "resolution": 10, **options}))
 
 
 def _pictures(split: Split) -> set[tuple[int, bytes]]:
-    pixels = split.images.gather(np.arange(len(split)))
+    pixels = split.inputs.gather(np.arange(len(split)))
     return {(int(label), picture.tobytes()) for label, picture in zip(split.labels, pixels, strict=True)}
 
 
@@ -44,7 +44,7 @@ def _files(folder: Path) -> set[tuple[int, bytes]]:
 
 def test_folder_splits_class_folders_three_ways(picture_folder: Path) -> None:
     dataset = _load(picture_folder)
-    assert dataset.classes == ("cat", "dog")
+    assert dataset.task.targets == ("cat", "dog")
     assert [len(split) for split in (dataset.train, dataset.val, dataset.test)] == [20, 4, 6]
     assert np.bincount(dataset.test.labels).tolist() == [2, 4]
     splits = [_pictures(split) for split in (dataset.train, dataset.val, dataset.test)]

@@ -28,7 +28,7 @@ def test_idx_parts_hold_the_pictures_and_labels_of_the_files(idx_folder: Path) -
     source = load_idx(DataConfig(name="mnist", path=str(idx_folder)))
     rows = np.arange(40)
     expected = np.frombuffer((idx_folder / IMAGES).read_bytes()[16:], np.uint8).reshape(40, 6, 6, 1)
-    np.testing.assert_array_equal(source.train.images.gather(rows), expected)
+    np.testing.assert_array_equal(source.train.inputs.gather(rows), expected)
     assert source.train.labels.tolist() == [row % 10 for row in range(40)]
     assert len(source.test.labels) == 20
 
@@ -40,11 +40,11 @@ def test_idx_files_may_be_gzipped_and_dotted(idx_folder: Path) -> None:
         path.unlink()
     packed = _load(idx_folder)
     assert packed.digest == plain.digest
-    assert (packed.in_channels, packed.resolution, packed.num_classes) == (1, 6, 10)
+    assert (packed.in_channels, packed.resolution, len(packed.task.targets)) == (1, 6, 10)
 
 
 def test_idx_names_its_classes_after_the_training_labels(idx_folder: Path) -> None:
-    assert load_dataset(DataConfig(name="idx", path=str(idx_folder))).classes == tuple("0123456789")
+    assert load_dataset(DataConfig(name="idx", path=str(idx_folder))).task.targets == tuple("0123456789")
 
 
 @pytest.mark.parametrize("cut", [3, 10, 16, 100, 1455])

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgekd.core.errors import DataError
-from edgekd.data.images import ArrayImages, ImageRows, ResizedImages, chunks, fitted
+from edgekd.data.images import ArrayImages, ResizedImages, chunks, fitted
+from edgekd.data.inputs import StoredRows
 
 
 def _pixels(count: int = 6, height: int = 4, width: int = 5, channels: int = 3) -> np.ndarray:
@@ -35,7 +36,7 @@ def test_array_images_refuses_other_arrays(wrong: np.ndarray) -> None:
 
 def test_image_rows_maps_rows_twice() -> None:
     pixels = _pixels()
-    view = ImageRows(ImageRows(ArrayImages(pixels), np.array([5, 3, 1])), np.array([2, 0]))
+    view = StoredRows(StoredRows(ArrayImages(pixels), np.array([5, 3, 1])), np.array([2, 0]))
     assert len(view) == 2
     assert view.shape == (3, 4, 5)
     np.testing.assert_array_equal(view.gather(np.array([0, 1])), pixels[[1, 5]])
@@ -43,7 +44,7 @@ def test_image_rows_maps_rows_twice() -> None:
 
 def test_image_rows_fingerprint_is_that_of_the_same_pictures() -> None:
     pixels = _pixels()
-    view = ImageRows(ArrayImages(pixels), np.array([5, 3]))
+    view = StoredRows(ArrayImages(pixels), np.array([5, 3]))
     assert view.fingerprint(np.array([0, 1])) == ArrayImages(pixels[[5, 3]]).fingerprint(np.array([0, 1]))
 
 
@@ -67,7 +68,7 @@ def test_fingerprint_is_independent_of_chunking() -> None:
     wide = np.random.default_rng(0).integers(0, 256, (9, 700, 700, 3), np.uint8)
     assert len(list(chunks(np.arange(9), (3, 700, 700)))) > 1
     expected = ArrayImages(wide[:, ::1]).fingerprint(np.arange(9))
-    assert ImageRows(ArrayImages(wide[::-1]), np.arange(9)[::-1]).fingerprint(np.arange(9)) == expected
+    assert StoredRows(ArrayImages(wide[::-1]), np.arange(9)[::-1]).fingerprint(np.arange(9)) == expected
 
 
 @given(st.integers(0, 3000), st.integers(1, 2000))

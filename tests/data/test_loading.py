@@ -7,16 +7,16 @@ from pydantic import ValidationError
 
 from edgekd.core.errors import ConfigError, DataError
 from edgekd.data.config import DataConfig
-from edgekd.data.dataset import ImageDataset
+from edgekd.data.dataset import Dataset
 from edgekd.data.loading import load_dataset
 
 
-def _pixels(dataset: ImageDataset, name: str) -> np.ndarray:
+def _pixels(dataset: Dataset, name: str) -> np.ndarray:
     split = getattr(dataset, name)
-    return split.images.gather(np.arange(len(split)))
+    return split.inputs.gather(np.arange(len(split)))
 
 
-def _load(folder: Path, **options: object) -> ImageDataset:
+def _load(folder: Path, **options: object) -> Dataset:
     return load_dataset(DataConfig.model_validate({"name": "mnist", "path": str(folder), **options}))
 
 
@@ -78,7 +78,7 @@ def test_load_dataset_limited_test_part_is_the_same_for_every_seed(idx_folder: P
 
 
 def test_load_dataset_refuses_a_limit_without_room_for_every_class(idx_folder: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot hold|have no training picture under data\.limit 8"):
+    with pytest.raises(DataError, match=r"cannot hold|have no training example under data\.limit 8"):
         _load(idx_folder, limit=8)
 
 
@@ -86,7 +86,7 @@ def test_load_dataset_refuses_classes_without_training_pictures(
     idx_folder: Path, idx_bytes: Callable[[np.ndarray], bytes]
 ) -> None:
     (idx_folder / "train-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(40, dtype=np.uint8) % 8))
-    with pytest.raises(DataError, match="2 of 10 classes have no training picture: 8, 9"):
+    with pytest.raises(DataError, match="2 of 10 classes have no training example: 8, 9"):
         _load(idx_folder)
 
 
@@ -112,7 +112,7 @@ def test_load_dataset_asks_for_a_resolution_when_pictures_are_not_square(
 def test_load_dataset_refuses_parts_of_two_sizes(idx_folder: Path, idx_bytes: Callable[[np.ndarray], bytes]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 7, 7), np.uint8)
     (idx_folder / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(pixels))
-    with pytest.raises(DataError, match="differ between parts"):
+    with pytest.raises(DataError, match="differ in shape between parts"):
         _load(idx_folder)
 
 

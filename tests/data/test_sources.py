@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 
 from edgekd.core.errors import ConfigError, PreconditionError
-from edgekd.data import DATASETS, ArrayImages, DataConfig, DatasetKind, Part, Source, dataset_names, load_dataset
+from edgekd.data import (
+    DATASETS,
+    ArrayImages,
+    DataConfig,
+    DatasetKind,
+    Part,
+    Source,
+    Task,
+    dataset_names,
+    load_dataset,
+)
 from edgekd.data.augment import augmentation
 from edgekd.data.sources import default_augmentation, required_path
 
@@ -54,7 +64,9 @@ def test_users_may_register_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DATASETS, "_items", dict(DATASETS._items))
     pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 6, 3), np.uint8)
     part = Part(ArrayImages(pixels), np.arange(40) % 2)
-    DATASETS.add("mine", DatasetKind(lambda config: Source(("a", "b"), part, part), augmentation="none"))
+    DATASETS.add(
+        "mine", DatasetKind(lambda config: Source(Task("classification", ("a", "b")), part, part), augmentation="none")
+    )
     dataset = load_dataset(DataConfig(name="mine", val_fraction=0.5))
     assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (20, 20, 40)
     with pytest.raises(ValueError, match="registered twice"):

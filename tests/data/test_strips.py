@@ -48,10 +48,10 @@ def _zip(path: Path, files: dict[str, bytes]) -> DataConfig:
 
 def test_strips_hold_the_pictures_in_order(tmp_path: Path, files: dict[str, bytes], pictures: np.ndarray) -> None:
     source = load_strips(_zip(tmp_path, files))
-    np.testing.assert_array_equal(source.train.images.gather(np.arange(20)), pictures[:20])
-    np.testing.assert_array_equal(source.test.images.gather(np.arange(10)), pictures[20:])
+    np.testing.assert_array_equal(source.train.inputs.gather(np.arange(20)), pictures[:20])
+    np.testing.assert_array_equal(source.test.inputs.gather(np.arange(10)), pictures[20:])
     assert source.train.labels.tolist() == [row % 3 for row in range(20)]
-    assert source.classes == ("a", "b", "c")
+    assert source.task.targets == ("a", "b", "c")
 
 
 def test_strips_are_the_same_from_a_folder(tmp_path: Path, files: dict[str, bytes]) -> None:
@@ -105,13 +105,13 @@ def test_strips_of_real_cifar_look_like_cifar(shared_data: Path, name: str, clas
     path = shared_data / "images" / f"{name}.zip"
     dataset = load_dataset(DataConfig(name="cifar-strips", path=str(path)))
     assert (len(dataset.train) + len(dataset.val), len(dataset.test)) == (train, 1000)
-    assert (dataset.num_classes, dataset.in_channels, dataset.resolution) == (classes, 3, 32)
+    assert (len(dataset.task.targets), dataset.in_channels, dataset.resolution) == (classes, 3, 32)
     with zipfile.ZipFile(path) as archive:
         stored = np.bincount(np.frombuffer(archive.read("train_labels.u8"), np.uint8), minlength=classes)
     assert (np.bincount(np.concatenate([dataset.train.labels, dataset.val.labels])) == stored).all()
     np.testing.assert_allclose(dataset.mean, (0.49, 0.48, 0.445), atol=0.03)
     np.testing.assert_allclose(dataset.std, (0.25, 0.25, 0.265), atol=0.02)
-    pixels = dataset.test.images.gather(np.arange(1000)).astype(float)
+    pixels = dataset.test.inputs.gather(np.arange(1000)).astype(float)
     neighbours = np.abs(np.diff(pixels, axis=2)).mean()
     strangers = np.abs(pixels - np.roll(pixels, 1, axis=0)).mean()
     assert neighbours < 0.35 * strangers
@@ -120,8 +120,8 @@ def test_strips_of_real_cifar_look_like_cifar(shared_data: Path, name: str, clas
 def test_strips_of_real_cifar10_agree_with_pillow(shared_data: Path) -> None:
     path = shared_data / "images" / "cifar10_small.zip"
     source = load_strips(DataConfig(name="cifar-strips", path=str(path)))
-    assert source.classes[:3] == ("airplane", "automobile", "bird")
+    assert source.task.targets[:3] == ("airplane", "automobile", "bird")
     with zipfile.ZipFile(path) as archive:
         strip = Image.open(io.BytesIO(archive.read("train/003.webp"))).convert("RGB")
     expected = np.asarray(strip.crop((0, 32 * 123, 32, 32 * 124)))
-    np.testing.assert_array_equal(source.train.images.gather(np.array([3 * 500 + 123]))[0], expected)
+    np.testing.assert_array_equal(source.train.inputs.gather(np.array([3 * 500 + 123]))[0], expected)

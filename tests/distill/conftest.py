@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from edgekd.core.artifacts import NetSpec
-from edgekd.data import ArrayImages, ImageDataset, Split
+from edgekd.data import ArrayImages, Dataset, Split, Task, eval_batches
 from edgekd.distill import RunOptions, TrainSettings, load_recipe, run_recipe
+from edgekd.distill.roles import open_session
+from edgekd.distill.run import run_stages
 
 
 def _split(count: int, seed: int) -> Split:
@@ -16,14 +18,14 @@ def _split(count: int, seed: int) -> Split:
     for image, label in zip(images, labels, strict=True):
         row, column = divmod(int(label), 2)
         image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 60
-    return Split(ArrayImages(images.astype(np.uint8)), labels.astype(np.int64))
+    return Split(
+        ArrayImages(images.astype(np.uint8)), labels.astype(np.int64), Task("classification", ("a", "b", "c", "d"))
+    )
 
 
 @pytest.fixture(scope="session")
-def dataset() -> ImageDataset:
-    return ImageDataset(
-        "quadrants", ("a", "b", "c", "d"), _split(128, 0), _split(48, 1), _split(48, 2), (0.3,), (0.2,), "quadrants"
-    )
+def dataset() -> Dataset:
+    return Dataset("quadrants", _split(128, 0), _split(48, 1), _split(48, 2), (0.3,), (0.2,), "quadrants")
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +69,24 @@ def run(dataset, student, settings, teacher):
         )
 
     return go
+
+
+@pytest.fixture(scope="session")
+def train(dataset, student, settings, teacher):
+    """Run a recipe on the tiny task to the last epoch and return its session, with every network by role."""
+
+    def go(recipe, *, seed=0, student=student, teacher=teacher, **changed):
+        recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+        last = settings.model_copy(update={"select": "last", **changed})
+        with torch.random.fork_rng(devices=[]):
+            session = open_session(recipe, student=student, teacher=teacher, input_shape=(1, 8, 8), seed=seed)
+            run_stages(recipe, session, dataset=dataset, settings=last, options=RunOptions(seed=seed))
+        return session
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def batch(dataset):
+    """The first sixteen training rows."""
+    return next(iter(eval_batches(dataset.train, batch_size=16)))

@@ -1,7 +1,7 @@
 import pytest
 
 from edgekd.core.errors import ConfigError
-from edgekd.distill.recipe import load_recipe, recipe_names
+from edgekd.distill.recipe import Recipe, compose, load_recipe, recipe_names
 
 
 def test_the_built_in_recipes_are_those_of_the_readme():
@@ -14,7 +14,7 @@ def test_every_built_in_recipe_loads_under_its_own_name_with_a_title_and_formula
     assert recipe.name == name
     assert recipe.title
     assert recipe.formula
-    assert recipe.needs_teacher == (name not in ("plain", "byot"))
+    assert recipe.needs_teacher == (name not in ("plain", "byot", "self-distillation"))
 
 
 def test_an_unknown_method_lists_near_names():
@@ -46,6 +46,24 @@ def test_a_composition_is_the_base_feature_term_plus_the_two_codes():
 def test_a_composition_that_makes_no_sense_is_refused(name, fragment):
     with pytest.raises(ConfigError, match=fragment):
         load_recipe(name)
+
+
+@pytest.mark.parametrize("key, name", [("roles", "a"), ("policies", "p")])
+def test_a_composition_of_two_meanings_of_one_name_is_refused(key, name):
+    specs = {"roles": [{"like": "student"}, {"like": "teacher"}], "policies": [{"type": "x"}, {"type": "y"}]}[key]
+    one, other = (load_recipe(recipe).model_dump() for recipe in ("sftn", "sp"))
+    wrapper, base = (Recipe(**{**document, key: {name: s}}) for document, s in zip((one, other), specs, strict=True))
+    with pytest.raises(ConfigError, match=f"{name}' and mean different things"):
+        compose(wrapper, base)
+    same = compose(wrapper, base.model_copy(update={key: getattr(wrapper, key)}))
+    assert getattr(same, key) == getattr(wrapper, key)
+
+
+def test_attachments_of_one_name_must_be_the_same():
+    mag = load_recipe("mag")
+    narrow = mag.model_copy(update={"attach": {"teacher": {"abstract": mag.attach["teacher"]["detailed"]}}})
+    with pytest.raises(ConfigError, match="attachment 'abstract' and mean different things"):
+        compose(mag, narrow.model_copy(update={"stages": load_recipe("sp").stages}))
 
 
 def _write(tmp_path, text):

@@ -72,7 +72,7 @@ def test_mas_that_averages_nothing_but_the_logits_is_mag(run):
     assert _differ(_weights(run("mas")), other)
 
 
-@pytest.mark.parametrize("method", [*recipe_names(), "mag+sp", "mas+vid"])
+@pytest.mark.parametrize("method", [*recipe_names(), "mag+sp", "mas+vid", "sftn+mag+sp"])
 def test_every_recipe_trains_the_student_and_leaves_the_teacher_untouched(run, teacher, method):
     teacher[1].requires_grad_(True)
     before = copy.deepcopy(teacher[1].state_dict())
@@ -111,7 +111,7 @@ def test_a_network_agrees_with_itself(dataset, teacher):
 
 
 def test_evaluate_equals_counting_by_hand(dataset, teacher):
-    images = torch.from_numpy(dataset.test.images.gather(np.arange(48))).permute(0, 3, 1, 2) / 255
+    images = torch.from_numpy(dataset.test.inputs.gather(np.arange(48))).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         logits = teacher[1](images)
     hits = sum(int(row.argmax()) == label for row, label in zip(logits, dataset.test.labels, strict=True))
@@ -122,7 +122,7 @@ def test_evaluate_equals_counting_by_hand(dataset, teacher):
         ]
     )
     result = evaluate(teacher[1], dataset.test)
-    assert result.accuracy == hits / 48
+    assert result.score == hits / 48
     assert result.nll == pytest.approx(nll, rel=1e-5)
     assert result.samples == 48
 
@@ -147,7 +147,7 @@ def test_small_steps_get_one_thread_and_the_setting_before_is_restored(run, monk
 
 
 def test_the_test_split_takes_no_part_in_training(run, dataset, student, settings, teacher):
-    poisoned = Split(ArrayImages(np.zeros((4, 8, 8, 1), np.uint8)), np.zeros(4, np.int64))
+    poisoned = Split(ArrayImages(np.zeros((4, 8, 8, 1), np.uint8)), np.zeros(4, np.int64), dataset.task)
     other = type(dataset)(**{**dataset.__dict__, "test": poisoned})
     outcome = run_recipe(
         load_recipe("kd"), student=student, teacher=teacher, dataset=other, settings=settings, options=RunOptions()
@@ -170,20 +170,20 @@ def test_the_teachers_branches_do_not_depend_on_the_student(run, dataset, settin
 def test_the_best_epoch_on_the_held_out_split_is_kept(run, dataset):
     settings = TrainSettings(epochs=5, batch_size=32, augment="none", device="cpu", schedule="constant", lr=1.5)
     best = run("plain", settings=settings, seed=3)
-    accuracies = [record.val_accuracy for record in best.history]
+    accuracies = [record.val_score for record in best.history]
     assert accuracies[-1] < max(accuracies), "this seed no longer tells best from last; choose another"
-    assert evaluate(best.student, dataset.val).accuracy == max(accuracies)
+    assert evaluate(best.student, dataset.val).score == max(accuracies)
     last = run("plain", settings=settings.model_copy(update={"select": "last"}), seed=3)
-    assert evaluate(last.student, dataset.val).accuracy == accuracies[-1]
+    assert evaluate(last.student, dataset.val).score == accuracies[-1]
 
 
 def test_a_stage_may_keep_its_last_epoch_whatever_the_run_selects(run, dataset):
     settings = TrainSettings(epochs=5, batch_size=32, augment="none", device="cpu", schedule="constant", lr=1.5)
     stage = {"name": "student", "source": {"type": "self"}, "terms": [{"type": "cross-entropy"}], "keep": "last"}
     last = run(Recipe(name="t", title="t", stages=[stage]), settings=settings, seed=3)
-    accuracies = [record.val_accuracy for record in last.history]
+    accuracies = [record.val_score for record in last.history]
     assert accuracies[-1] < max(accuracies)
-    assert evaluate(last.student, dataset.val).accuracy == accuracies[-1]
+    assert evaluate(last.student, dataset.val).score == accuracies[-1]
 
 
 def test_learning_rates_follow_the_schedule_over_the_whole_stage_and_the_stages_own_scale(run):
@@ -280,7 +280,7 @@ def test_progress_is_told_once_an_epoch(run):
         ("seed0/student", 1, 2),
         ("seed0/student", 2, 2),
     ]
-    assert all({"loss", "val_accuracy", "lr"} <= event.values.keys() for event in events)
+    assert all({"loss", "val_score", "lr"} <= event.values.keys() for event in events)
 
 
 def test_a_cuda_device_that_is_not_there_is_refused(run):
@@ -288,3 +288,19 @@ def test_a_cuda_device_that_is_not_there_is_refused(run):
         pytest.skip("this machine has a CUDA GPU")
     with pytest.raises(ConfigError, match="cuda"):
         run("plain", settings=TrainSettings(epochs=1, device="cuda"))
+
+
+def test_adamw_takes_a_first_step_of_the_learning_rate_after_shrinking_the_weights(run):
+    lr, decay = 0.01, 0.1
+    one_step = {"batch_size": 128, "augment": "none", "device": "cpu", "select": "last", "schedule": "constant"}
+    before = _weights(run("plain", settings=TrainSettings(epochs=1, lr=1e-12, optimizer="adamw", **one_step)))
+    settings = TrainSettings(epochs=1, lr=lr, optimizer="adamw", weight_decay=decay, **one_step)
+    after = _weights(run("plain", settings=settings))
+    moved = []
+    for name in before:
+        if name.endswith(("weight", "bias")):
+            moved.append(((after[name] - before[name] * (1 - lr * decay)).abs() / lr).flatten())
+    steps = torch.cat(moved)
+    # |m / (sqrt(v) + eps)| is 1 after one step, but where the gradient is near eps (1e-8).
+    assert steps.max().item() == pytest.approx(1.0, abs=1e-3)
+    assert (steps > 0.99).float().mean() > 0.95

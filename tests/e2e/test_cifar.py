@@ -30,8 +30,8 @@ def test_resnet56_teaches_a_narrower_resnet_end_to_end(shared_data, tmp_path):
     }
     report = distill(load_config(None, flags=flags, overrides=[]), RunRequest(tmp_path / "run", "test"))
     assert report.verdict is Verdict.KEPT
-    assert report.accuracy.teacher.mean > 0.88
-    assert report.accuracy.distilled.net == "resnet8-w8@32"
+    assert report.scores.teacher.mean > 0.88
+    assert report.scores.distilled.net == "resnet8-w8@32"
     teacher, student = report.sizes
     assert student.macs < 0.05 * teacher.macs
     assert report.parity.is_ok

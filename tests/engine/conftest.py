@@ -103,6 +103,28 @@ def onnx_model(tmp_path: Path) -> Callable[..., OnnxModel]:
 
 
 @pytest.fixture
+def text_model(tmp_path: Path) -> tuple[OnnxModel, np.ndarray]:
+    """Write a model of texts `[B, 3]`, the mean of its tokens' vectors through a product, and return its table too."""
+    table = np.random.default_rng(3).normal(size=(10, 4)).astype(np.float32)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "input"], ["states"], name="node_states"),
+            helper.make_node("ReduceMean", ["states"], ["mean"], name="node_mean", axes=[1], keepdims=0),
+            helper.make_node("MatMul", ["mean", "weight"], ["logits"], name="node_logits"),
+        ],
+        "text",
+        [value("input", TensorProto.INT64, ["N", 3])],
+        [value("logits", TensorProto.FLOAT, ["N", 4])],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(table[:4].copy(), "weight")],
+    )
+    path = tmp_path / "text.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    model = OnnxModel(FileRef.of(path), "fp32", "any", 17, "input", (3,), "logits", 0, vocabulary=10)
+    return model, table
+
+
+@pytest.fixture
 def images() -> np.ndarray:
     """Eight random pictures, float32 `[8, 3, 16, 16]` in 0..1."""
     return np.random.default_rng(1).random((8, *SHAPE), dtype=np.float32)

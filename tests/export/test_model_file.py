@@ -40,7 +40,7 @@ def test_write_model_describes_the_graph(tmp_path):
         ({"kind": TensorProto.FLOAT16}, "FLOAT16"),
         ({"in_dims": ("n", 1, "h", 2), "out_dims": ("n", "k")}, "the input is"),
         ({"in_dims": ("n", 4), "out_dims": ("n", 4)}, "the input is"),
-        ({"out_dims": ("m", 4)}, r"\[n, classes\]"),
+        ({"out_dims": ("m", 4)}, r"\[n, K\]"),
     ],
 )
 def test_write_model_refuses_other_interfaces(tmp_path, changes, message):

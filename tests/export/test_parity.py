@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from edgekd.core.errors import ConfigError, DataError, ParityError
+from edgekd.data import Task
 from edgekd.export import ParityReport, export_onnx, parity, require_parity, task_parity
 
 SHAPE = (1, 2, 2)
+THREE = Task("classification", tuple("abc"))
 
 
 class Bright(nn.Module):
@@ -47,12 +49,12 @@ def changed(net, **values):
 
 def test_parity_holds_for_an_export_in_train_mode_too(make_net, model, images):
     net = make_net().train()
-    report = parity(net, model, images)
+    report = parity(net, model, images, task=Task("classification", tuple("abcdefghij")))
     require_parity(report)
     assert net.training
     assert report.batches == (1, 3, 8)
     assert report.n == 3 * (len(images) + 16)
-    assert report.argmax_agreement == 1.0
+    assert report.agreement == 1.0
     assert 0 < report.max_abs < 1e-5
 
 
@@ -101,7 +103,7 @@ def test_parity_random_images_depend_on_the_seed_only(make_net, model, images):
 def test_require_parity_puts_the_numbers_into_the_message(bright, bright_model):
     other = changed(bright, fc__bias=bright.fc.bias + 0.25)
     report = parity(other, bright_model, np.zeros((2, *SHAPE), np.float32))
-    with pytest.raises(ParityError, match=r"differ by at most 0\.25 .*tolerance 0\.0001.* of 54 images"):
+    with pytest.raises(ParityError, match=r"differ by at most 0\.25 .*tolerance 0\.0001.* on 54 inputs"):
         require_parity(report)
 
 
@@ -148,18 +150,18 @@ def test_parity_report_is_ok_up_to_its_tolerance():
 def test_task_parity_counts_images_by_hand():
     first = np.array([[2, 1, 0], [0, 3, 1], [0, 1, 5], [9, 1, 2]], np.float32)
     second = np.array([[2, 1, 0], [4, 3, 1], [0, 1, 5], [9, 1, 2]], np.float32)
-    result = task_parity(first, second, np.array([0, 1, 2, 1]))
-    assert (result.accuracy_a, result.accuracy_b, result.flipped, result.n) == (0.75, 0.5, 1, 4)
-    with pytest.raises(ParityError, match=r"0\.7500.*0\.5000.*4 images \(1 are"):
+    result = task_parity(first, second, np.array([0, 1, 2, 1]), THREE)
+    assert (result.score_a, result.score_b, result.agreement, result.n) == (0.75, 0.5, 0.75, 4)
+    with pytest.raises(ParityError, match=r"top-1 is 0\.75000.*0\.50000.*4 inputs \(agreement of answers 0\.7500"):
         require_parity(result)
 
 
 def test_task_parity_holds_when_errors_swap_but_says_so():
     first = np.array([[1, 0], [1, 0]], np.float32)
     second = np.array([[0, 1], [0, 1]], np.float32)
-    result = task_parity(first, second, np.array([0, 1]))
+    result = task_parity(first, second, np.array([0, 1]), Task("classification", ("a", "b")))
     assert result.is_ok
-    assert result.flipped == 2
+    assert result.agreement == 0.0
 
 
 @pytest.mark.parametrize(
@@ -169,9 +171,14 @@ def test_task_parity_holds_when_errors_swap_but_says_so():
 def test_task_parity_refuses_labels_that_do_not_fit(shape, labels):
     logits = np.zeros(shape, np.float32)
     with pytest.raises(DataError):
-        task_parity(logits, logits, np.array(labels, np.int64))
+        task_parity(logits, logits, np.array(labels, np.int64), THREE)
 
 
 def test_task_parity_refuses_logits_of_different_shapes():
-    with pytest.raises(DataError, match="same images"):
-        task_parity(np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32), np.array([0, 1]))
+    with pytest.raises(DataError, match="same inputs"):
+        task_parity(
+            np.zeros((2, 3), np.float32),
+            np.zeros((2, 4), np.float32),
+            np.array([0, 1]),
+            THREE,
+        )

@@ -143,7 +143,7 @@ def test_export_refuses_other_weight_types(make_net, tmp_path):
     ("net", "message"),
     [
         (nn.Conv2d(4, 2, 3), r"does not run on an input \[3, 3, 8, 8\]"),
-        (nn.Conv2d(3, 2, 3), r"to \[3, 2, 6, 6\]; logits \[3, K\]"),
+        (nn.Flatten(2), r"to \[3, 3, 64\]; \[3, K\] or \[3, K, H, W\] is needed"),
         (nn.Sequential(nn.Flatten(), nn.LSTM(192, 4)), "returns tuple"),
     ],
 )

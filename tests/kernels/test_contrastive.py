@@ -76,3 +76,80 @@ def test_info_nce_refuses_other_shapes_and_cold_temperatures():
         K.info_nce(torch.zeros(3, 2), torch.zeros(3, 4))
     with pytest.raises(ValueError, match="positive"):
         K.info_nce(torch.zeros(3, 2), torch.zeros(3, 2), temperature=0.0)
+
+
+def _crd_by_hand(similarity, normaliser, size):
+    """The paper's loss pair by pair, as written: probabilities of having been drawn from the joint distribution."""
+    losses = []
+    for own, *others in similarity:
+        noise = len(others) / size
+        critic = math.exp(own) / normaliser
+        loss = -math.log(critic / (critic + noise))
+        for other in others:
+            loss -= math.log(noise / (math.exp(other) / normaliser + noise))
+        losses.append(loss)
+    return losses
+
+
+def test_bank_similarity_equals_products_of_the_rows_asked_for(rng):
+    embedding, bank = rng.normal(size=(3, 4)), rng.normal(size=(6, 4))
+    rows = np.array([[0, 5, 2], [1, 1, 4], [3, 0, 5]])
+    expected = [[embedding[i] @ bank[row] / 0.5 for row in rows[i]] for i in range(3)]
+    actual = K.bank_similarity(_tensor(embedding), _tensor(bank), torch.tensor(rows), temperature=0.5)
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-12)
+
+
+def test_crd_equals_the_paper_s_formula_pair_by_pair(rng):
+    similarity, size = rng.normal(size=(5, 8)) * 3, 20
+    normaliser = size * sum(math.exp(value) for value in similarity.flatten()) / similarity.size
+    log_normaliser = K.crd_log_normaliser(_tensor(similarity), size)
+    assert log_normaliser.item() == pytest.approx(math.log(normaliser), rel=1e-12)
+    actual = K.crd(_tensor(similarity), log_normaliser, size)
+    np.testing.assert_allclose(actual.numpy(), _crd_by_hand(similarity, normaliser, size), rtol=1e-10)
+
+
+def test_crd_has_the_gradient_of_the_paper_s_formula_on_the_embedding_and_none_on_bank_and_normaliser(rng):
+    embedding, bank = rng.normal(size=(3, 4)), _tensor(rng.normal(size=(6, 4)), grad=True)
+    rows, normaliser = torch.tensor([[0, 5, 2], [1, 3, 4], [3, 0, 5]]), torch.tensor(1.3).double().requires_grad_()
+
+    def by_hand(values):
+        similarity = [[values[i] @ bank.detach().numpy()[row] / 0.5 for row in rows[i]] for i in range(3)]
+        return sum(_crd_by_hand(similarity, math.exp(1.3), 6))
+
+    expected = np.zeros_like(embedding)
+    for index in np.ndindex(embedding.shape):
+        shift = np.zeros_like(embedding)
+        shift[index] = 1e-6
+        expected[index] = (by_hand(embedding + shift) - by_hand(embedding - shift)) / 2e-6
+    student = _tensor(embedding, grad=True)
+    K.crd(K.bank_similarity(student, bank, rows, temperature=0.5), normaliser, 6).sum().backward()
+    np.testing.assert_allclose(student.grad.numpy(), expected, rtol=1e-5, atol=1e-8)
+    assert bank.grad is None and normaliser.grad is None
+
+
+def test_crd_rewards_an_own_row_that_is_closer_and_negatives_that_are_farther(rng):
+    similarity = _tensor(rng.normal(size=(4, 6)))
+    base = K.crd(similarity, torch.tensor(0.5), 10)
+    closer, farther = similarity.clone(), similarity.clone()
+    closer[:, 0] += 1
+    farther[:, 1:] -= 1
+    assert (K.crd(closer, torch.tensor(0.5), 10) < base).all()
+    assert (K.crd(farther, torch.tensor(0.5), 10) < base).all()
+
+
+def test_crd_stays_finite_for_extreme_similarities_in_float32():
+    similarity = torch.tensor([[-500.0, 500.0], [500.0, -500.0]])
+    values = K.crd(similarity, torch.tensor(0.0), 2)
+    assert torch.isfinite(values).all() and values[1] == 0 and values[0] > 900
+    assert torch.isfinite(K.crd_log_normaliser(similarity, 2))
+
+
+def test_crd_refuses_what_does_not_go_together():
+    with pytest.raises(ValueError, match="do not go together"):
+        K.bank_similarity(torch.zeros(2, 3), torch.zeros(5, 4), torch.zeros(2, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="do not go together"):
+        K.bank_similarity(torch.zeros(2, 3), torch.zeros(5, 3), torch.zeros(3, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="positive"):
+        K.bank_similarity(torch.zeros(2, 3), torch.zeros(5, 3), torch.zeros(2, 2).long(), temperature=0.0)
+    with pytest.raises(ValueError, match="no negative"):
+        K.crd(torch.zeros(2, 1), torch.tensor(0.0), 5)

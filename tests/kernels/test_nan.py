@@ -7,27 +7,35 @@ import torch
 from edgekd_kernels import functional as K
 
 B, CLASSES = 8, 5
-MAP, ROW = (B, 6, 4, 4), (B, CLASSES)
+MAP, ROW, ROWS = (B, 6, 4, 4), (B, CLASSES), (B, 3, 6)
 LABELS = torch.arange(B) % CLASSES
 EXTRA = {
     "dkd": {"labels": LABELS},
     "nkd": {"labels": LABELS},
+    "crd": {"log_normaliser": torch.tensor(1.0), "bank_size": 20},
     "transformed_kd": {"labels": LABELS},
     "vid": {"raw_variance": torch.ones(6)},
     "curriculum_kl": {"raw_temperature": torch.tensor(1.0), "gradient_scale": -1.0},
+    "gaussian_nll": {"targets": torch.rand(B, 3)},
+    "pixel_cross_entropy": {"labels": torch.arange(B * 16).reshape(B, 4, 4) % 6},
+    "projected_match": {"projection": torch.rand(6, 6)},
     "partial_l2": {"margin": -torch.ones(6)},
     "fsp": {"student_last": torch.rand(MAP), "teacher_first": torch.rand(MAP), "teacher_last": torch.rand(MAP)},
+    "hidden_relation": {"is_token": torch.ones(B, 3, dtype=torch.bool)},
 }
+GAUSSIAN = {"gaussian_nll", "gaussian_kl"}
 ROWWISE = {
     "dkd", "nkd", "kd_kl", "standardized_kl", "dist", "mlkd", "curriculum_kl", "batch_correlation", "class_correlation",
-    "transformed_kd", "similarity_transfer", "info_nce", "self_supervision",
+    "transformed_kd", "similarity_transfer", "info_nce", "self_supervision", "branch_kl", "crd",
 }  # fmt: skip
-NO_LOSSES = {"linear_cka", "relu_margin", "view_similarity"}
+SEQUENCES = {"gradient_match", "hidden_relation", "modality_gram"}
+NO_LOSSES = {"bank_similarity", "crd_log_normaliser", "linear_cka", "relu_margin", "view_similarity"}
 
 
 def _tensors(name):
     function = getattr(K, name)
-    shape = ROW if name in ROWWISE else (B, 3, 6) if name == "modality_gram" else MAP
+    shape = ROW if name in ROWWISE else ROWS if name in SEQUENCES else MAP
+    shape = (B, 6) if name in GAUSSIAN else shape
     torch.manual_seed(0)
     first = [
         parameter.name

@@ -294,3 +294,34 @@ def test_curriculum_kl_refuses_misfits():
     for bounds in ({"least": 0.0}, {"span": -1.0}):
         with pytest.raises(ValueError, match="least must be positive"):
             K.curriculum_kl(two, two, theta, gradient_scale=-1.0, **bounds)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_branch_kl_and_its_gradient_on_either_side_equal_the_sums_over_classes(rng, temperature):
+    b, z = _logits(rng)
+    values, of_branch, of_trunk = [], [], []
+    for row_b, row_z in zip(b, z, strict=True):
+        p, q = _softmax(row_z, temperature), _softmax(row_b, temperature)
+        kl = _kl(p, q)
+        values.append(temperature**2 * kl)
+        of_branch.append([temperature * (q[c] - p[c]) for c in range(len(p))])
+        of_trunk.append([temperature * p[c] * (math.log(p[c] / q[c]) - kl) for c in range(len(p))])
+    branch, trunk = (tensor.requires_grad_() for tensor in _tensors(b, z))
+    actual = K.branch_kl(branch, trunk, temperature=temperature)
+    actual.sum().backward()
+    np.testing.assert_allclose(actual.detach().numpy(), values, rtol=1e-10)
+    np.testing.assert_allclose(branch.grad.numpy(), of_branch, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(trunk.grad.numpy(), of_trunk, rtol=1e-8, atol=1e-12)
+
+
+def test_kd_kl_moves_the_student_alone(rng):
+    s, t = (tensor.requires_grad_() for tensor in _tensors(*_logits(rng)))
+    K.kd_kl(s, t).sum().backward()
+    assert t.grad is None and s.grad.abs().sum() > 0
+
+
+def test_branch_kl_refuses_other_shapes_and_cold_temperatures():
+    with pytest.raises(ValueError, match="shapes differ"):
+        K.branch_kl(torch.zeros(2, 3), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="positive"):
+        K.branch_kl(torch.zeros(2, 3), torch.zeros(2, 3), temperature=0.0)

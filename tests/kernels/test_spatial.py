@@ -335,3 +335,28 @@ def test_factor_transfer_equals_the_formula_and_ignores_a_samples_scale(rng):
     scale = torch.tensor([0.1, 1.0, 70.0]).double().view(3, 1, 1, 1)
     torch.testing.assert_close(K.factor_transfer(s * scale, t), K.factor_transfer(s, t))
     assert not torch.allclose(K.factor_transfer(-s, t), K.factor_transfer(s, t))
+
+
+def test_projected_match_equals_the_formula_position_by_position(rng):
+    s, t, r = rng.normal(size=(2, 3, 4, 5)), rng.normal(size=(2, 6, 4, 5)), rng.normal(size=(3, 6))
+    expected = []
+    for i in range(2):
+        distances = [((s[i, :, y, x] - r @ t[i, :, y, x]) ** 2).sum() for y in range(4) for x in range(5)]
+        expected.append(np.mean(distances))
+    actual = K.projected_match(torch.tensor(s), torch.tensor(t), torch.tensor(r))
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-12)
+    vectors = K.projected_match(torch.tensor(s[:, :, 0, 0]), torch.tensor(t[:, :, 0, 0]), torch.tensor(r))
+    np.testing.assert_allclose(
+        vectors.numpy(), [((s[i, :, 0, 0] - r @ t[i, :, 0, 0]) ** 2).sum() for i in range(2)], rtol=1e-12
+    )
+
+
+def test_projected_match_moves_the_student_alone_and_refuses_what_does_not_go_together(rng):
+    s, t, r = (torch.tensor(rng.normal(size=shape), requires_grad=True) for shape in ((2, 3, 4), (2, 6, 4), (3, 6)))
+    assert torch.autograd.gradcheck(lambda x: K.projected_match(x, t.detach(), r.detach()), (s,))
+    K.projected_match(s, t, r).sum().backward()
+    assert s.grad.abs().sum() > 0 and t.grad is None and r.grad is None
+    with pytest.raises(ValueError, match="does not take features"):
+        K.projected_match(s, t, r[:, :5])
+    with pytest.raises(ValueError, match="shapes differ"):
+        K.projected_match(s[:, :2], t, r)

@@ -1,8 +1,11 @@
 """Sizes against closed forms and published figures, for the families other than ResNet."""
 
 import pytest
+import torch
 
-from edgekd.models import build, count_macs, count_params, spec_for
+from edgekd.models import build, count_macs, count_params, parse_net, spec_for
+
+SMALL = {"in_channels": 3, "num_classes": 10, "resolution": 32, "mean": (0.5,) * 3, "std": (0.25,) * 3}
 
 
 def network(family, *, depth, width, num_classes=10, resolution=32, in_channels=3):
@@ -108,3 +111,39 @@ def test_repvgg_matches_closed_form_before_deployment():
     module = network("repvgg", depth=7, width=8)
     assert count_params(module) == params
     assert count_macs(module, (3, 32, 32)) == macs
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("resnet:depth=8,width=64,stem=half,shortcut=B", 1_233_540),
+        ("resnet:depth=32,width=64,stem=half,shortcut=B", 7_433_860),
+        ("resnet:depth=20,width=16,shortcut=B", 278_324),
+        ("resnet:depth=56,width=16,shortcut=B", 861_620),
+        ("wrn:depth=16,width=32", 703_284),
+        ("wrn:depth=40,width=32", 2_255_156),
+        ("vgg:depth=8,width=64,bias=yes", 3_965_028),
+        ("vgg:depth=13,width=64,bias=yes", 9_462_180),
+    ],
+)
+def test_networks_of_the_distillation_benchmark_have_their_published_parameters(name, params):
+    family, choice = parse_net(name)
+    facts = {"in_channels": 3, "num_classes": 100, "resolution": 32, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    assert count_params(build(spec_for(family, **choice, **facts))) == params
+
+
+def test_a_half_stem_has_half_the_channels_of_the_first_stage():
+    net = build(spec_for("resnet", depth=8, width=64, options={"stem": "half"}, **SMALL))
+    assert net.get_submodule("net.conv1").out_channels == 32
+    assert net.get_submodule("net.layer1.0.conv2").out_channels == 64
+
+
+def test_biases_of_vgg_start_at_zero_and_change_nothing_after_batch_norm():
+    net = build(spec_for("vgg", depth=8, width=8, options={"bias": "yes"}, **SMALL))
+    biases = [layer.bias for layer in net.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert len(biases) == 5 and all(bool((value == 0).all()) for value in biases)
+    inputs = torch.rand(4, 3, 32, 32)
+    before = net(inputs)
+    with torch.no_grad():
+        biases[0].add_(torch.randn_like(biases[0]))
+    torch.testing.assert_close(net(inputs), before, rtol=1e-3, atol=1e-4)

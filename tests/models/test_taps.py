@@ -134,10 +134,44 @@ def test_taps_at_explains_unusable_paths(path, words):
         taps_at(Foreign(), (3, 8, 8), ["stem", path])
 
 
-def test_taps_at_refuses_sequences():
-    module = nn.Sequential(nn.Flatten(2), nn.Linear(16, 2), nn.Flatten())
-    with pytest.raises(ConfigError, match=r"gives \[2, 3, 2\] for a batch of 2"):
+def test_taps_at_refuses_five_dimensions():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Unflatten(1, (2, 2)), nn.Flatten())
+    with pytest.raises(ConfigError, match=r"gives \[2, 2, 2, 2, 2\] for a batch of 2"):
         taps_at(module, (3, 4, 4), ["1"])
+
+
+class Layered(nn.Module):
+    """Tokens through two layers, each of several modules whose outputs are states too."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(9, 6)
+        self.body = nn.ModuleList(nn.ModuleList([nn.Sequential(nn.Linear(6, 6), nn.ReLU())]) for _ in range(2))
+        self.ends = nn.ModuleList(nn.Identity() for _ in range(2))
+        self.scores = nn.Identity()
+        self.feature = nn.Flatten()
+        self.classifier = nn.Linear(30, 3)
+
+    def forward(self, tokens):
+        states = self.table(tokens)
+        for (layer,), end in zip(self.body, self.ends, strict=True):
+            states = end(layer(states) + states)
+        self.scores((states @ states.mT)[:, None])
+        return self.classifier(self.feature(states))
+
+
+def test_discovery_lists_the_end_of_every_layer_of_tokens_and_the_feature():
+    taps = discover_taps(Layered(), (5,))
+    assert [(tap.path, tap.shape) for tap in taps] == [("ends.0", (5, 6)), ("ends.1", (5, 6)), ("feature", (30,))]
+    assert [tap.depth for tap in taps] == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+
+
+def test_states_of_tokens_are_paired_by_depth_and_never_with_a_feature():
+    states = [Tap(f"s{i}", (5, 6), (i + 1) / 2) for i in range(2)]
+    layers = [Tap(f"t{i}", (5, 9), (i + 1) / 4) for i in range(4)]
+    feature = Tap("feature", (9,), 1.0)
+    pairs = [(mine.path, theirs.path) for mine, theirs in pair_taps(states, [*layers, feature])]
+    assert pairs == [("s0", "t1"), ("s1", "t3")]
 
 
 def test_taps_at_takes_containers_in_the_order_given():

@@ -78,7 +78,7 @@ def test_zoo_teacher_loads_its_weights(tmp_path):
 
 def test_zoo_teacher_without_weights_is_fresh():
     spec, teacher = load_teacher("resnet:depth=8,width=4,shortcut=B", **FACTS, weights=None)
-    assert spec.options == {"shortcut": "B"}
+    assert spec.options == {"shortcut": "B", "stem": "full"}
     assert (spec.depth, spec.width) == (8, 4)
     assert teacher(torch.rand(1, 3, 16, 16)).shape == (1, 4)
 
@@ -120,7 +120,7 @@ def test_python_teacher_digest_depends_on_content_and_not_on_place(teacher_file,
         ("not_callable", "unknown function"),
         ("not_a_network", "returned str, expected a torch.nn.Module"),
         ("fails", "failed: KeyError: 'weights'"),
-        ("hundred_classes", r"returned \[2, 100\] for a batch of 2; the data set has 4 classes"),
+        ("hundred_classes", r"returned \[2, 100\] for a batch of 2; this data set needs 4 outputs"),
         ("two_outputs", "returned tuple, expected logits as one tensor"),
         ("wants_grey", r"cannot take inputs \[3, 16, 16\]: RuntimeError"),
     ],

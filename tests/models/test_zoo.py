@@ -25,7 +25,8 @@ def spec_of(family, *, in_channels=3, resolution=32, depth=None, width=None, num
 
 
 def test_every_family_is_registered():
-    assert set(FAMILIES) == set(SMALL)
+    assert {name for name in FAMILIES if FAMILIES[name].takes == "pictures"} == {*SMALL, "fcn", "towers"}
+    assert {name for name in FAMILIES if FAMILIES[name].takes == "tokens"} == {"bert"}
 
 
 @pytest.mark.parametrize("family", SMALL)
@@ -121,7 +122,7 @@ def test_equal_seeds_give_equal_weights():
 
 def test_standard_size_is_taken_when_none_is_given():
     spec = spec_for("resnet", in_channels=3, num_classes=10, resolution=32, mean=(0.5,) * 3, std=(0.2,) * 3)
-    assert (spec.depth, spec.width, dict(spec.options)) == (20, 16, {"shortcut": "A"})
+    assert (spec.depth, spec.width, dict(spec.options)) == (20, 16, {"shortcut": "A", "stem": "full"})
     for family in FAMILIES:
         known = FAMILIES[family]
         assert known.standard[0] in known.depths

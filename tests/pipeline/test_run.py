@@ -47,8 +47,8 @@ def test_the_report_has_the_keys_that_programs_rely_on(finished):
     document = json.loads((finished[0] / "report.json").read_text())
     assert document["schema_version"] == 1
     assert document["verdict"] == "predicted kept"
-    assert {"mean", "std", "seeds"} <= document["accuracy"]["distilled"].keys()
-    assert {"teacher", "alone", "distilled"} == document["accuracy"].keys()
+    assert {"mean", "std", "seeds"} <= document["scores"]["distilled"].keys()
+    assert {"teacher", "alone", "distilled"} == document["scores"].keys()
     for row in document["latency"]:
         assert {"target", "precision", "kind", "p50_ms", "p99_ms", "low_ms", "high_ms"} <= row.keys()
     for row in document["artifacts"]:
@@ -58,8 +58,8 @@ def test_the_report_has_the_keys_that_programs_rely_on(finished):
 def test_accuracies_are_those_of_the_saved_weights_on_the_test_split(finished):
     folder, report, _ = finished
     dataset = load_dataset(DataConfig(name="digits", limit=400))
-    images = dataset.test.images.gather(np.arange(len(dataset.test))).transpose(0, 3, 1, 2).astype(np.float32) / 255
-    for role, summary in (("alone", report.accuracy.alone), ("distilled", report.accuracy.distilled)):
+    images = dataset.test.inputs.gather(np.arange(len(dataset.test))).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    for role, summary in (("alone", report.scores.alone), ("distilled", report.scores.distilled)):
         for seed, value in summary.by_seed.items():
             model = from_json(TrainedModel, json.loads((folder / "student" / f"{role}-seed{seed}.json").read_text()))
             import torch
@@ -74,7 +74,7 @@ def test_fidelity_is_counted_on_the_test_split_against_the_teacher(finished):
 
     folder, report, _ = finished
     dataset = load_dataset(DataConfig(name="digits", limit=400))
-    images = dataset.test.images.gather(np.arange(len(dataset.test))).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    images = dataset.test.inputs.gather(np.arange(len(dataset.test))).transpose(0, 3, 1, 2).astype(np.float32) / 255
 
     def answers(path):
         model = from_json(TrainedModel, json.loads(path.read_text()))
@@ -98,18 +98,18 @@ def test_fidelity_is_counted_on_the_test_split_against_the_teacher(finished):
 def test_the_shipped_onnx_scores_as_an_independent_evaluator_says(finished):
     folder, report, _ = finished
     dataset = load_dataset(DataConfig(name="digits", limit=400))
-    images = dataset.val.images.gather(np.arange(len(dataset.val))).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    images = dataset.val.inputs.gather(np.arange(len(dataset.val))).transpose(0, 3, 1, 2).astype(np.float32) / 255
     logits = onnx.reference.ReferenceEvaluator(str(folder / "onnx" / "student.fp32.onnx")).run(None, {"input": images})[
         0
     ]
     reference = next(v for v in report.precision.verdicts if v.precision == "fp32")
-    assert reference.accuracy == pytest.approx((logits.argmax(axis=1) == dataset.val.labels).mean(), abs=1e-9)
+    assert reference.score == pytest.approx((logits.argmax(axis=1) == dataset.val.labels).mean(), abs=1e-9)
 
 
 def test_the_student_that_ships_is_the_best_on_the_held_out_split(finished):
     folder, _, _ = finished
     models = [json.loads(path.read_text()) for path in sorted((folder / "student").glob("distilled-*.json"))]
-    best = max(models, key=lambda model: model["accuracy"]["val"])
+    best = max(models, key=lambda model: model["scores"]["val"])
     manifest = json.loads((folder / "bundle" / "bundle.json").read_text())
     assert best["digest"] in manifest["provenance"]["parents"]
 
@@ -138,7 +138,7 @@ def test_the_same_command_again_keeps_every_stage(finished, run, tmp_path):
     shutil.copytree(finished[0], tmp_path / "moved")
     report, events = run(tmp_path / "moved", target="jetson-orin", budget="p99<5ms")
     assert _started(events) == []
-    assert report.accuracy == finished[1].accuracy
+    assert report.scores == finished[1].scores
     assert report.created == finished[1].created
 
 
@@ -157,7 +157,7 @@ def test_another_method_keeps_the_teacher_and_the_students_alone(finished, run, 
     started = [stage for stage in _started(events) if "/seed" in stage or stage in ("teacher", "choose")]
     assert started == ["distilled/seed0", "distilled/seed1"]
     assert report.method == "kd"
-    assert report.accuracy.alone == finished[1].accuracy.alone
+    assert report.scores.alone == finished[1].scores.alone
 
 
 def test_an_altered_artefact_is_made_again(finished, run, tmp_path):
@@ -207,7 +207,7 @@ def test_what_cannot_be_chosen_is_refused_before_the_teacher_is_trained(run, tmp
 def test_without_comparison_only_distilled_students_are_trained(finished, run, tmp_path):
     shutil.copytree(finished[0], tmp_path / "moved")
     report, _ = run(tmp_path / "moved", "compare_alone=false", target="jetson-orin")
-    assert report.accuracy.alone is None
+    assert report.scores.alone is None
     assert report.gain is None
     assert report.verdict is Verdict.NO_BUDGET
 
@@ -222,7 +222,7 @@ def test_a_given_teacher_is_loaded_checked_and_not_trained(finished, run, tmp_pa
         "train.epochs=1",
         target="jetson-orin",
     )
-    assert report.accuracy.teacher.mean == finished[1].accuracy.teacher.mean
+    assert report.scores.teacher.mean == finished[1].scores.teacher.mean
     assert not any(event.kind == "progress" and event.stage.startswith("teacher") for event in events)
 
 
@@ -281,13 +281,13 @@ def test_a_teacher_from_a_python_file_is_used_as_it_comes(finished, run, tmp_pat
     weights = finished[0] / "teacher" / "teacher.safetensors"
     teacher = _python_teacher(tmp_path, f"load_weights(net, pathlib.Path({str(weights)!r}))")
     report, _ = run(tmp_path / "run", teacher, "seeds=1", "compare_alone=false", "train.epochs=1", target="jetson-orin")
-    assert report.accuracy.teacher.net == "python:mine.py:make"
-    assert report.accuracy.teacher.mean == pytest.approx(finished[1].accuracy.teacher.mean, abs=0.02)
+    assert report.scores.teacher.net == "python:mine.py:make"
+    assert report.scores.teacher.mean == pytest.approx(finished[1].scores.teacher.mean, abs=0.02)
 
 
 def test_a_teacher_that_knows_nothing_is_refused(run, tmp_path):
     teacher = _python_teacher(tmp_path, "torch.nn.init.zeros_(net[-1].linear.weight)")
-    with pytest.raises(ConfigError, match=r"where chance is 10.0%: its weights, class order or normalisation"):
+    with pytest.raises(ConfigError, match=r"one answer to everything reaches top-1 10.00 %: its weights"):
         run(tmp_path / "run", teacher, target="jetson-orin")
 
 

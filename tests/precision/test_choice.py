@@ -4,6 +4,7 @@ import pytest
 
 from edgekd.core.artifacts import FileRef, OnnxModel
 from edgekd.core.errors import ConfigError, DataError
+from edgekd.data.metrics import TOP_1
 from edgekd.precision import Candidate, choose_precision
 
 MODEL = OnnxModel(FileRef("m.onnx", "0" * 64, 1), "fp32", "any", 17, "input", (3, 8, 8), "logits", 0)
@@ -14,8 +15,8 @@ def candidate(precision, accuracy, p50_ms, kind="measured", flavour="any"):
     return Candidate(model, accuracy, p50_ms, kind if p50_ms is not None else None)
 
 
-def decide(*candidates, max_drop=0.01):
-    decision = choose_precision(candidates, max_drop=max_drop)
+def decide(*candidates, max_drop=0.01, metric=TOP_1):
+    decision = choose_precision(candidates, max_drop=max_drop, metric=TOP_1)
     assert [verdict.precision for verdict in decision.verdicts] == [item.model.precision for item in candidates]
     return decision.chosen.model.precision, decision.verdicts
 
@@ -33,7 +34,7 @@ def test_choice_rejects_lost_accuracy_with_the_numbers():
     chosen, verdicts = decide(candidate("fp32", 0.925, 1.0), candidate("int8", 0.912, 0.4))
     assert chosen == "fp32"
     assert not verdicts[1].accepted
-    assert verdicts[1].reason == "int8: accuracy 0.912 is 1.3 points below fp32 0.925, the gate is 1"
+    assert verdicts[1].reason == "int8: top-1 91.20 % is 1.3 points below fp32 top-1 92.50 %, the gate is 1 points"
 
 
 def test_choice_rejects_a_slower_one_with_the_numbers():
@@ -117,13 +118,13 @@ def test_choice_compares_like_with_like_among_several():
 @pytest.mark.parametrize("precisions", [(), ("int8",), ("fp32", "fp32")])
 def test_choice_needs_one_fp32_reference(precisions):
     with pytest.raises(ConfigError, match="exactly one fp32"):
-        choose_precision([candidate(name, 0.9, 1.0) for name in precisions], max_drop=0.01)
+        choose_precision([candidate(name, 0.9, 1.0) for name in precisions], max_drop=0.01, metric=TOP_1)
 
 
 @pytest.mark.parametrize("max_drop", [-0.01, 1.0, float("nan")])
 def test_choice_needs_the_gate_as_a_fraction(max_drop):
-    with pytest.raises(ConfigError, match="0.01 for one point"):
-        choose_precision([candidate("fp32", 0.9, 1.0)], max_drop=max_drop)
+    with pytest.raises(ConfigError, match="0.01, one point"):
+        choose_precision([candidate("fp32", 0.9, 1.0)], max_drop=max_drop, metric=TOP_1)
 
 
 @pytest.mark.parametrize(
@@ -140,4 +141,4 @@ def test_choice_needs_the_gate_as_a_fraction(max_drop):
 )
 def test_choice_refuses_impossible_figures(wrong):
     with pytest.raises(DataError, match="int8"):
-        choose_precision([candidate("fp32", 0.9, 1.0), wrong], max_drop=0.01)
+        choose_precision([candidate("fp32", 0.9, 1.0), wrong], max_drop=0.01, metric=TOP_1)

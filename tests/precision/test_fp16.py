@@ -166,9 +166,9 @@ def test_fp16_refuses_activations_that_only_real_images_drive_out_of_range(tmp_p
     to_fp16(model, tmp_path / "half.onnx")
     ones = np.ones((1, 1, 1, 4), np.float32)
     with pytest.raises(ExportError, match="fp16 overflows"):
-        to_fp16(model, tmp_path / "half.onnx", images=ones)
+        to_fp16(model, tmp_path / "half.onnx", inputs=ones)
     with pytest.raises(DataError, match=r"got float32 \[1, 4\]"):
-        to_fp16(model, tmp_path / "half.onnx", images=ones.reshape(1, 4))
+        to_fp16(model, tmp_path / "half.onnx", inputs=ones.reshape(1, 4))
 
 
 def test_fp16_refuses_lost_accuracy_with_the_numbers(tmp_path):

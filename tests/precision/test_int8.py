@@ -256,7 +256,7 @@ def test_int8_check_names_layers_left_in_float(model):
 
 
 def test_int8_refuses_an_unusable_calibration_set(model, calibration, tmp_path):
-    with pytest.raises(DataError, match="there are 8 images"):
+    with pytest.raises(DataError, match="there are 8 inputs"):
         to_int8(model, tmp_path / "m.onnx", calibration=calibration[:8], flavour="cpu")
     with pytest.raises(DataError, match=r"float32 \[n, 3, 8, 8\]"):
         to_int8(model, tmp_path / "m.onnx", calibration=calibration[..., :4], flavour="cpu")

@@ -8,8 +8,6 @@ import pytest
 from edgekd.core.artifacts import LatencyReport
 from edgekd.core.budget import parse_budget
 from edgekd.report import (
-    Accuracy,
-    AccuracySummary,
     ArtifactRow,
     BudgetResult,
     Curve,
@@ -21,8 +19,11 @@ from edgekd.report import (
     PrecisionDecision,
     PrecisionVerdict,
     RunReport,
+    Scores,
+    ScoreSummary,
     SizeRow,
     TargetRef,
+    TaskFacts,
     Verdict,
 )
 
@@ -47,7 +48,7 @@ def _curves() -> tuple[Curve, ...]:
             CurvePoint(
                 epoch=epoch,
                 loss=scale * math.exp(-epoch * speed) + 0.02 * scale * (1 + math.sin(epoch + seed)),
-                val_accuracy=top * (1 - math.exp(-(epoch + 1) * speed)) + 0.004 * math.sin(3 * epoch + seed),
+                val_score=top * (1 - math.exp(-(epoch + 1) * speed)) + 0.004 * math.sin(3 * epoch + seed),
             )
             for epoch in range(20)
         ]
@@ -61,8 +62,8 @@ def _curves() -> tuple[Curve, ...]:
 
 @pytest.fixture
 def report() -> RunReport:
-    alone = AccuracySummary.of("resnet8-w4@8", "test", {0: 0.9111, 1: 0.8972, 2: 0.9028})
-    distilled = AccuracySummary.of("resnet8-w4@8", "test", {0: 0.9389, 1: 0.9333, 2: 0.9417})
+    alone = ScoreSummary.of("resnet8-w4@8", "test", {0: 0.9111, 1: 0.8972, 2: 0.9028})
+    distilled = ScoreSummary.of("resnet8-w4@8", "test", {0: 0.9389, 1: 0.9333, 2: 0.9417})
     latency = _latency()
     judged_ms = {"p99": latency[0].p99_ms}
     return RunReport(
@@ -72,28 +73,29 @@ def report() -> RunReport:
         verdict=Verdict.PREDICTED_KEPT,
         budget=BudgetResult.of(parse_budget("p99<0.25ms"), kind="predicted", judged_ms=judged_ms),
         target=TargetRef(name="jetson-orin", title="Jetson AGX Orin 64GB, MAXN, JetPack 6.2"),
-        data=DataFacts(name="digits", digest=DIGEST, classes=10, train=1222, val=215, test=360),
+        data=DataFacts(name="digits", digest=DIGEST, targets=10, train=1222, val=215, test=360),
         method="mag-mas",
-        accuracy=Accuracy(
-            teacher=AccuracySummary.of("resnet20-w16@8", "test", {0: 0.9833}), alone=alone, distilled=distilled
+        task=TaskFacts(kind="classification", metric="top-1", is_share=True, agreement="same class"),
+        scores=Scores(
+            teacher=ScoreSummary.of("resnet20-w16@8", "test", {0: 0.9833}), alone=alone, distilled=distilled
         ),
         gain=PairedGain.of(distilled, alone),
         latency=latency,
-        parity=Parity(max_abs=3.8e-6, max_rel=8.1e-7, argmax_agreement=1.0, n=424, tolerance=1e-4, is_ok=True),
+        parity=Parity(max_abs=3.8e-6, max_rel=8.1e-7, agreement=1.0, n=424, tolerance=1e-4, is_ok=True),
         precision=PrecisionDecision(
             chosen="fp16",
             flavour="any",
             max_drop=0.01,
             verdicts=(
                 PrecisionVerdict(precision="fp32", flavour="any", accepted=True, reason="the reference",
-                                 accuracy=0.9389, p50_ms=0.131, ms_kind="predicted"),
+                                 score=0.9389, p50_ms=0.131, ms_kind="predicted"),
                 PrecisionVerdict(precision="fp16", flavour="any", accepted=True,
                                  reason="accuracy 93.89 % equals fp32, predicted 0.112 ms against 0.131 ms",
-                                 accuracy=0.9389, p50_ms=0.1123, ms_kind="predicted"),
+                                 score=0.9389, p50_ms=0.1123, ms_kind="predicted"),
                 PrecisionVerdict(precision="int8", flavour="cpu", accepted=False,
                                  reason="accuracy 92.22 % is 1.67 points below fp32, the gate allows 1.00; "
                                         "and 0.121 ms is slower than 0.0912 ms",
-                                 accuracy=0.9222, p50_ms=0.1207, ms_kind="measured"),
+                                 score=0.9222, p50_ms=0.1207, ms_kind="measured"),
             ),
         ),
         sizes=(

@@ -8,13 +8,13 @@ from edgekd.core.artifacts import FileRef, LatencyReport
 from edgekd.core.budget import parse_budget
 from edgekd.core.errors import ConfigError
 from edgekd.report import (
-    AccuracySummary,
     ArtifactRow,
     BudgetResult,
     LatencyRow,
     PairedGain,
     PrecisionDecision,
     PrecisionVerdict,
+    ScoreSummary,
     SeedValue,
 )
 
@@ -22,7 +22,7 @@ VALUES = {3: 0.91, 0: 0.89, 7: 0.95, 1: 0.9}
 
 
 def test_summary_has_the_mean_and_sample_deviation_of_its_seeds():
-    summary = AccuracySummary.of("net", "test", VALUES)
+    summary = ScoreSummary.of("net", "test", VALUES)
     assert summary.mean == pytest.approx(np.mean(list(VALUES.values())))
     assert summary.std == pytest.approx(np.std(list(VALUES.values()), ddof=1))
     assert [item.seed for item in summary.seeds] == [0, 1, 3, 7]
@@ -30,7 +30,7 @@ def test_summary_has_the_mean_and_sample_deviation_of_its_seeds():
 
 
 def test_deviation_of_one_seed_is_unknown_not_zero():
-    assert AccuracySummary.of("net", "test", {0: 0.9}).std is None
+    assert ScoreSummary.of("net", "test", {0: 0.9}).std is None
 
 
 @pytest.mark.parametrize(
@@ -51,20 +51,21 @@ def test_deviation_of_one_seed_is_unknown_not_zero():
     ],
 )
 def test_summary_that_disagrees_with_its_seeds_is_refused(fields, words):
-    good = AccuracySummary.of("net", "test", VALUES)
-    values = {name: getattr(good, name) for name in AccuracySummary.model_fields}
+    good = ScoreSummary.of("net", "test", VALUES)
+    values = {name: getattr(good, name) for name in ScoreSummary.model_fields}
     with pytest.raises(ValidationError, match=words):
-        AccuracySummary(**values | fields)
+        ScoreSummary(**values | fields)
 
 
-def test_accuracy_outside_0_to_1_is_refused():
-    with pytest.raises(ValidationError, match="outside"):
-        AccuracySummary.of("net", "test", {0: 1.25, 1: 0.25})
+def test_score_above_1_is_refused_and_below_0_is_not():
+    with pytest.raises(ValidationError, match="above 1"):
+        ScoreSummary.of("net", "test", {0: 1.25, 1: 0.25})
+    assert ScoreSummary.of("net", "test", {0: -1.25, 1: 0.25}).mean == -0.5
 
 
 def test_gain_is_paired_by_seed_and_leaves_out_seeds_of_one_side():
-    distilled = AccuracySummary.of("net", "test", {0: 0.95, 1: 0.93, 5: 0.10})
-    alone = AccuracySummary.of("net", "test", {1: 0.90, 0: 0.91, 6: 0.99})
+    distilled = ScoreSummary.of("net", "test", {0: 0.95, 1: 0.93, 5: 0.10})
+    alone = ScoreSummary.of("net", "test", {1: 0.90, 0: 0.91, 6: 0.99})
     gain = PairedGain.of(distilled, alone)
     assert gain is not None
     assert {item.seed: pytest.approx(item.value) for item in gain.differences} == {0: 0.04, 1: 0.03}
@@ -73,7 +74,7 @@ def test_gain_is_paired_by_seed_and_leaves_out_seeds_of_one_side():
 
 
 def test_gain_without_common_seeds_is_unknown():
-    assert PairedGain.of(AccuracySummary.of("n", "t", {0: 0.9}), AccuracySummary.of("n", "t", {1: 0.8})) is None
+    assert PairedGain.of(ScoreSummary.of("n", "t", {0: 0.9}), ScoreSummary.of("n", "t", {1: 0.8})) is None
 
 
 def test_latency_row_takes_over_every_figure_and_makes_conditions_plain():

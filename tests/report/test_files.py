@@ -28,7 +28,7 @@ def test_json_has_the_promised_shape(report, tmp_path):
     document = json.loads((tmp_path / "report.json").read_bytes())
     assert document["schema_version"] == 1
     assert document["verdict"] == "predicted kept"
-    assert [item["value"] for item in document["accuracy"]["alone"]["seeds"]] == [0.9111, 0.8972, 0.9028]
+    assert [item["value"] for item in document["scores"]["alone"]["seeds"]] == [0.9111, 0.8972, 0.9028]
     assert {row["kind"] for row in document["latency"]} == {"predicted", "measured"}
 
 

@@ -7,13 +7,13 @@ import pytest
 
 from edgekd.core.budget import parse_budget
 from edgekd.report import (
-    Accuracy,
     ArtifactRow,
     BudgetResult,
     Curve,
     CurvePoint,
     DataFacts,
     PrecisionVerdict,
+    Scores,
     TargetRef,
     Verdict,
     render_html,
@@ -81,7 +81,7 @@ def test_page_shows_every_figure(report):
 
 def test_seeds_are_shown_one_by_one(report):
     text = render_html(report)
-    for item in report.accuracy.distilled.seeds:
+    for item in report.scores.distilled.seeds:
         assert f'title="seed {item.seed}">{100 * item.value:.2f}<' in text
 
 
@@ -137,7 +137,7 @@ def test_hostile_text_is_escaped_everywhere(change, report):
             command=HOSTILE,
             method=HOSTILE,
             target=TargetRef(name="jetson-orin", title=HOSTILE),
-            data=DataFacts(name=HOSTILE, digest="ab" * 32, classes=2, train=1, val=1, test=1),
+            data=DataFacts(name=HOSTILE, digest="ab" * 32, targets=2, train=1, val=1, test=1),
             latency=rows,
             notes=(HOSTILE,),
             environment={HOSTILE: HOSTILE},
@@ -148,10 +148,10 @@ def test_hostile_text_is_escaped_everywhere(change, report):
                 update={"verdicts": (*report.precision.verdicts, PrecisionVerdict(
                     precision="int8", flavour=HOSTILE, accepted=False, reason=HOSTILE))}
             ),
-            accuracy=Accuracy(
-                teacher=report.accuracy.teacher.model_copy(update={"net": HOSTILE, "split": HOSTILE}),
-                alone=report.accuracy.alone,
-                distilled=report.accuracy.distilled,
+            scores=Scores(
+                teacher=report.scores.teacher.model_copy(update={"net": HOSTILE, "split": HOSTILE}),
+                alone=report.scores.alone,
+                distilled=report.scores.distilled,
             ),
         )
     )  # fmt: skip
@@ -169,7 +169,7 @@ def test_page_of_the_least_report_is_whole(change, report):
             change(
                 budget=None, verdict=Verdict.NO_BUDGET, latency=(), parity=None, precision=None, sizes=(), curves=(),
                 artifacts=(), notes=(), environment={}, gain=None,
-                accuracy=Accuracy(teacher=report.accuracy.teacher, alone=None, distilled=report.accuracy.distilled),
+                scores=Scores(teacher=report.scores.teacher, alone=None, distilled=report.scores.distilled),
             )
         )
     )  # fmt: skip

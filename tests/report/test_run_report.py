@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from edgekd.core.budget import parse_budget
-from edgekd.report import Accuracy, AccuracySummary, BudgetResult, PairedGain, TargetRef, Verdict
+from edgekd.report import BudgetResult, PairedGain, Scores, ScoreSummary, TargetRef, Verdict
 
 
 def _judged(kind, value_ms):
@@ -49,22 +49,22 @@ def test_measured_verdict_needs_the_student_not_the_teacher(change, report):
 
 
 def test_gain_must_be_distilled_minus_alone(change, report):
-    wrong = PairedGain.of(report.accuracy.alone, report.accuracy.distilled)
+    wrong = PairedGain.of(report.scores.alone, report.scores.distilled)
     for gain in (wrong, None):
         with pytest.raises(ValidationError, match="gain is not"):
             change(gain=gain)
 
 
 def test_student_without_baseline_has_no_gain(change, report):
-    lonely = Accuracy(teacher=report.accuracy.teacher, alone=None, distilled=report.accuracy.distilled)
-    assert change(accuracy=lonely, gain=None).gain is None
+    lonely = Scores(teacher=report.scores.teacher, alone=None, distilled=report.scores.distilled)
+    assert change(scores=lonely, gain=None).gain is None
     with pytest.raises(ValidationError, match="gain is not"):
-        change(accuracy=lonely)
+        change(scores=lonely)
 
 
 def test_seeds_without_a_pair_give_no_gain(change, report):
-    accuracy = report.accuracy.model_copy(update={"alone": AccuracySummary.of("net", "test", {9: 0.9})})
-    assert change(accuracy=accuracy, gain=None).gain is None
+    scores = report.scores.model_copy(update={"alone": ScoreSummary.of("net", "test", {9: 0.9})})
+    assert change(scores=scores, gain=None).gain is None
 
 
 def test_report_is_frozen(report):

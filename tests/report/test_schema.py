@@ -39,11 +39,11 @@ def test_report_conforms_to_the_published_schema(report):
 
 def test_schema_names_at_least_what_was_promised():
     schema = _published()
-    promised = {"schema_version", "verdict", "budget", "accuracy", "latency", "artifacts"}
+    promised = {"schema_version", "verdict", "budget", "scores", "latency", "artifacts"}
     assert promised <= set(schema["properties"])
     parts = schema["$defs"]
-    assert {"teacher", "alone", "distilled"} == set(parts["Accuracy"]["properties"])
-    assert {"mean", "std", "seeds"} <= set(parts["AccuracySummary"]["properties"])
+    assert {"teacher", "alone", "distilled"} == set(parts["Scores"]["properties"])
+    assert {"mean", "std", "seeds"} <= set(parts["ScoreSummary"]["properties"])
     assert {"target", "precision", "kind", "p50_ms", "p99_ms", "low_ms", "high_ms"} <= set(
         parts["LatencyRow"]["properties"]
     )
@@ -76,7 +76,7 @@ def _with(keys, value):
         _with(["latency", 0, "p50_ms"], 0),
         _with(["artifacts", 0, "sha256"], "abc"),
         _with(["artifacts", 0, "bytes"], -1),
-        _with(["accuracy", "teacher", "mean"], 98.3),
+        _with(["scores", "teacher", "mean"], 98.3),
         _with(["created"], "today"),
     ],
 )

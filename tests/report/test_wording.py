@@ -3,18 +3,24 @@
 import pytest
 
 from edgekd.core.budget import parse_budget
-from edgekd.report import BudgetResult, PairedGain, SeedValue, TargetRef, Verdict
+from edgekd.report import BudgetResult, PairedGain, SeedValue, TargetRef, TaskFacts, Verdict
 from edgekd.report.wording import (
     count,
+    difference,
     explanation,
     figure,
     gain_sentence,
     headline,
+    metric_title,
     milliseconds,
     percent,
-    points,
+    score,
     size,
+    spread,
 )
+
+TOP_1 = TaskFacts(kind="classification", metric="top-1", is_share=True, agreement="same class")
+R_SQUARED = TaskFacts(kind="regression", metric="R²", is_share=False, agreement="R² of means")
 
 
 @pytest.mark.parametrize(
@@ -33,8 +39,24 @@ def test_figure_has_three_significant_digits(value, words):
 def test_units_are_written_out():
     assert milliseconds(0.1123) == "0.112 ms"
     assert percent(0.93804) == "93.80 %"
-    assert points(0.0343) == "+3.43 points"
-    assert points(-0.01) == "\N{MINUS SIGN}1.00 points"
+
+
+def test_shares_are_percentages_and_their_differences_points():
+    assert score(0.93804, TOP_1) == "93.80 %"
+    assert spread(0.0124, TOP_1) == "1.24"
+    assert difference(0.0343, TOP_1) == "+3.43 points"
+    assert difference(-0.01, TOP_1) == "\N{MINUS SIGN}1.00 points"
+
+
+def test_scores_that_are_no_shares_are_plain_numbers():
+    assert score(0.83149, R_SQUARED) == "0.831"
+    assert score(-0.5, R_SQUARED) == "\N{MINUS SIGN}0.500"
+    assert spread(0.0124, R_SQUARED) == "0.012"
+    assert difference(0.0343, R_SQUARED) == "+0.034"
+
+
+def test_a_metric_starts_a_heading_with_a_capital():
+    assert [metric_title(task) for task in (TOP_1, R_SQUARED)] == ["Top-1", "R²"]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +111,7 @@ def test_run_without_budget_claims_nothing(change):
 
 def test_gain_counts_seeds_that_are_strictly_better():
     differences = tuple(SeedValue(seed=seed, value=value) for seed, value in enumerate([0.03, 0.0, -0.03]))
-    sentence = gain_sentence(PairedGain(mean=0.0, std=0.03, differences=differences))
+    sentence = gain_sentence(PairedGain(mean=0.0, std=0.03, differences=differences), TOP_1)
     assert sentence == "Distilled minus alone: +0.00 points ± 3.00, better in 1 of 3 paired seeds."
-    alone = gain_sentence(PairedGain(mean=0.03, std=None, differences=differences[:1]))
+    alone = gain_sentence(PairedGain(mean=0.03, std=None, differences=differences[:1]), TOP_1)
     assert alone == "Distilled minus alone: +3.00 points, better in 1 of 1 paired seeds."

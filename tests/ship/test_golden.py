@@ -26,6 +26,15 @@ def test_npz_is_read_by_numpy_itself(golden):
         np.testing.assert_array_equal(arrays["logits"], golden.logits)
 
 
+def test_tokens_are_golden_inputs_too_and_come_back_as_they_are(tmp_path):
+    tokens = np.array([[2, 31000, 3], [2, 3, 0]])
+    golden = Golden(tokens, np.zeros((2, 3), np.float32))
+    (tmp_path / "golden.npz").write_bytes(npz_bytes(golden))
+    again = read_golden(tmp_path / "golden.npz")
+    assert again.inputs.dtype == np.int64
+    np.testing.assert_array_equal(again.inputs, tokens)
+
+
 def test_npz_carries_no_clock_and_no_compression(golden):
     with zipfile.ZipFile(io.BytesIO(npz_bytes(golden))) as archive:
         for member in archive.infolist():
@@ -52,6 +61,8 @@ def test_memory_layout_does_not_change_the_bytes(golden):
         (_golden(inputs=np.full((2, 1, 4, 4), 255, np.float32)), r"not in 0\.\.1"),
         (_golden(inputs=np.full((2, 1, 4, 4), -0.1, np.float32)), r"not in 0\.\.1"),
         (_golden(inputs=np.zeros((2, 1, 3000, 3000), np.float32)), "use fewer inputs"),
+        (_golden(inputs=np.zeros((2, 5), np.int32)), "int32"),
+        (_golden(inputs=np.full((2, 5), -1)), "not token numbers"),
     ],
 )
 def test_unusable_arrays_are_refused(golden, words):

@@ -25,7 +25,7 @@ def test_every_table_stands_in_the_readme(name):
 
 def test_result_files_name_device_versions_and_commit():
     for file in (ROOT / "tools" / "bench" / "results").iterdir():
-        assert re.fullmatch(r"[\w.-]+_cpu-[\w.-]+_torch[\d.]+_[0-9a-f]{7,}\.(json|csv)", file.name), file.name
+        assert re.fullmatch(r"[\w.-]+_(cpu|gpu)-[\w.-]+_torch[\d.]+_[0-9a-f]{7,}\.(json|csv)", file.name), file.name
 
 
 def test_links_lead_somewhere():

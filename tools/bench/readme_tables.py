@@ -4,67 +4,111 @@ A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. Each NAME is
 `tools/bench/results` carries device, versions and commit in its name.
 
     python tools/bench/readme_tables.py           # rewrite
-    python tools/bench/readme_tables.py --check   # exit 1 when README.md differs
+    python tools/bench/readme_tables.py --check   # exit 1 when a document differs
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import sys
-from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
+
+from paired import Paired, paired
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tools" / "bench" / "results"
-README = ROOT / "README.md"
+DOCUMENTS = (ROOT / "README.md",)
 _TABLE = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
 def run_table(pattern: str) -> str:
-    """Return accuracy and latency of one run as Markdown.
+    """Return scores and latency of one run as Markdown.
 
     Args:
         pattern: Glob of its report under the results folder; exactly one file must match.
     """
     file = _only(pattern)
     report = json.loads(file.read_text(encoding="utf-8"))
-    rows = [_accuracy_row(role, report["accuracy"][role]) for role in ("teacher", "alone", "distilled")]
-    accuracy = _markdown(("network", "architecture", "test top-1", "seeds"), rows)
+    rows = [_score_row(role, report["scores"][role]) for role in ("teacher", "alone", "distilled")]
+    scores = _markdown(("network", "architecture", f"test {report['task']['metric']}", "seeds"), rows)
     latency = _markdown(
         ("target", "precision", "p50 ms", "interval of p50 ms", "p99 ms", "how"),
         [_latency_row(row) for row in report["latency"]],
     )
-    return f"{accuracy}\n\n{latency}\n\nSource: `{file.relative_to(ROOT)}`.\n"
+    return f"{scores}\n\n{latency}\n\nSource: `{file.relative_to(ROOT)}`.\n"
 
 
-def methods_table(pattern: str) -> str:
-    """Return the study of every recipe as Markdown, best mean first.
+def methods_table(pattern: str, pair: str = "") -> str:
+    """Return a study of methods as Markdown, best mean first, those that failed last.
 
     Args:
         pattern: Glob of its CSV under the results folder; exactly one file must match.
+        pair: Which pair of networks.
     """
     file = _only(pattern)
-    by_method: dict[str, dict[int, float]] = defaultdict(dict)
-    for row in csv.DictReader(file.open(encoding="utf-8")):
-        by_method[row["method"]][int(row["seed"])] = 100 * float(row["test_accuracy"])
-    plain = by_method["plain"]
-    ranked = sorted(by_method.items(), key=lambda item: -fmean(item[1].values()))
-    rows = [
-        (
-            f"`{method}`",
-            f"{fmean(seeds.values()):.2f} ± {stdev(seeds.values()):.2f} %",
-            f"{fmean(seeds[seed] - plain[seed] for seed in plain):+.2f}",
-            f"{sum(seeds[seed] > plain[seed] for seed in plain)} of {len(plain)}",
-        )
-        for method, seeds in ranked
-    ]
-    table = _markdown(("method", "test top-1", "points over plain", "better with the same seed"), rows)
-    return f"{table}\n\nSource: `{file.relative_to(ROOT)}`.\n"
+    columns = {"pair": "", "error": "", "ms_per_step": ""}  # a study from before them has none
+    rows = [columns | row for row in csv.DictReader(file.open(encoding="utf-8"))]
+    rows = [row for row in rows if row["pair"] == pair]
+    results = [_result(method, rows) for method in dict.fromkeys(row["method"] for row in rows)]
+    by_method = {result.method: result.accuracies for result in results}
+    ranked = sorted((result for result in results if result.accuracies), key=lambda result: -result.mean)
+    lines = [_method_row(result, by_method) for result in ranked]
+    table = _markdown(
+        ("method", "test top-1", "over `plain`", "over `kd`", "seeds better than `kd`", "ms a step"), lines
+    )
+    failures = [f"`{result.method}` failed: {error}." for result in results for error in result.errors]
+    return "\n\n".join([table, *failures, f"Source: `{file.relative_to(ROOT)}`."]) + "\n"
+
+
+@dataclass(frozen=True)
+class _Result:
+    method: str
+    accuracies: dict[int, float]
+    ms_per_step: float | None
+    errors: tuple[str, ...]
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.accuracies.values())
+
+
+def _result(method: str, rows: list[dict[str, str]]) -> _Result:
+    own = [row for row in rows if row["method"] == method]
+    good = [row for row in own if not row["error"]]
+    times = [float(row["ms_per_step"]) for row in good if row["ms_per_step"]]
+    errors = tuple(dict.fromkeys(row["error"] for row in own if row["error"]))
+    accuracies = {int(row["seed"]): 100 * float(row["test_accuracy"]) for row in good}
+    return _Result(method, accuracies, median(times) if times else None, errors)
+
+
+def _method_row(result: _Result, by_method: dict[str, dict[int, float]]) -> tuple[str, ...]:
+    over = {name: paired(result.accuracies, by_method.get(name, {})) for name in ("plain", "kd")}
+    over = {name: None if name == result.method else found for name, found in over.items()}
+    spread = f" ± {stdev(result.accuracies.values()):.2f}" if len(result.accuracies) > 1 else ""
+    if result.method == "teacher":
+        over = dict.fromkeys(over)
+    better = over["kd"]
+    return (
+        f"`{result.method}`",
+        f"{result.mean:.2f}{spread} %",
+        *(_difference(found) for found in over.values()),
+        "" if better is None else f"{better.better} of {better.seeds} (p = {better.wilcoxon_p:.3f})",
+        "" if result.ms_per_step is None else f"{result.ms_per_step:.1f}",
+    )
+
+
+def _difference(found: Paired | None) -> str:
+    if found is None:
+        return ""
+    text = f"{found.mean:+.2f}" + (f" ± {found.margin:.2f}" if math.isfinite(found.margin) else "")
+    return f"**{text}**" if found.verdict == "better" else text
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -86,7 +130,7 @@ def _only(pattern: str) -> Path:
     return files[0]
 
 
-def _accuracy_row(role: str, summary: dict[str, Any] | None) -> tuple[str, ...]:
+def _score_row(role: str, summary: dict[str, Any] | None) -> tuple[str, ...]:
     if summary is None:
         return (role, "-", "-", "-")
     spread = "" if summary["std"] is None else f" ± {100 * summary['std']:.2f}"
@@ -105,14 +149,14 @@ def _markdown(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def main() -> None:
-    """Rewrite README.md, or check it."""
-    before = README.read_text(encoding="utf-8")
-    after = rendered(before)
+    """Rewrite the documents, or check them."""
+    after = {document: rendered(document.read_text(encoding="utf-8")) for document in DOCUMENTS}
+    changed = [document for document, text in after.items() if document.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv[1:]:
-        sys.exit(
-            "README.md differs from the result files: python tools/bench/readme_tables.py" if before != after else 0
-        )
-    README.write_text(after, encoding="utf-8")
+        names = ", ".join(document.name for document in changed)
+        sys.exit(f"{names}: not what the result files say; python tools/bench/readme_tables.py" if changed else 0)
+    for document in changed:
+        document.write_text(after[document], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -149,7 +149,8 @@ class Health:
     """What an engine must show on the device before it serves.
 
     Attributes:
-        golden: Path of the npz with `inputs` float32 `[N, C, H, W]` and `logits` float32 `[N, K]`.
+        golden: Path of the npz with `inputs` float32 `[N, C, H, W]` or int64 `[N, L]` and `logits` float32 `[N, K]` or
+            `[N, K, H, W]`.
         metric: `"max_abs_error"` of the logits, or `"argmax_disagreement"` as a share 0..1.
         tolerance: Largest accepted value of the metric.
         budget_ms: Limit in milliseconds by statistic (p50, p90, p99, mean); empty without a budget.

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgekd.cli.data_choice import dataset_from_choice
 from edgekd.cli.outcome import Outcome
 from edgekd.cli.writing import DryRun, Force, planned, require_free
 from edgekd.core.errors import ConfigError, TargetError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from edgekd.core.artifacts import NetSpec
+    from edgekd.data import Dataset
 
 _OPSET = 17
-_PARITY_IMAGES = 64
+_PARITY_INPUTS = 64
 
 
 def export(
@@ -37,11 +36,11 @@ def export(
         int | None, typer.Option(help="ONNX opset; by default 17, or the target's highest if lower.")
     ] = None,
     batch: Annotated[int, typer.Option(min=0, help="Fixed batch size; 0 leaves it open.")] = 0,
-    data: Annotated[str | None, typer.Option(help="Compare on these images too: a data set name or YAML file.")] = None,
+    data: Annotated[str | None, typer.Option(help="Compare on these data too: a data set name or YAML file.")] = None,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> Outcome:
-    """Export a network to ONNX and compare both on images.
+    """Export a network to ONNX and compare both.
 
     The file is kept only if ONNX Runtime computes the same logits as the network; otherwise the command ends with 3.
 
@@ -53,18 +52,22 @@ def export(
     require_free(output, is_forced=force)
     if dry_run:
         return planned(output, f"{net.name}, opset {wanted}")
-    images, origin = _images(data, net)
-    model, report = _exported(net, weights, output, opset=wanted, batch=batch, images=images)
+    dataset = None if data is None else dataset_from_choice(data)
+    model, report = _exported(net, weights, output, opset=wanted, batch=batch, dataset=dataset)
+    origin = "random inputs only: pass --data for real ones"
+    if dataset is not None:
+        origin = f"real inputs of {dataset.name} and random ones"
     text = f"{output}: {net.name}, opset {wanted}, {model['file']['size_bytes']:,} bytes\n{report['text']} ({origin})"
-    return Outcome({"model": model, "parity": {**report, "images": origin}}, text)
+    return Outcome({"model": model, "parity": {**report, "inputs": origin}}, text)
 
 
 def _exported(
-    net: NetSpec, weights: Path, output: Path, *, opset: int, batch: int, images: NDArray[np.float32]
+    net: NetSpec, weights: Path, output: Path, *, opset: int, batch: int, dataset: Dataset | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     from edgekd.core.artifacts import FileRef, to_json
     from edgekd.core.atomic import replacing
-    from edgekd.export import export_onnx, parity, require_parity
+    from edgekd.data import calibration_inputs
+    from edgekd.export import export_onnx, parity, random_inputs, require_parity
     from edgekd.models import build, deploy, load_weights
 
     module = build(net)
@@ -72,7 +75,12 @@ def _exported(
     module = deploy(module.eval())
     with replacing(output) as draft:
         model = export_onnx(module, draft, input_shape=net.input_shape, opset=opset, batch=batch, parents=(net.digest,))
-        report = parity(module, model, images)
+        inputs = (
+            random_inputs(model, _PARITY_INPUTS, seed=0)
+            if dataset is None
+            else calibration_inputs(dataset, size=_PARITY_INPUTS, seed=0)
+        )
+        report = parity(module, model, inputs)
         require_parity(report)
     kept = dataclasses.replace(model, file=FileRef.of(output))
     return to_json(kept), {**dataclasses.asdict(report), "is_ok": report.is_ok, "text": report.describe()}
@@ -116,16 +124,3 @@ def _opset_for(opset: int | None, target: str | None) -> int:
     if opset is not None and highest is not None and opset > highest:
         raise TargetError(f"opset {opset} is newer than {target} takes: choose at most --opset {highest}")
     return opset or min(_OPSET, highest or _OPSET)
-
-
-def _images(data: str | None, net: NetSpec) -> tuple[NDArray[np.float32], str]:
-    import numpy as np
-
-    from edgekd.cli.data_choice import dataset_from_choice
-    from edgekd.data import calibration_images
-
-    if data is None:
-        shape = (_PARITY_IMAGES, *net.input_shape)
-        return np.random.default_rng(0).random(shape, dtype=np.float32), "random images only: pass --data for real ones"
-    dataset = dataset_from_choice(data)
-    return calibration_images(dataset, size=_PARITY_IMAGES, seed=0), f"real images of {dataset.name} and random ones"

@@ -21,12 +21,9 @@ def list_methods() -> Outcome:
     from edgekd.distill import load_recipe, recipe_names
 
     recipes = [load_recipe(name) for name in recipe_names()]
-    listed = [
-        {"name": r.name, "title": r.title, "paper": r.paper, "takes_a_base": r.base_weights is not None}
-        for r in recipes
-    ]
+    listed = [{"name": r.name, "title": r.title, "paper": r.paper, "takes_a_base": r.takes_base} for r in recipes]
     rows = [(r.name, r.title, r.paper or "-") for r in recipes]
-    note = "mag and mas also wrap another method: --method mas+sp"
+    note = f"{', '.join(r.name for r in recipes if r.takes_base)} also wrap another method: --method mas+sp"
     return Outcome({"methods": listed}, f"{format_table(('method', 'title', 'paper'), rows)}\n\n{note}")
 
 

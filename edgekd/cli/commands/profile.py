@@ -29,7 +29,9 @@ class _Sampling:
 
 
 def profile(
-    model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Any ONNX file with one image input.")],
+    model: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="Any ONNX file with one input, of pictures or tokens.")
+    ],
     *,
     budget: Annotated[
         str | None, typer.Option(help='Limits to hold, for example "p99<8ms" or "p50<2ms, p99<4ms".')
@@ -81,15 +83,14 @@ def _parsed_shape(text: str) -> tuple[int, int, int]:
 
 
 def _measured(onnx: OnnxModel, device: Target, sampling: _Sampling, scratch: Path) -> LatencyReport:
-    import numpy as np
-
     from edgekd.engine import BACKENDS, BuildOptions
+    from edgekd.export import random_inputs
     from edgekd.profile import measure
 
     backend = BACKENDS["onnxruntime"]
     options = BuildOptions(target=device, batch=sampling.batch, threads=sampling.threads)
     engine = backend.build(onnx, scratch / "engine", options)
-    inputs = np.random.default_rng(0).random((sampling.batch, *onnx.input_shape), dtype=np.float32)
+    inputs = random_inputs(onnx, sampling.batch, seed=0)
     with backend.open(engine) as runner:
         return measure(
             runner,

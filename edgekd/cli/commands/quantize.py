@@ -13,8 +13,7 @@ from edgekd.cli.writing import DryRun, Force, planned, require_free
 from edgekd.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from edgekd.data import NetInputs
 
 
 class Lower(str, Enum):
@@ -38,9 +37,9 @@ def quantize(
     precision: Annotated[Lower, typer.Option(help="Precision to write.")] = Lower.INT8,
     flavour: Annotated[Flavour, typer.Option(help="Runtime that int8 is for.")] = Flavour.CPU,
     calibration: Annotated[
-        str | None, typer.Option(help="Images that int8 ranges are measured on: a data set name or YAML file.")
+        str | None, typer.Option(help="Data that int8 ranges are measured on: a data set name or YAML file.")
     ] = None,
-    size: Annotated[int, typer.Option(min=32, help="Calibration images, drawn from the training split.")] = 256,
+    size: Annotated[int, typer.Option(min=32, help="Calibration inputs, drawn from the training split.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
     force: Force = False,
     dry_run: DryRun = False,
@@ -60,21 +59,21 @@ def quantize(
     source = onnx_model_from_file(model)
     require_free(output, is_forced=force)
     if precision is Lower.INT8 and calibration is None:
-        raise ConfigError("int8 needs images to measure ranges on: pass --calibration with a data set or YAML file")
+        raise ConfigError("int8 needs inputs to measure ranges on: pass --calibration with a data set or YAML file")
     if dry_run:
         return planned(output, f"{precision.value} of {model}")
     if calibration is None or precision is Lower.FP16:
         written = to_fp16(source, output)
     else:
-        images = _images(calibration, size, seed)
-        written = to_int8(source, output, calibration=images, flavour=flavour.value)
+        inputs = _inputs(calibration, size, seed)
+        written = to_int8(source, output, calibration=inputs, flavour=flavour.value)
     sizes = f"{source.file.size_bytes:,} -> {written.file.size_bytes:,} bytes"
     text = f"{output}: {written.precision} for {written.flavour} runtimes, {sizes}"
     return Outcome({"source": to_json(source), "model": to_json(written)}, text)
 
 
-def _images(calibration: str, size: int, seed: int) -> NDArray[np.float32]:
+def _inputs(calibration: str, size: int, seed: int) -> NetInputs:
     from edgekd.cli.data_choice import dataset_from_choice
-    from edgekd.data import calibration_images
+    from edgekd.data import calibration_inputs
 
-    return calibration_images(dataset_from_choice(calibration), size=size, seed=seed)
+    return calibration_inputs(dataset_from_choice(calibration), size=size, seed=seed)

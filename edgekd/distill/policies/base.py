@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,16 +17,19 @@ class Feedback:
     """How the learner does at the end of a phase (an epoch), on rows that its gradient never sees.
 
     Attributes:
-        accuracy: Top-1 on the held-out split, 0..1.
-        nll: Mean cross-entropy there, in nats.
+        score: On the held-out split, in the metric of its task; 1.0 is perfect.
+        nll: Mean negative log-likelihood there, in nats (see `Evaluation`).
     """
 
-    accuracy: float
+    score: float
     nll: float
 
 
 class Policy(Protocol):
-    """Decides weights at each step and learns from what comes of them; it lives through all stages of a recipe."""
+    """Decides weights at each step and learns from what comes of them; it lives through all stages of a recipe.
+
+    One that also has `memory` and `remember` (see `edgekd.distill.resume.Remembering`) goes on where a run was interrupted.
+    """
 
     actions: int
 
@@ -42,14 +45,6 @@ class Policy(Protocol):
 
     def observe(self, feedback: Feedback) -> None:
         """Learn from the phase that ends; called only in stages in which the policy learns."""
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return everything it has learned and remembers at the end of a phase, as tensors on the CPU by name."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from such a state; it was built with the same seed and options."""
         ...
 
 

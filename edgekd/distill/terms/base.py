@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.core.registry import Registry
+from edgekd.core.seeds import derive_seed
 from edgekd.data import Batch
 from edgekd.distill.options import checked_options, options_model
 from edgekd.distill.step import Step
@@ -23,7 +24,7 @@ class Needs:
     Attributes:
         student: Module paths tapped in the student.
         teacher: Module paths tapped in the teacher.
-        is_supervised: It reads labels and no teacher; it is evaluated once, not once for each target.
+        is_supervised: It reads no teacher, labels mostly; it is evaluated once, not once for each target.
         input_gradient: It reads `input_gradient` of both traces.
         least_rows: Fewest rows of a batch for which it is defined.
         undecayed: Its own parameters, by first part of their name, that take no weight decay.
@@ -47,22 +48,34 @@ class Term(Protocol):
         ...
 
 
+def _unheard(message: str) -> None:
+    """Drop a note where nobody listens."""
+
+
 @dataclass(frozen=True)
 class Preparation:
     """What a term may look at before its stage starts.
 
     Attributes:
-        labels: int64 `[N]`, those of the training split.
-        num_classes: Classes of the task.
+        labels: Those of the training split, `[N, ...]`.
+        num_classes: Classes of the task (quantities, in regression).
         device: Where the training runs.
         traces: `traces(rows)` gives student and target traces of the first training rows, unaugmented, in evaluation
             mode and without a graph, batch by batch.
+        seed: Root of whatever the term draws; the run, the stage and the term decide it.
+        note: Tells the user something.
     """
 
     labels: Tensor
     num_classes: int
     device: torch.device
     traces: Callable[[int], Iterator[tuple[Trace, Trace]]]
+    seed: int = 0
+    note: Callable[[str], None] = _unheard
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        """Return a CPU generator that only the seed and the purpose decide, whatever ran before."""
+        return torch.Generator().manual_seed(derive_seed(self.seed, *purpose))
 
 
 @runtime_checkable

@@ -40,7 +40,7 @@ class RelationalCorrelation(nn.Module):
         super().__init__()
         require_logits("dist", student, teacher, temperature=temperature)
         self.beta, self.gamma, self.temperature = beta, gamma, temperature
-        self.needs = Needs()
+        self.needs = Needs(least_rows=2)
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`."""
@@ -75,7 +75,7 @@ class MultiLevelKD(nn.Module):
             raise ConfigError("mlkd: temperatures is empty; name at least one")
         require_logits("mlkd", student, teacher, temperature=min(temperatures))
         self.temperatures = temperatures
-        self.needs = Needs()
+        self.needs = Needs(least_rows=2)
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`; single values can be negative."""

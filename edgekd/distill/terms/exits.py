@@ -1,14 +1,52 @@
-"""Terms between vectors of a network: an exit's feature and the one that feeds the classifier."""
+"""Terms between an exit or branch of a network and the network itself."""
 
 from __future__ import annotations
 
 from edgekd_kernels import functional as K
 from torch import Tensor, nn
 
+from edgekd.core.errors import ConfigError
 from edgekd.data import Batch
 from edgekd.distill.step import Step
 from edgekd.distill.terms.base import TERMS, Needs
 from edgekd.distill.trace import Trace, TraceSpec, require_same_width, select
+
+
+@TERMS.register("branch-kl")
+class BranchKL(nn.Module):
+    """KL of a branch's prediction from that of the network it grows on, which learns from it too.
+
+    Args:
+        student: Shapes of the traces of the network that learns.
+        teacher: Shapes of any trace; nothing of it is read.
+        part: The branch's logits (`"aux:branch1.logits"`).
+        temperature: Softens both sides; the loss is multiplied by its square.
+        is_detached: Whether only the branch comes nearer, as in `kd` on the network's own outputs.
+
+    Reference:
+        Park et al. 2021, arXiv 2102.07650.
+    """
+
+    def __init__(
+        self,
+        student: TraceSpec,
+        teacher: TraceSpec,
+        *,
+        part: str,
+        temperature: float = 1.0,
+        is_detached: bool = False,
+    ) -> None:
+        super().__init__()
+        require_same_width(student, student, part, "logits")
+        if not temperature > 0:
+            raise ConfigError(f"branch-kl: temperature must be positive, got {temperature}")
+        self.part, self.temperature, self.is_detached = part, temperature, is_detached
+        self.needs = Needs(is_supervised=True)
+
+    def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
+        """Return `[B]`."""
+        trunk = student.logits.detach() if self.is_detached else student.logits
+        return K.branch_kl(select(student, self.part), trunk, temperature=self.temperature)
 
 
 @TERMS.register("feature-mse")

@@ -9,7 +9,7 @@ from edgekd.distill.trace import TraceSpec, require_same_width
 def require_logits(
     name: str, student: TraceSpec, teacher: TraceSpec, *, temperature: float, least_classes: int = 2
 ) -> None:
-    """Refuse networks of different classes, tasks of too few, and temperatures that are not positive.
+    """Refuse logits that are not one row an input, of different or too few classes, and impossible temperatures.
 
     Args:
         name: The term, for messages.
@@ -21,6 +21,10 @@ def require_logits(
     Raises:
         ConfigError: One of these.
     """
+    if student.kind == "regression":
+        raise ConfigError(f"{name} reads logits of classes, this task is regression; use method kd or plain")
+    if student.positions:
+        raise ConfigError(f"{name} reads one row of logits an input, here every pixel has one; use method kd or cwd")
     require_same_width(student, teacher, "logits", "logits")
     if student.num_classes < least_classes:
         raise ConfigError(

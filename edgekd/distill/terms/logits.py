@@ -9,17 +9,19 @@ from edgekd_kernels import functional as K
 from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError
-from edgekd.data import Batch
+from edgekd.data import IGNORED, Batch
 from edgekd.distill.step import Step
 from edgekd.distill.terms.base import TERMS, Needs
 from edgekd.distill.terms.fitting import require_logits
-from edgekd.distill.terms.labelled import over_labelled, safe_labels
+from edgekd.distill.terms.labelled import over_labelled, safe_labels, safe_maps
 from edgekd.distill.trace import Trace, TraceSpec, require_same_width, select, shape_of
 
 
 @TERMS.register("cross-entropy")
 class CrossEntropy(nn.Module):
-    """Cross-entropy at temperature 1 with the mean over labelled rows only.
+    """Cross-entropy at temperature 1 with the mean over labelled rows only; of each pixel where labels are maps.
+
+    Pixels of the ignored label count nothing, and the mean is over all other pixels of the batch.
 
     Args:
         student: Shapes of the student's traces.
@@ -29,9 +31,9 @@ class CrossEntropy(nn.Module):
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, part: str = "logits") -> None:
         super().__init__()
-        if shape_of(student, part) != (student.num_classes,):
+        if shape_of(student, part) != student.logits_shape:
             raise ConfigError(
-                f"cross-entropy on {part}: it has shape {shape_of(student, part)}, not ({student.num_classes},)"
+                f"cross-entropy on {part}: it has shape {shape_of(student, part)}, not {student.logits_shape}"
             )
         self.part = part
         self.needs = Needs(is_supervised=True)
@@ -39,12 +41,16 @@ class CrossEntropy(nn.Module):
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`; rows without a label are 0 and the others scaled so that the mean is over labelled rows."""
         logits = select(student, self.part)
+        if logits.dim() == 4:
+            return K.pixel_cross_entropy(logits, safe_maps(batch), ignored=IGNORED)
         return over_labelled(F.cross_entropy(logits, safe_labels(batch), reduction="none"), batch)
 
 
 @TERMS.register("kd")
 class KnowledgeDistillation(nn.Module):
     """Hinton's distillation loss between two vectors read as logits; also MAG's code terms.
+
+    Between maps of logits it is the mean over pixels, ignored ones included: the teacher knows them.
 
     Args:
         student: Shapes of the student's traces.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from edgekd.core.errors import ConfigError
@@ -9,6 +10,7 @@ from edgekd.distill.terms.base import Needs
 from edgekd.distill.trace import TraceSpec, shape_of
 from edgekd.models import Tap, pair_taps
 
+Shape = tuple[int, ...]
 Pairs = Literal["all", "first", "middle", "last"] | list[tuple[str, str]]
 
 
@@ -31,18 +33,37 @@ def resolve_pairs(student: TraceSpec, teacher: TraceSpec, pairs: Pairs) -> tuple
             shape_of(student, on)
             shape_of(teacher, to)
         return tuple(pairs)
-    found = pair_taps(_taps(student), _taps(teacher))
+    found = paired_by_depth(student.maps, teacher.maps)
     if not found:
-        raise ConfigError("no feature maps of student and teacher go together; name them: pairs: [[student, teacher]]")
-    chosen = {"all": found, "first": found[:1], "middle": [found[len(found) // 2]], "last": found[-1:]}[pairs]
-    return tuple((mine.path, theirs.path) for mine, theirs in chosen)
+        raise ConfigError(
+            "no feature maps of student and teacher go together; name them: pairs: [[student, teacher]], or on texts "
+            "take cls-hint or hidden-relation"
+        )
+    return {"all": found, "first": found[:1], "middle": (found[len(found) // 2],), "last": found[-1:]}[pairs]
 
 
-def needs_of(pairs: tuple[tuple[str, str], ...]) -> Needs:
-    """Return what a term reads that compares these `(student path, teacher path)`."""
-    return Needs(tuple(on for on, _ in pairs), tuple(to for _, to in pairs))
+def paired_by_depth(student: Mapping[str, Shape], teacher: Mapping[str, Shape]) -> tuple[tuple[str, str], ...]:
+    """Pair features of equal resolution by relative depth, each used once, without crossings.
+
+    Args:
+        student: Shapes by module path, shallow to deep.
+        teacher: Likewise.
+
+    Returns:
+        `(student path, teacher path)`, shallow to deep.
+    """
+    return tuple((mine.path, theirs.path) for mine, theirs in pair_taps(_taps(student), _taps(teacher)))
 
 
-def _taps(spec: TraceSpec) -> list[Tap]:
-    maps = spec.maps
-    return [Tap(path, shape, (index + 1) / len(maps)) for index, (path, shape) in enumerate(maps.items())]
+def needs_of(pairs: tuple[tuple[str, str], ...], *, least_rows: int = 1) -> Needs:
+    """Return what a term reads that compares these `(student path, teacher path)`.
+
+    Args:
+        pairs: Module paths.
+        least_rows: Fewest rows of a batch for which the term is defined.
+    """
+    return Needs(tuple(on for on, _ in pairs), tuple(to for _, to in pairs), least_rows=least_rows)
+
+
+def _taps(shapes: Mapping[str, Shape]) -> list[Tap]:
+    return [Tap(path, shape, (index + 1) / len(shapes)) for index, (path, shape) in enumerate(shapes.items())]

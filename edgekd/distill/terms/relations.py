@@ -36,7 +36,7 @@ class SimilarityPreserving(nn.Module):
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "last") -> None:
         super().__init__()
         self.pairs = resolve_pairs(student, teacher, pairs)
-        self.needs = needs_of(self.pairs)
+        self.needs = needs_of(self.pairs, least_rows=2)
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`."""
@@ -61,7 +61,7 @@ class RelationalDistance(nn.Module):
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Places = "penultimate") -> None:
         super().__init__()
         self.pairs = resolve_places(student, teacher, pairs)
-        self.needs = needs_of(self.pairs)
+        self.needs = needs_of(self.pairs, least_rows=2)
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`."""
@@ -86,7 +86,7 @@ class RelationalAngle(nn.Module):
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Places = "penultimate") -> None:
         super().__init__()
         self.pairs = resolve_places(student, teacher, pairs)
-        self.needs = needs_of(self.pairs)
+        self.needs = needs_of(self.pairs, least_rows=3)
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`."""
@@ -133,7 +133,7 @@ class CorrelationCongruence(nn.Module):
         self.embeddings = nn.ModuleList(
             nn.Linear(math.prod(shape_of(student, on)), embedding_width) for on, _ in self.pairs
         )
-        self.needs = needs_of(self.pairs)
+        self.needs = needs_of(self.pairs, least_rows=2)
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`."""
@@ -162,7 +162,7 @@ class ProbabilisticTransfer(nn.Module):
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Places = "penultimate") -> None:
         super().__init__()
         self.pairs = resolve_places(student, teacher, pairs)
-        self.needs = needs_of(self.pairs)
+        self.needs = needs_of(self.pairs, least_rows=2)
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`."""
@@ -187,7 +187,7 @@ class KernelAlignment(nn.Module):
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Places = "penultimate") -> None:
         super().__init__()
         self.pairs = resolve_places(student, teacher, pairs)
-        self.needs = needs_of(self.pairs)
+        self.needs = needs_of(self.pairs, least_rows=2)
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`."""

@@ -9,7 +9,8 @@ from edgekd.core.errors import ConfigError
 from edgekd.data import Batch
 from edgekd.distill.step import Step
 from edgekd.distill.terms.base import TERMS, Needs
-from edgekd.distill.trace import Trace, TraceSpec, require_same_width, select, shape_of
+from edgekd.distill.terms.fitting import require_logits
+from edgekd.distill.trace import Trace, TraceSpec, select, shape_of
 from edgekd.distill.views import ROTATIONS
 
 
@@ -52,7 +53,7 @@ class TransformedKD(nn.Module):
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, temperature: float = 4.0, ratio: float = 1.0) -> None:
         super().__init__()
-        require_same_width(student, teacher, "logits", "logits")
+        require_logits("transformed-kd", student, teacher, temperature=temperature)
         _require_sensible(temperature, ratio)
         self.temperature, self.ratio, self.needs = temperature, ratio, Needs()
 

@@ -69,7 +69,7 @@ def test_the_same_command_resumes_and_prints_the_verdict(small):
 def test_the_report_can_be_shown_again(small):
     folder, done = small
     shown = _edgekd("report", "show", "runs/kept", "--json", cwd=folder)
-    assert json.loads(shown.stdout)["accuracy"] == json.loads(done.stdout)["accuracy"]
+    assert json.loads(shown.stdout)["scores"] == json.loads(done.stdout)["scores"]
 
 
 def test_a_dry_run_shows_the_configuration_and_writes_nothing(small, tmp_path):

@@ -31,7 +31,7 @@ def test_exported_file_gives_the_logits_of_the_network(edgekd, net, tmp_path):
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     assert document["model"]["file"] == dataclasses.asdict(FileRef.of(output))
     assert document["parity"]["is_ok"] is True
-    assert document["parity"]["images"] == "real images of digits and random ones"
+    assert document["parity"]["inputs"] == "real inputs of digits and random ones"
 
 
 def test_architecture_is_taken_from_a_trained_model_too(edgekd, net, tmp_path):
@@ -64,7 +64,7 @@ def test_existing_file_is_kept_unless_forced(edgekd, net, tmp_path):
     assert forced.exit_code == 0
     assert output.stat().st_size > 1000
     assert "opset 18" in forced.stdout
-    assert "random images only" in forced.stdout
+    assert "random inputs only" in forced.stdout
 
 
 def test_dry_run_writes_nothing(edgekd, net, tmp_path):

@@ -8,8 +8,6 @@ from edgekd.cli.report_text import report_text
 from edgekd.core.artifacts import LatencyReport
 from edgekd.core.budget import parse_budget
 from edgekd.report import (
-    Accuracy,
-    AccuracySummary,
     BudgetResult,
     DataFacts,
     LatencyRow,
@@ -18,7 +16,10 @@ from edgekd.report import (
     PrecisionDecision,
     PrecisionVerdict,
     RunReport,
+    Scores,
+    ScoreSummary,
     TargetRef,
+    TaskFacts,
     Verdict,
     write_report,
 )
@@ -26,10 +27,10 @@ from edgekd.report import (
 
 def made(*, kind="predicted", budget="p99<8ms") -> RunReport:
     target = "cpu" if kind == "measured" else "jetson-orin"
-    accuracy = Accuracy(
-        teacher=AccuracySummary.of("resnet20-w16@8", "test", {0: 0.98}),
-        alone=AccuracySummary.of("resnet8-w4@8", "test", {0: 0.90, 1: 0.92}),
-        distilled=AccuracySummary.of("resnet8-w4@8", "test", {0: 0.93, 1: 0.93}),
+    scores = Scores(
+        teacher=ScoreSummary.of("resnet20-w16@8", "test", {0: 0.98}),
+        alone=ScoreSummary.of("resnet8-w4@8", "test", {0: 0.90, 1: 0.92}),
+        distilled=ScoreSummary.of("resnet8-w4@8", "test", {0: 0.93, 1: 0.93}),
     )
     latency = LatencyReport(kind, target, "fp32", "somebody", p50_ms=1.25, p99_ms=2.5, low_ms=1.0, high_ms=1.5)
     limits = parse_budget(budget) if budget else None
@@ -41,12 +42,13 @@ def made(*, kind="predicted", budget="p99<8ms") -> RunReport:
         verdict=Verdict.of(judged),
         budget=judged,
         target=TargetRef(name=target, title=f"the {target}"),
-        data=DataFacts(name="digits", digest="0" * 64, classes=10, train=1, val=1, test=1),
+        data=DataFacts(name="digits", digest="0" * 64, targets=10, train=1, val=1, test=1),
         method="kd",
-        accuracy=accuracy,
-        gain=PairedGain.of(accuracy.distilled, accuracy.alone),
+        scores=scores,
+        task=TaskFacts(kind="classification", metric="top-1", is_share=True, agreement="same class"),
+        gain=PairedGain.of(scores.distilled, scores.alone),
         latency=(LatencyRow.of(latency),),
-        parity=Parity(max_abs=1e-6, max_rel=2e-6, argmax_agreement=1.0, n=80, tolerance=1e-4, is_ok=True),
+        parity=Parity(max_abs=1e-6, max_rel=2e-6, agreement=1.0, n=80, tolerance=1e-4, is_ok=True),
         precision=PrecisionDecision(
             chosen="fp32",
             flavour="any",
@@ -69,7 +71,7 @@ def test_text_shows_accuracies_side_by_side_and_reasons():
     assert "distilled  resnet8-w4@8    93.00 %  0.00  2      test" in text
     assert "better in 2 of 2 paired seeds" in text
     assert "int8       cpu      refused  3.1 points less accurate" in text
-    assert "parity torch / ONNX holds: largest relative difference 2e-06 (tolerance 0.0001) on 80 images" in text
+    assert "parity torch / ONNX holds: largest relative difference 2e-06 (tolerance 0.0001) on 80 inputs" in text
 
 
 def test_text_labels_a_prediction_and_a_measurement():

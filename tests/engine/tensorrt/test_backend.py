@@ -11,7 +11,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from edgekd.core.artifacts import FileRef
-from edgekd.core.errors import BuildError, PreconditionError, TargetError
+from edgekd.core.errors import BuildError, DataError, PreconditionError, TargetError
 from edgekd.engine import BACKENDS, BuildOptions
 from edgekd.engine.cuda_driver import Gpus
 from edgekd.engine.device_memory import CudaPythonMemory
@@ -100,6 +100,21 @@ def test_weakly_typed_build_without_its_flag_is_refused_by_the_read_back(
     assert facts["fusion"]["compute_precisions"] == {"fp32": 3}
 
 
+def test_tokens_run_where_tensorrt_has_64_bit_integers_and_are_refused_before(trt, cudart, text_model, tmp_path):
+    model, table = text_model
+    backend = backend_with(trt, cudart)
+    engine = backend.build(model, tmp_path / "engine", BuildOptions(ORIN, batch=2, max_batch=4))
+    tokens = np.array([[1, 5, 0], [2, 2, 9]], np.int64)
+    if trt.__version__.startswith("8"):
+        with pytest.raises(BuildError, match="tensor 'input' of the engine is .; inputs .* keep their type, int64"):
+            backend.open(engine)
+        return
+    with backend.open(engine) as runner:
+        np.testing.assert_allclose(runner.run(tokens), table[tokens].mean(axis=1) @ table[:4], rtol=1e-5)
+        with pytest.raises(DataError, match="int64 token numbers, not float32"):
+            runner.run(tokens.astype(np.float32))
+
+
 def test_build_is_refused_when_the_precision_is_not_the_one_asked_for(trt_10_3, cudart, onnx_model, tmp_path):
     mislabelled = dataclasses.replace(onnx_model("fp32"), precision="fp16")
     with pytest.raises(BuildError, match=r"fp16 was asked for, but of 3 .* 3 in fp32"):
@@ -165,7 +180,7 @@ def test_open_refuses_a_plan_whose_outputs_are_not_float32(trt_10_3, cudart, onn
     proto = onnx.load_from_string(model)
     edit(proto)
     Path(engine.file.path).write_bytes(header + b"\n" + proto.SerializeToString())
-    with pytest.raises(BuildError, match="tensor 'logits' of the engine is .*must stay float32"):
+    with pytest.raises(BuildError, match="tensor 'logits' of the engine is .*keep their type, float32"):
         backend.open(dataclasses.replace(engine, file=FileRef.of(Path(engine.file.path))))
     Path(engine.file.path).write_bytes(b"no plan")
     with pytest.raises(BuildError, match="the runtime refused the engine: the plan has a wrong magic tag"):

@@ -266,6 +266,7 @@ def make(version):
             model.opset_import[0].version = 19  # the evaluator has no older Q/DQ; the same sums
             self._evaluator = ReferenceEvaluator(model)
             self._classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+            self._takes_float = model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
             self._addresses, self._shape = {}, None
 
         def set_input_shape(self, name, shape):
@@ -283,7 +284,8 @@ def make(version):
         def execute_async_v3(self, stream_handle):
             assert isinstance(stream_handle, int)
             count = int(np.prod(self._shape))
-            source = (ctypes.c_float * count).from_address(self._addresses["input"])
+            kind = ctypes.c_float if self._takes_float else ctypes.c_int64
+            source = (kind * count).from_address(self._addresses["input"])
             (logits,) = self._evaluator.run(None, {"input": np.ctypeslib.as_array(source).reshape(self._shape)})
             ctypes.memmove(self._addresses["logits"], logits.ctypes.data, logits.nbytes)
             return True
@@ -301,7 +303,9 @@ def make(version):
         def get_tensor_dtype(self, name):
             values = [*self._model.graph.input, *self._model.graph.output]
             (value,) = (value for value in values if value.name == name)
-            return trt.DataType.FLOAT if value.type.tensor_type.elem_type == TensorProto.FLOAT else trt.DataType.HALF
+            integer = trt.DataType.INT64 if "INT64" in trt.DataType.__members__ else trt.DataType.INT32
+            types = {TensorProto.FLOAT: trt.DataType.FLOAT, TensorProto.FLOAT16: trt.DataType.HALF}
+            return types.get(value.type.tensor_type.elem_type, integer)
 
     class Runtime:
         def __init__(self, logger):

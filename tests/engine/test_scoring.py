@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 
 from edgekd.core.errors import BuildError, DataError
-from edgekd.engine import BACKENDS, BuildOptions, FakeRunner, InputShape, accuracy_of
+from edgekd.data import Task
+from edgekd.engine import BACKENDS, BuildOptions, FakeRunner, InputShape, score_of
 from edgekd.targets import get_target
 
 SHAPE = (1, 1, 4)
+TASK = Task("classification", tuple("abcd"))
 
 
 def one_hot_runner(min_batch=1, max_batch=0):
@@ -17,47 +19,52 @@ def pictures(classes):
     return np.eye(4, dtype=np.float32)[classes].reshape(-1, *SHAPE)
 
 
-def test_accuracy_is_the_share_of_right_answers():
+def test_score_is_the_share_of_right_answers():
     batches = [(pictures([0, 1, 2]), np.array([0, 1, 3])), (pictures([3]), np.array([3]))]
-    assert accuracy_of(one_hot_runner(), batches) == 0.75
+    assert score_of(one_hot_runner(), batches, TASK) == 0.75
 
 
 @pytest.mark.parametrize(("low", "high"), [(1, 0), (1, 3), (4, 4), (16, 16)])
-def test_accuracy_does_not_depend_on_the_engines_batch(low, high):
+def test_score_does_not_depend_on_the_engines_batch(low, high):
     rng = np.random.default_rng(0)
     truth, shown = rng.integers(0, 4, 11), rng.integers(0, 4, 11)
     batches = [(pictures(shown[:7]), truth[:7]), (pictures(shown[7:]), truth[7:])]
-    assert accuracy_of(one_hot_runner(low, high), batches) == (truth == shown).mean()
+    assert score_of(one_hot_runner(low, high), batches, TASK) == (truth == shown).mean()
 
 
-def test_accuracy_through_a_real_engine_agrees_with_numpy(onnx_model, images, tmp_path):
+def test_score_through_a_real_engine_agrees_with_numpy(onnx_model, images, tmp_path):
     backend = BACKENDS["onnxruntime"]
     engine = backend.build(onnx_model("fp32", batch=4), tmp_path, BuildOptions(get_target("cpu"), batch=4))
-    labels = np.arange(8) % 10
+    labels, ten = np.arange(8) % 10, Task("classification", tuple("0123456789"))
     with backend.open(engine) as runner:
         expected = np.concatenate([runner.run(images[:4]), runner.run(images[4:])]).argmax(1)
-        assert accuracy_of(runner, [(images, expected)]) == 1.0
-        assert accuracy_of(runner, [(images[:5], labels[:5])]) == (expected[:5] == labels[:5]).mean()
+        assert score_of(runner, [(images, expected)], ten) == 1.0
+        assert score_of(runner, [(images[:5], labels[:5])], ten) == (expected[:5] == labels[:5]).mean()
 
 
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        ([], "no pictures"),
-        ([(pictures([0, 1]), np.array([0]))], r"2 pictures came with labels of shape \[1\]"),
-        ([(pictures([0]), np.array([4]))], "labels 4..4 do not fit the engine's 4 classes"),
-        ([(pictures([0]), np.array([-1]))], "labels -1..-1 do not fit"),
+        ([], "no inputs"),
+        ([(pictures([0, 1]), np.array([0]))], r"2 inputs came with labels of shape \[1\]"),
+        ([(pictures([0]), np.array([4]))], "classes 4..4 do not fit 0..3"),
+        ([(pictures([0]), np.array([-1]))], "classes -1..-1 do not fit"),
     ],
 )
-def test_accuracy_refuses_unusable_data(batches, message):
+def test_score_refuses_unusable_data(batches, message):
     with pytest.raises(DataError, match=message):
-        accuracy_of(one_hot_runner(), batches)
+        score_of(one_hot_runner(), batches, TASK)
 
 
-def test_accuracy_refuses_nan_logits():
+def test_score_refuses_nan_logits():
     runner = FakeRunner(lambda x: np.full((len(x), 4), np.nan, np.float32), InputShape(SHAPE))
     with pytest.raises(BuildError, match="NaN or infinite"):
-        accuracy_of(runner, [(pictures([0]), np.array([0]))])
+        score_of(runner, [(pictures([0]), np.array([0]))], TASK)
+
+
+def test_score_refuses_an_engine_with_outputs_of_another_length():
+    with pytest.raises(BuildError, match="4 outputs where classification has 3"):
+        score_of(one_hot_runner(), [(pictures([0]), np.array([0]))], Task("classification", tuple("abc")))
 
 
 def test_fake_runner_keeps_the_runner_contract():

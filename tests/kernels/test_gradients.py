@@ -1,0 +1,111 @@
+"""Gradients of every loss against finite differences in float64; none for the teacher, finite ones at awkward points.
+
+The values are held against numpy elsewhere, loss by loss; here a new loss is found by its name in `functional`.
+"""
+
+import inspect
+
+import pytest
+import torch
+from edgekd_kernels import functional as K
+
+NOT_LOSSES = {"crd_log_normaliser", "linear_cka", "relu_margin", "view_similarity"}
+UNTAUGHT = {"bank", "labels", "margin", "projection", "targets"}
+LEARNED_TEACHER_SIDE = {("info_nce", "teacher_embedding")}
+REVERSED = {("curriculum_kl", "raw_temperature")}
+IS_TOKEN = torch.arange(5) < torch.tensor([[5], [1], [3], [0]])
+OPTIONS = {
+    "bank_similarity": {"rows": torch.tensor([[0, 3], [1, 0], [2, 2], [5, 4], [4, 1], [3, 0]])},
+    "crd": {"log_normaliser": torch.tensor(2.0), "bank_size": 20},
+    "curriculum_kl": {"gradient_scale": -1.0},
+    "hidden_relation": {"is_token": IS_TOKEN},
+}
+SHAPES = {
+    "logits": (8, 5),
+    "map": (4, 3, 4, 4),
+    "mean": (4, 3, 4, 4),
+    "first": (4, 3, 4, 4),
+    "last": (4, 2, 4, 4),
+    "factor": (4, 3, 4, 4),
+    "feature": (6, 5),
+    "embedding": (6, 5),
+    "embeddings": (4, 3, 5),
+    "projections": (8, 5),
+    "variance": (3,),
+    "margin": (3,),
+    "temperature": (),
+    "outputs": (6, 4),
+    "targets": (6, 2),
+    "states": (4, 5, 3),
+    "gradient": (4, 5, 3),
+    "similarity": (4, 6),
+    "bank": (6, 5),
+    "projection": (3, 3),
+}
+LOSSES = sorted(set(K.__all__) - NOT_LOSSES)
+
+
+def _arguments(name, generator):
+    tensors = {}
+    for parameter in inspect.signature(getattr(K, name)).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY or parameter.name in OPTIONS.get(name, {}):
+            continue
+        if parameter.name == "labels":
+            is_dense = name == "pixel_cross_entropy"
+            tensors["labels"] = torch.arange(64).reshape(4, 4, 4) % 3 if is_dense else torch.arange(8) % 5
+        else:
+            shape = SHAPES[parameter.name.rpartition("_")[2]]
+            tensors[parameter.name] = torch.randn(shape, dtype=torch.float64, generator=generator)
+    return tensors
+
+
+def _is_taught(name, parameter):
+    is_teachers = parameter.startswith("teacher_") or parameter in UNTAUGHT
+    return not is_teachers or (name, parameter) in LEARNED_TEACHER_SIDE
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_are_those_of_finite_differences(name, seed):
+    tensors = _arguments(name, torch.Generator().manual_seed(seed))
+    taught = [key for key in tensors if _is_taught(name, key) and (name, key) not in REVERSED]
+    fixed = {key: value for key, value in tensors.items() if key not in taught}
+
+    def loss(*values):
+        return getattr(K, name)(**fixed, **dict(zip(taught, values, strict=True)), **OPTIONS.get(name, {}))
+
+    assert taught
+    assert torch.autograd.gradcheck(loss, [tensors[key].requires_grad_() for key in taught])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_teacher_gets_no_gradient(name):
+    tensors = _arguments(name, torch.Generator().manual_seed(0))
+    for key, value in tensors.items():
+        if key != "labels":
+            value.requires_grad_()
+    getattr(K, name)(**tensors, **OPTIONS.get(name, {})).mean().backward()
+    for key, value in tensors.items():
+        if key in UNTAUGHT - {"bank", "projection"}:
+            continue
+        has_gradient = value.grad is not None and bool(value.grad.abs().sum() > 0)
+        assert has_gradient == _is_taught(name, key), key
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_stay_finite_on_zeros_and_on_large_values(name):
+    for scale in (0.0, 1e4):
+        tensors = _arguments(name, torch.Generator().manual_seed(1))
+        taught = [key for key in tensors if _is_taught(name, key)]
+        scaled = {
+            key: (value * scale if value.ndim > 1 and key != "labels" else value).to(
+                torch.int64 if key == "labels" else torch.float32
+            )
+            for key, value in tensors.items()
+        }
+        for key in taught:
+            scaled[key].requires_grad_()
+        values = getattr(K, name)(**scaled, **OPTIONS.get(name, {}))
+        values.mean().backward()
+        assert torch.isfinite(values).all(), scale
+        assert all(torch.isfinite(scaled[key].grad).all() for key in taught), scale
