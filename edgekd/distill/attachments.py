@@ -81,7 +81,7 @@ class GranularEncoder(nn.Module):
 
 @ATTACHMENTS.register("penultimate")
 class PenultimateFeature(nn.Module):
-    """The feature that feeds the classifier, as it is. Output `NAME.feature` `[B, d]`.
+    """The feature that feeds the classifier, the mean over positions where it is a map. Output `NAME.feature` `[B, d]`.
 
     Args:
         spec: Shapes of the network's traces.
@@ -94,7 +94,8 @@ class PenultimateFeature(nn.Module):
 
     def forward(self, feats: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the feature."""
-        return {f"{self.name}.feature": feats[self.reads[0]].flatten(1)}
+        feature = feats[self.reads[0]]
+        return {f"{self.name}.feature": feature.flatten(2).mean(dim=2) if feature.ndim == 4 else feature.flatten(1)}
 
 
 @ATTACHMENTS.register("projection-head")

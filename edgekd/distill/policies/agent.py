@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgekd.core.seeds import derive_seed
 from edgekd.distill.policies.actor_critic import ActorCritic, Learning, Transition, learn, seeded, slow_copy
-from edgekd.distill.policies.state import owned, owned_by
-
-_NAMES = ("fast", "slow")
 
 
 class Agent:
@@ -39,33 +36,32 @@ class Agent:
             return nets.act(torch.cat(list(parts))[None])[0].float()
 
     def learn(self, transition: Transition) -> None:
-        """Remember a transition and learn from all."""
+        """Keep a transition and learn from all."""
         self.transitions.append(transition)
         if self._nets is not None:
             learn(*self._nets, self.transitions, self._how, seed=derive_seed(self._seed, len(self.transitions)))
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return networks and transitions."""
-        state: dict[str, Tensor] = {}
-        if self._nets is not None:
-            state["widths"] = torch.tensor(self._nets[0].widths)
-            for name, nets in zip(_NAMES, self._nets, strict=True):
-                state |= owned(name, nets.state_dict())
-        if self.transitions:
-            rows = {part.name: [getattr(one, part.name) for one in self.transitions] for part in fields(Transition)}
-            state |= owned("transitions", {name: torch.stack(row) for name, row in rows.items()})
-        return state
+    def memory(self) -> dict[str, Any]:
+        """Return networks and transitions, for a run that is interrupted."""
+        return {
+            "widths": None if self._nets is None else list(self._nets[0].widths),
+            "nets": [_copied(nets.state_dict()) for nets in self._nets or ()],
+            "transitions": [[one.state, one.action, one.reward, one.next_state] for one in self.transitions],
+        }
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from such a state."""
-        self._nets, rows = None, owned_by("transitions", state)
-        self.transitions = [Transition(**dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True)]
-        if "widths" in state:
-            own, theirs = state["widths"].tolist()
-            for name, nets in zip(_NAMES, self._built((own, theirs)), strict=True):
-                nets.load_state_dict(owned_by(name, state))
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Take up what `memory` returned."""
+        self._nets, self.transitions = None, [Transition(*parts) for parts in memory["transitions"]]
+        if memory["widths"] is not None:
+            own, theirs = memory["widths"]
+            for nets, state in zip(self._built((own, theirs)), memory["nets"], strict=True):
+                nets.load_state_dict(state)
 
     def _built(self, widths: tuple[int, int]) -> tuple[ActorCritic, ActorCritic]:
         nets = seeded(widths, self._actions, self._how.width, derive_seed(self._seed, "weights"))
         self._nets = nets, slow_copy(nets)
         return self._nets
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}

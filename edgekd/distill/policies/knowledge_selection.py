@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -17,9 +18,8 @@ from edgekd.distill.policies.actor_critic import Learning, Transition
 from edgekd.distill.policies.agent import Agent
 from edgekd.distill.policies.base import POLICIES, Feedback
 from edgekd.distill.policies.rewards import novelty, repetition
-from edgekd.distill.policies.state import owned, owned_by
 from edgekd.distill.step import Step
-from edgekd.distill.trace import select
+from edgekd.distill.trace import Trace, select
 from edgekd.distill.weighers import Moment, RunningMean, size_of
 
 _MEMORY = 0.99
@@ -57,8 +57,8 @@ class KnowledgeSelection:
 
     Every loss is brought to the size of the first by the running means of both, then multiplied by its preference; so
     preferences compare, and a preference for the first alone is that loss as it is. A phase is an epoch. Its reward is
-    how much the held-out cross-entropy fell in it, that of a stage's first phase measured from chance, `ln K`; a stage
-    in which the policy learns is an episode.
+    how much the held-out cross-entropy fell in it, that of a stage's first phase measured from chance; a stage in which
+    the policy learns is an episode.
 
     Args:
         seed: Decides initial weights and exploration.
@@ -114,10 +114,8 @@ class KnowledgeSelection:
         preference = self._preferences[action].to(moment.values.device)
         if action == 0:
             return preference
-        if self._sizes[0].total is None:
-            raise ConfigError(
-                "knowledge-selection measures losses by the first: put the term of action 0 before others"
-            )
+        if not self._sizes[0].is_known:
+            raise ConfigError("knowledge-selection measures losses by the first: list the term of action 0 first")
         return preference * self._sizes[action].scale(self._sizes[0].mean)
 
     def observe(self, feedback: Feedback) -> None:
@@ -130,29 +128,28 @@ class KnowledgeSelection:
         self._before = feedback.nll
         self._agent.learn(Transition(phase.first, action, torch.tensor(reward), phase.last))
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return networks, transitions, running means and where the episode stands."""
+    def memory(self) -> dict[str, Any]:
+        """Return what it learned, running means and where the episode stands, for a run that is interrupted."""
         return {
-            "begun": torch.tensor(self._begun),
-            "before": torch.tensor(self._before, dtype=torch.float64),
-            "sizes.mass": torch.tensor([size.mass for size in self._sizes], dtype=torch.float64),
-            "sizes.total": torch.stack([torch.zeros(()) if s.total is None else s.total.cpu() for s in self._sizes]),
-            **owned("agent", self._agent.state_dict()),
+            "agent": self._agent.memory(),
+            "sizes": [size.memory() for size in self._sizes],
+            "begun": self._begun,
+            "before": self._before,
         }
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from such a state."""
-        self._begun, self._before = int(state["begun"]), state["before"].item()
-        sizes = zip(state["sizes.total"], state["sizes.mass"].tolist(), strict=True)
-        self._sizes = [RunningMean(_MEMORY, total=total if mass else None, mass=mass) for total, mass in sizes]
-        self._agent.load_state_dict(owned_by("agent", state))
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Take up what `memory` returned."""
+        self._agent.remember(memory["agent"])
+        for size, kept in zip(self._sizes, memory["sizes"], strict=True):
+            size.remember(kept)
+        self._begun, self._before = memory["begun"], memory["before"]
         self._phase, self._step = None, None
 
     def _begin(self, moment: Moment) -> None:
         self._step = moment.step
         if moment.step.index == 0:
             self._sizes = [RunningMean(_MEMORY) for _ in range(self.actions)]
-            self._begun, self._before = len(self._agent.transitions), math.log(moment.own.logits.shape[1])
+            self._begun, self._before = len(self._agent.transitions), chance_nll(moment.own)
             self._phase = None
 
     def _decide(self, moment: Moment, *, is_learning: bool) -> None:
@@ -195,3 +192,12 @@ def hardened(preferences: Tensor, threshold: float) -> Tensor:
     reaches = preferences >= threshold
     reaches[preferences.argmax()] = True
     return reaches.float()
+
+
+def chance_nll(trace: Trace) -> float:
+    """Return the cross-entropy of a network that knows nothing, in nats.
+
+    `ln K` for classes; for `D` real values of unit size `D / 2`, that of a standard normal distribution less the constant
+    that `Evaluation` leaves out.
+    """
+    return trace.logits.shape[1] / 4 if trace.kind == "regression" else math.log(trace.logits.shape[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class TeacherSelection:
     Args:
         seed: Decides the choices.
         value: What the selected teachers' mean counts.
-        reward: `"r1"` is `-CE_s`, `"r2"` is `-CE_s - KD_s`, `"r3"` is `share r2 + (1 - share) accuracy`, that on
+        reward: `"r1"` is `-CE_s`, `"r2"` is `-CE_s - KD_s`, `"r3"` is `share r2 + (1 - share) score`, that on
             held-out rows at the end of the epoch of the choice.
         share: Of r2 in r3.
         lr: Step size.
@@ -73,8 +74,8 @@ class TeacherSelection:
         self._parameters: Tensor | None = None
         self._gradient: EpisodeGradient | None = None
         self._past: Recollection | None = None
-        self._memory, self._baseline = memory, RunningMean(memory)
-        self._accuracy, self._draws = 0.0, 0
+        self._baseline = RunningMean(memory)
+        self._score, self._draws = 0.0, 0
         self._step: Step | None = None
         self._weights = torch.empty(0)
 
@@ -91,34 +92,27 @@ class TeacherSelection:
         """End an episode: move the policy along what the choices of the one before have come to."""
         gradient, self._gradient = self._gradient, None
         if gradient is not None and self._parameters is not None:
-            offset = (1 - self._share) * self._accuracy
+            offset = (1 - self._share) * self._score
             self._baseline.take(torch.tensor(self._share * gradient.mean_reward + offset))
             ascent = gradient.ascent(share=self._share, offset=offset - self._baseline.mean.item())
             self._parameters = self._parameters + self._lr * ascent
-        self._accuracy = feedback.accuracy
+        self._score = feedback.score
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return parameters, baseline, past choices and how often chance was asked."""
-        state = {
-            "accuracy": torch.tensor(self._accuracy, dtype=torch.float64),
-            "draws": torch.tensor(self._draws),
-            "baseline.mass": torch.tensor(self._baseline.mass, dtype=torch.float64),
-        }
-        found = {
+    def memory(self) -> dict[str, Any]:
+        """Return what it learned and chose and how often chance was asked, for a run that is interrupted."""
+        return {
             "parameters": self._parameters,
-            "baseline.total": self._baseline.total,
-            "past": None if self._past is None else self._past.table,
+            "baseline": self._baseline.memory(),
+            "past": None if self._past is None else self._past.table.clone(),
+            "score": self._score,
+            "draws": self._draws,
         }
-        return state | {name: value.clone() for name, value in found.items() if value is not None}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from such a state."""
-        self._accuracy, self._draws = state["accuracy"].item(), int(state["draws"])
-        self._baseline = RunningMean(
-            self._memory, total=state.get("baseline.total"), mass=state["baseline.mass"].item()
-        )
-        self._parameters = state.get("parameters")
-        self._past = Recollection(state["past"].clone()) if "past" in state else None
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Take up what `memory` returned."""
+        self._parameters, self._score, self._draws = memory["parameters"], memory["score"], memory["draws"]
+        self._baseline.remember(memory["baseline"])
+        self._past = None if memory["past"] is None else Recollection(memory["past"].clone())
         self._gradient, self._step = None, None
 
     def _selection(self, moment: Moment, *, is_learning: bool) -> Tensor:
@@ -163,8 +157,10 @@ def teacher_states(moment: Moment, instance: str) -> Tensor:
         `[B, S, D + K + 1]` on the CPU; the cross-entropy of a row without a label is that to class 0.
 
     Raises:
-        ConfigError: The instance is described by no vector.
+        ConfigError: The task has not one class an input, or the instance is described by no vector.
     """
+    if moment.own.kind != "classification":
+        raise ConfigError(f"teacher-selection reads the class of an input, this task is {moment.own.kind}")
     described = select(moment.targets[0], instance)
     if described.ndim != 2:
         raise ConfigError(f"teacher-selection reads a vector [B, D]; {instance} is {tuple(described.shape)}")
