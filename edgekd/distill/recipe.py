@@ -132,6 +132,7 @@ def compose(wrapper: Recipe, base: Recipe) -> Recipe:
         update={
             "name": f"{wrapper.name}+{base.name}",
             "title": f"{wrapper.title}, over {base.title}",
+            "cost": f"{wrapper.cost}; as {base.name} beside: {base.cost}; the teacher runs once",
             "stages": stages,
             "roles": _merged("role", base.roles, wrapper.roles),
             "policies": _merged("policy", base.policies, wrapper.policies),

@@ -6,6 +6,7 @@ import torch
 
 from edgekd.distill.policies.actor_critic import Learning, Transition, learn, seeded, slow_copy, td_target
 from edgekd.distill.policies.agent import Agent
+from edgekd.distill.tree_file import save_tree
 
 
 def _transition(index):
@@ -59,7 +60,9 @@ def test_one_step_descends_the_td_error_and_ascends_q_with_the_slow_networks_in_
     expected_critic = [_adams_first_step(p, g, how.critic_lr) for p, g in zip(critic, gradients, strict=True)]
 
     moved = slow_copy(nets)
-    for parameter, value in zip([*moved.encoders.parameters(), *moved.critic.parameters()], expected_critic, strict=True):
+    for parameter, value in zip(
+        [*moved.encoders.parameters(), *moved.critic.parameters()], expected_critic, strict=True
+    ):
         parameter.data.copy_(value)
     actor = list(moved.actor.requires_grad_(True).parameters())
     logits = _mu(moved, one.state)
@@ -105,21 +108,36 @@ def test_networks_depend_on_the_seed_alone_and_leave_the_global_generator_as_it_
 
 def test_encoders_and_critic_have_the_depths_of_the_paper():
     nets = seeded((2, 3), 3, 4, 0)
-    depths = [sum(isinstance(layer, torch.nn.Linear) for layer in part) for part in (*nets.encoders, nets.actor, nets.critic)]
+    depths = [
+        sum(isinstance(layer, torch.nn.Linear) for layer in part) for part in (*nets.encoders, nets.actor, nets.critic)
+    ]
     assert depths == [2, 2, 3, 3]
 
 
-def test_an_agent_goes_on_from_its_state_as_if_never_stopped():
+def _written(tmp_path, part):
+    save_tree(tmp_path / "memory.safetensors", part.memory())
+    return (tmp_path / "memory.safetensors").read_bytes()
+
+
+def test_an_agent_goes_on_from_its_memory_as_if_never_stopped(tmp_path):
     state = [torch.rand(2), torch.rand(3)]
     agent = Agent(3, Learning(), seed=3)
     agent.prefer(state)
     for index in range(3):
         agent.learn(_transition(index))
     other = Agent(3, Learning(), seed=3)
-    other.load_state_dict(agent.state_dict())
+    other.remember(agent.memory())
     for each in (agent, other):
         each.learn(_transition(9))
     assert torch.equal(agent.prefer(state), other.prefer(state))
-    assert agent.state_dict().keys() == other.state_dict().keys()
-    assert all(torch.equal(value, other.state_dict()[name]) for name, value in agent.state_dict().items())
-    assert all(isinstance(value, torch.Tensor) for value in agent.state_dict().values())
+    assert _written(tmp_path, agent) == _written(tmp_path, other)
+
+
+def test_a_memory_is_not_changed_by_what_is_learned_later(tmp_path):
+    agent = Agent(3, Learning(), seed=3)
+    agent.prefer([torch.rand(2), torch.rand(3)])
+    agent.learn(_transition(0))
+    before, memory = _written(tmp_path, agent), agent.memory()
+    agent.learn(_transition(1))
+    save_tree(tmp_path / "late.safetensors", memory)
+    assert (tmp_path / "late.safetensors").read_bytes() == before != _written(tmp_path, agent)

@@ -1,6 +1,7 @@
-"""Knowledge selection: what it is at constant preferences, its rewards by hand, and a planted knowledge that is noise."""
+"""Knowledge selection: what it is at constant preferences, its rewards by hand, and a knowledge that is noise."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from edgekd.data import Batch
 from edgekd.distill import TrainSettings, check_recipe, load_recipe
 from edgekd.distill.policies import POLICIES, Feedback, KnowledgeSelection
 from edgekd.distill.policies.agent import Agent
-from edgekd.distill.policies.knowledge_selection import Exploration, hardened
+from edgekd.distill.policies.knowledge_selection import Exploration, chance_nll, hardened
 from edgekd.distill.recipe import Recipe
+from edgekd.distill.specs import TermSpec
 from edgekd.distill.terms import TERMS, Needs, Step
 from edgekd.distill.trace import Trace
+from edgekd.distill.tree_file import load_tree, save_tree
 from edgekd.distill.weighers import Moment
 
 QUIET = Exploration(noise=0.0, bonus=0.0)
@@ -93,8 +96,10 @@ def test_an_actor_that_prefers_one_loss_alone_trains_by_that_loss_exactly(run, p
     preferring(0)
     order = (kind, *(other for other in range(4) if other != kind))
     recipe = _last_stage(order)
-    term = recipe.stages[0].terms[0].model_copy(update={"weight": 1.0})
-    stage = recipe.stages[0].model_copy(update={"terms": (term,)})
+    alone = recipe.stages[0].terms[0].model_copy(update={"weight": 1.0})
+    # A loss on maps gives the classifier no gradient, and without one there is no weight decay either.
+    nothing = TermSpec(type="cross-entropy", weight={"start": 0.0, "end": 0.0, "over": 1.0})
+    stage = recipe.stages[0].model_copy(update={"terms": (alone, nothing) if kind > 1 else (alone,)})
     _assert_equal(_weights(run(recipe)), _weights(run(recipe.model_copy(update={"stages": (stage,), "policies": {}}))))
 
 
@@ -136,16 +141,24 @@ def test_the_first_to_ask_in_a_step_decides_for_all_and_steps_of_a_phase_share_t
 
 
 def test_rewards_are_the_decrease_of_held_out_cross_entropy_less_the_likeness_to_the_action_before(monkeypatch):
-    prefer = iter(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]))
+    prefer = iter(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]))
     monkeypatch.setattr(Agent, "prefer", lambda agent, parts: next(prefer))
     policy = KnowledgeSelection(0, actions=2, exploration=Exploration(noise=0.0, bonus=0.5))
-    for episode in ([1.0, 0.7, 0.9], [1.1, 0.2]):
+    for episode in ([1.0, 0.7, 0.9], [1.1, 50.0, 0.2]):
         for index, nll in enumerate(episode):
             _ask(policy, Step(index, 3, index))
             policy.observe(Feedback(0.0, nll))
     rewards = [transition.reward.item() for transition in policy._agent.transitions]
-    expected = [math.log(4) - 1.0, 0.3 - 0.5 * 0.6, -0.2 - 0.5 * 0.8, math.log(4) - 1.1, 0.9 - 0.5 * 0.0]
+    expected = [math.log(4) - 1.0, 0.3 - 0.5 * 0.6, -0.2 - 0.5 * 0.8, math.log(4) - 1.1]
+    expected += [1.1 - math.log(4), math.log(4) - 0.2]
     assert rewards == pytest.approx(expected, abs=1e-6)
+
+
+def test_chance_is_a_uniform_guess_or_a_standard_normal():
+    assert chance_nll(_trace(torch.rand(2, 3))) == pytest.approx(math.log(4))
+    values = np.random.default_rng(0).standard_normal((100_000, 2))
+    two_targets = replace(_trace(torch.rand(2, 3)), kind="regression")
+    assert chance_nll(two_targets) == pytest.approx((values**2 / 2).sum(axis=1).mean(), rel=0.01)
 
 
 def test_hard_choices_are_rewarded_less_the_more_often_they_were_made(monkeypatch):
@@ -181,7 +194,7 @@ def test_the_state_is_read_without_a_graph():
     assert not any(weight.requires_grad for weight in weights)
     policy.observe(Feedback(0.1, 1.0))
     assert own.grad is None
-    assert not any(value.requires_grad for value in policy.state_dict().values())
+    assert not any(value.requires_grad for value in _tensors(policy.memory()))
 
 
 def test_a_transition_has_the_states_at_the_ends_of_its_phase_and_the_mean_action():
@@ -195,7 +208,19 @@ def test_a_transition_has_the_states_at_the_ends_of_its_phase_and_the_mean_actio
     assert one.action.tolist() == pytest.approx(np.mean(actions, axis=0).tolist())
 
 
-def test_it_goes_on_from_its_state_as_if_never_stopped_and_spares_the_global_generator():
+def _tensors(node):
+    if isinstance(node, torch.Tensor):
+        return [node]
+    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+    return [tensor for part in inner for tensor in _tensors(part)]
+
+
+def _written(tmp_path, memory):
+    save_tree(tmp_path / "memory.safetensors", memory)
+    return (tmp_path / "memory.safetensors").read_bytes()
+
+
+def test_it_goes_on_from_its_memory_as_if_never_stopped_and_spares_the_global_generator(tmp_path):
     torch.manual_seed(1)
     before = torch.get_rng_state()
     policies = [KnowledgeSelection(4, actions=2)]
@@ -203,17 +228,19 @@ def test_it_goes_on_from_its_state_as_if_never_stopped_and_spares_the_global_gen
         _ask(policies[0], Step(index, 9, index), (1.0, 3.0 + index))
         policies[0].observe(Feedback(0.0, 1.0 - 0.1 * index))
     policies.append(KnowledgeSelection(4, actions=2))
-    policies[1].load_state_dict(policies[0].state_dict())
+    kept, memory = _written(tmp_path, policies[0].memory()), policies[0].memory()
+    policies[1].remember(load_tree(tmp_path / "memory.safetensors"))
     for index in range(3, 6):
         one, other = (_ask(policy, Step(index, 9, index), (2.0, 5.0)) for policy in policies)
         assert [w.item() for w in one] == [w.item() for w in other]
         for policy in policies:
             policy.observe(Feedback(0.0, 0.5))
-    _assert_equal(policies[0].state_dict(), policies[1].state_dict())
+    assert _written(tmp_path, policies[0].memory()) == _written(tmp_path, policies[1].memory()) != kept
+    assert _written(tmp_path, memory) == kept
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_there_are_as_many_evaluations_as_phases_and_the_last_stage_learns_nothing(run, monkeypatch, watched):
+def test_there_are_as_many_evaluations_as_phases_and_the_last_stage_learns_nothing(run, monkeypatch, watched, tmp_path):
     import edgekd.distill.loop as loop
 
     evaluations, evaluate = [], loop.evaluate
@@ -223,20 +250,19 @@ def test_there_are_as_many_evaluations_as_phases_and_the_last_stage_learns_nothi
     transitions = len(watched[0]._agent.transitions)
     assert len(evaluations) == len(outcome.history) == transitions == episodes.stages[0].repeat * 2
     run(episodes)
-    learned, frozen = (policy.state_dict() for policy in watched)
-    _assert_equal(*({k: v for k, v in state.items() if k.startswith("agent.")} for state in (learned, frozen)))
+    learned, frozen = (_written(tmp_path, policy.memory()["agent"]) for policy in watched)
+    assert learned == frozen
 
 
 class _ShuffledTargets(nn.Module):
-    """Distillation from the teacher's answers to other rows of the batch."""
+    """Distillation from the teacher's answers with its classes shuffled."""
 
     def __init__(self, student, teacher):
         super().__init__()
         self.needs = Needs()
 
     def forward(self, student, teacher, batch, step):
-        order = torch.randperm(len(batch), generator=step.generator("shuffle"))
-        return K.kd_kl(student.logits, teacher.logits[order], temperature=1.0)
+        return K.kd_kl(student.logits, teacher.logits[:, [1, 2, 3, 0]], temperature=1.0)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -262,8 +288,8 @@ def test_a_knowledge_that_is_noise_comes_to_count_less_than_at_the_start_and_tha
     end = agent._nets[0].act(states).mean(dim=0)
     start = Agent(2, agent._how, seed=agent._seed)._built(agent._nets[0].widths)[0].act(states).mean(dim=0)
     at_random = 0.5
-    assert end[1] < min(start[1].item(), at_random) - 0.1
-    assert end[0] > start[0]
+    assert end[1] < min(start[1].item(), at_random) - 0.15
+    assert end[0] > start[0] + 0.1
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Feedback:
 class Policy(Protocol):
     """Decides weights at each step and learns from what comes of them; it lives through all stages of a recipe.
 
-    One that also has `memory` and `remember` (see `edgekd.distill.resume.Remembering`) goes on where a run was interrupted.
+    One that also has `memory` and `remember` (see `edgekd.distill.resume.Remembering`) lets a run be interrupted.
     """
 
     actions: int

@@ -36,7 +36,7 @@ class StateParts(StrictModel):
 class Exploration(StrictModel):
     """How a policy that learns comes to try what it would not prefer."""
 
-    noise: float = Field(0.5, ge=0, description="Standard deviation of what a phase adds to each preference.")
+    noise: float = Field(1.0, ge=0, description="Standard deviation of what a phase adds to each preference.")
     bonus: float = Field(0.05, ge=0, description="Weight of the reward for not doing the same again.")
 
 
@@ -45,6 +45,7 @@ _STATE, _LEARNING, _EXPLORATION = StateParts(), Learning(), Exploration()
 
 @dataclass
 class _Phase:
+    chance: float
     first: Tensor
     last: Tensor
     total: Tensor
@@ -57,8 +58,8 @@ class KnowledgeSelection:
 
     Every loss is brought to the size of the first by the running means of both, then multiplied by its preference; so
     preferences compare, and a preference for the first alone is that loss as it is. A phase is an epoch. Its reward is
-    how much the held-out cross-entropy fell in it, that of a stage's first phase measured from chance; a stage in which
-    the policy learns is an episode.
+    how much the held-out cross-entropy fell in it, from chance in the first phase; a network worse than chance counts
+    as chance, or one outlier would decide what the critic says. A stage in which the policy learns is an episode.
 
     Args:
         seed: Decides initial weights and exploration.
@@ -123,9 +124,9 @@ class KnowledgeSelection:
         phase, self._phase = self._phase, None
         if phase is None:
             return
-        action = phase.total / phase.steps
-        reward = self._before - feedback.nll + self._exploration.bonus * self._exploration_reward(action)
-        self._before = feedback.nll
+        action, nll = phase.total / phase.steps, min(feedback.nll, phase.chance)
+        reward = self._before - nll + self._exploration.bonus * self._exploration_reward(action)
+        self._before = nll
         self._agent.learn(Transition(phase.first, action, torch.tensor(reward), phase.last))
 
     def memory(self) -> dict[str, Any]:
@@ -157,7 +158,7 @@ class KnowledgeSelection:
         self._preferences = self._preferred(parts, is_learning=is_learning)
         if is_learning:
             state = torch.cat(parts)
-            self._phase = self._phase or _Phase(state, state, torch.zeros(self.actions))
+            self._phase = self._phase or _Phase(chance_nll(moment.own), state, state, torch.zeros(self.actions))
             self._phase.last = state
             self._phase.total = self._phase.total + self._preferences
             self._phase.steps += 1
@@ -197,7 +198,7 @@ def hardened(preferences: Tensor, threshold: float) -> Tensor:
 def chance_nll(trace: Trace) -> float:
     """Return the cross-entropy of a network that knows nothing, in nats.
 
-    `ln K` for classes; for `D` real values of unit size `D / 2`, that of a standard normal distribution less the constant
-    that `Evaluation` leaves out.
+    `ln K` for classes; for `D` real values of unit size `D / 2`, that of a standard normal distribution without the
+    constant that `Evaluation` leaves out.
     """
     return trace.logits.shape[1] / 4 if trace.kind == "regression" else math.log(trace.logits.shape[1])

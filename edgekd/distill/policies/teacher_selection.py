@@ -53,6 +53,7 @@ class TeacherSelection:
     """
 
     actions = 1
+    requires = ("labels",)
 
     def __init__(
         self,
