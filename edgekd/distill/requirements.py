@@ -26,13 +26,12 @@ def requirements_of(recipe: Recipe) -> tuple[str, ...]:
         recipe: The method.
 
     Returns:
-        `"a teacher"`, then what its parts require in the order of the recipe, then which networks besides the student
-        it trains.
+        `"a teacher"`, then what its parts require, then which networks besides the student it trains.
     """
     teacher = ("a teacher",) if recipe.needs_teacher else ()
     others = [role for role in trained_roles(recipe) if role != "student"]
     training = (f"training of {', '.join(others)}",) if others else ()
-    return tuple(dict.fromkeys([*teacher, *_of_parts(recipe), *training]))
+    return (*teacher, *sorted(set(_of_parts(recipe))), *training)
 
 
 def trained_roles(recipe: Recipe) -> tuple[str, ...]:
@@ -51,10 +50,10 @@ def _parts(recipe: Recipe) -> Iterator[tuple[Registry[Any], str]]:
         yield from ((ATTACHMENTS, attachment.type) for attachment in attachments.values())
     yield from ((POLICIES, policy.type) for policy in recipe.policies.values())
     for stage in recipe.stages:
-        yield from ((VIEWS, view.type) for view in stage.views)
         for learner in stage.learners:
             yield from ((SOURCES, source.type) for source in learner.source)
             for term in learner.terms:
                 yield TERMS, term.type
                 if isinstance(term.weight, WeigherSpec):
                     yield WEIGHERS, term.weight.type
+        yield from ((VIEWS, view.type) for view in stage.views)

@@ -86,7 +86,7 @@ def test_the_actor_climbs_to_the_action_that_pays_and_away_from_the_one_that_cos
     state = [torch.tensor([1.0, 0.0]), torch.tensor([0.5])]
     start = agent.prefer(state)
     rng = np.random.default_rng(0)
-    for _ in range(60):
+    for _ in range(40):
         action = torch.tensor(rng.random(2), dtype=torch.float32)
         reward = torch.tensor(0.3 * action[0].item() - 0.3 * action[1].item())
         agent.learn(Transition(torch.cat(state), action, reward, torch.cat(state)))

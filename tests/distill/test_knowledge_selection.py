@@ -265,7 +265,7 @@ class _ShuffledTargets(nn.Module):
         return K.kd_kl(student.logits, teacher.logits[:, [1, 2, 3, 0]], temperature=1.0)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0])
 def test_a_knowledge_that_is_noise_comes_to_count_less_than_at_the_start_and_than_at_random(
     run, watched, monkeypatch, seed
 ):
