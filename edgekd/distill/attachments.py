@@ -79,6 +79,25 @@ class GranularEncoder(nn.Module):
         return {f"{self.name}.code": self.encoder(feats[self.reads[0]].flatten(1))}
 
 
+@ATTACHMENTS.register("penultimate")
+class PenultimateFeature(nn.Module):
+    """The feature that feeds the classifier, the mean over positions where it is a map. Output `NAME.feature` `[B, d]`.
+
+    Args:
+        spec: Shapes of the network's traces.
+        name: Prefix of its output.
+    """
+
+    def __init__(self, spec: TraceSpec, name: str) -> None:
+        super().__init__()
+        self.name, self.reads = name, (spec.penultimate,)
+
+    def forward(self, feats: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the feature."""
+        feature = feats[self.reads[0]]
+        return {f"{self.name}.feature": feature.flatten(2).mean(dim=2) if feature.ndim == 4 else feature.flatten(1)}
+
+
 @ATTACHMENTS.register("projection-head")
 class ProjectionHead(nn.Module):
     """`Linear(d, d) - ReLU - Linear(d, d)` on the penultimate feature. Output `NAME.projection` `[B, d]`.

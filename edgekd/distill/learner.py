@@ -83,7 +83,7 @@ class Learner(nn.Module):
             terms = [cast(Term, term) for term in weighted.terms.values()]
             pairs = zip(terms, read, strict=True)
             values = torch.stack([term(own, trace, batch, step) for term, trace in pairs], dim=1)
-            weight = weighted.weigher(Moment(values.detach(), own, read, batch, step))
+            weight = weighted.weigher(Moment(values.detach(), own, read, batch, step, targets))
             by_term[weighted.name] = values.detach().mean()
             if isinstance(weight, Tensor):
                 by_term[f"{weighted.name} weight"] = weight.detach().mean()

@@ -77,7 +77,7 @@ class Recipe(StrictModel):
         """Whether any part of it reads, trains or is shaped by a teacher."""
         if any(role.like == "teacher" or role.between is not None for role in self.roles.values()):
             return True
-        return "teacher" in _all_roles(self)
+        return "teacher" in self.attach or "teacher" in _all_roles(self)
 
     @property
     def digest(self) -> str:
@@ -134,6 +134,7 @@ def compose(wrapper: Recipe, base: Recipe) -> Recipe:
         update={
             "name": f"{wrapper.name}+{base.name}",
             "title": f"{wrapper.title}, over {base.title}",
+            "cost": f"{wrapper.cost}; as {base.name} beside: {base.cost}; the teacher runs once",
             "stages": stages,
             "needs_pretrained_student": wrapper.needs_pretrained_student or base.needs_pretrained_student,
             "baseline": base.baseline,

@@ -47,6 +47,8 @@ class Rotations:
     Labels and ids are repeated, so that a term may rank a teacher's answers; `is_labelled` is False on turned rows.
     """
 
+    requires = ("square pictures",)
+
     def __call__(self, batch: Batch, step: Step) -> Batch:
         """Return `4 B` rows of square pictures `[B, C, H, H]`, the four views of an image adjacent."""
         turned = [torch.rot90(batch.inputs, quarter, dims=(2, 3)) for quarter in range(ROTATIONS)]

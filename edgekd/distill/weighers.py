@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +27,7 @@ class Moment:
         targets: The traces the term compared with, S of them.
         batch: The batch.
         step: Where training stands.
+        named: All targets of the learner by name, those of its other terms too.
     """
 
     values: Tensor
@@ -34,6 +35,7 @@ class Moment:
     targets: tuple[Trace, ...]
     batch: Batch
     step: Step
+    named: Mapping[str, Trace] = field(default_factory=dict)
 
 
 class Weigher(Protocol):
@@ -78,6 +80,57 @@ class LinearRamp:
         return self.start + (self.end - self.start) * progress
 
 
+class RunningMean:
+    """The mean of a quantity over the steps so far, the latest counting most.
+
+    Args:
+        share: Of the mean that the next step keeps, in [0, 1).
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._total: Tensor | None = None
+        self._mass = 0.0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a step was counted yet."""
+        return self._total is not None
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, `[]`; raises `ValueError` before the first step."""
+        return self._known() / self._mass
+
+    def take(self, value: Tensor) -> None:
+        """Count a step's value, `[]`."""
+        before = torch.zeros_like(value) if self._total is None else self._total
+        self._total = self._share * before + (1 - self._share) * value
+        self._mass = self._share * self._mass + (1 - self._share)
+
+    def scale(self, size: float | Tensor) -> Tensor:
+        """Return what brings a positive quantity to a size on average; raises `ValueError` before the first step."""
+        return size * self._mass / self._known().clamp(min=torch.finfo(torch.float32).tiny)
+
+    def memory(self) -> dict[str, Any]:
+        """Return all that it has counted, for a run that is interrupted."""
+        return {"total": self._total, "mass": self._mass}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Take up what `memory` returned."""
+        self._total, self._mass = memory["total"], memory["mass"]
+
+    def _known(self) -> Tensor:
+        if self._total is None:
+            raise ValueError("no step was counted yet")
+        return self._total
+
+
+def size_of(values: Tensor) -> Tensor:
+    """Return the mean magnitude of a term's values, `[]`."""
+    return values.float().abs().mean()
+
+
 @WEIGHERS.register("balanced")
 class Balanced:
     """A term on its own scale: its weight is divided by the running mean of its size, so weights are preferences.
@@ -90,25 +143,20 @@ class Balanced:
     def __init__(self, *, value: float = 1.0, memory: float = 0.99) -> None:
         if not 0 <= memory < 1:
             raise ConfigError(f"balanced: memory must be in [0, 1), got {memory}")
-        self._value, self._memory = value, memory
-        self._mean: Tensor | None = None
-        self._mass = 0.0
+        self._value, self._size = value, RunningMean(memory)
 
     def __call__(self, moment: Moment) -> float | Tensor:
         """Return the weight, this step's values included in the mean."""
-        size = moment.values.float().abs().mean()
-        before = torch.zeros_like(size) if self._mean is None else self._mean
-        self._mean = self._memory * before + (1 - self._memory) * size
-        self._mass = self._memory * self._mass + (1 - self._memory)
-        return self._value * self._mass / self._mean.clamp(min=torch.finfo(torch.float32).tiny)
+        self._size.take(size_of(moment.values))
+        return self._size.scale(self._value)
 
     def memory(self) -> dict[str, Any]:
         """Return the running mean, for a run that is interrupted."""
-        return {"mean": self._mean, "mass": self._mass}
+        return self._size.memory()
 
     def remember(self, memory: Mapping[str, Any]) -> None:
         """Take up what `memory` returned."""
-        self._mean, self._mass = memory["mean"], memory["mass"]
+        self._size.remember(memory)
 
 
 @WEIGHERS.register("teacher-confidence")

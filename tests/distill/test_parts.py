@@ -22,7 +22,6 @@ from edgekd.distill.terms import (
     KnowledgeDistillation,
     Step,
     VariationalInformation,
-    term_schema,
 )
 from edgekd.distill.trace import Trace, TraceSpec, select, shape_of
 from edgekd.distill.weighers import Constant, LinearRamp, Moment
@@ -236,10 +235,6 @@ def test_terms_refuse_networks_that_do_not_fit():
         FitNetHint(TraceSpec(4, {"a": (1, 2, 2)}, ""), teacher, pairs=[("a", "b")])
     with pytest.raises(ConfigError, match="not"):
         CrossEntropy(TraceSpec(4, {}, "", {"c": (7,)}), teacher, part="aux:c")
-
-
-def test_term_schema_lists_options():
-    assert set(term_schema("kd")["properties"]) == {"temperature", "part", "target", "rows"}
 
 
 def test_the_frozen_source_gives_the_mean_of_logits_before_any_softmax():

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from edgekd.core.errors import ConfigError, StorageError
+from edgekd.data import Batch
 from edgekd.distill import Paused, Recipe, Resumption
+from edgekd.distill.step import Step
+from edgekd.distill.trace import Trace
 from edgekd.distill.tree_file import load_tree, save_tree
-from edgekd.distill.weighers import Balanced
+from edgekd.distill.weighers import Balanced, Moment
 
 
 def _in_slices(run, recipe, path, **options):
@@ -31,10 +34,10 @@ def _assert_same(one, other):
 
 
 # Adapters, attachments of both networks, masks by chance, learned temperatures, margins, trajectories, live networks,
-# memory banks, what is prepared before a stage.
+# memory banks, what is prepared before a stage, policies in the middle of an episode.
 METHODS = [
-    "crd", "ctkd", "curriculum-extraction", "dgkd-stochastic", "ekd", "kcd-trained", "mas", "mgd", "ofd",
-    "online-checkpoints", "sskd", "xcl",
+    "crd", "ctkd", "curriculum-extraction", "dgkd-stochastic", "ekd", "kcd-trained", "knowledge-selection", "mas",
+    "mgd", "ofd", "online-checkpoints", "rl-kd", "sskd", "xcl",
 ]  # fmt: skip
 
 
@@ -113,6 +116,8 @@ def test_a_policy_without_state_is_refused_before_training(run, tmp_path, datase
 
 def test_balanced_remembers_its_mean():
     one, other = Balanced(), Balanced()
-    one._mean, one._mass = torch.tensor(3.0), 0.4
+    batch, trace = Batch(*[torch.zeros(2)] * 4), Trace(torch.zeros(2, 4), {}, {}, torch.zeros(2))
+    moments = [Moment(torch.full((2, 1), size), trace, (), batch, Step(0, 9, 0)) for size in (3.0, 5.0)]
+    one(moments[0])
     other.remember(one.memory())
-    assert other.memory() == {"mean": torch.tensor(3.0), "mass": 0.4}
+    assert one(moments[1]) == other(moments[1]) != Balanced()(moments[1])

@@ -114,7 +114,7 @@ VECTORS_ONLY = {"byot", "mag", "mas", "sskd"}
 ROWS_OF_LOGITS = {"ctkd", "dist", "dkd", "logit-standardization", "mlkd", "nkd"}
 FEATURES = {
     "ab", "at", "cc", "cka", "curriculum-extraction", "cwd", "fitnet", "fitnet-normalized", "fsp", "ft", "info-nce",
-    "kcd", "mgd", "nst", "ofd", "pkd", "pkt", "reviewkd", "rkd", "sp", "vid", "xcl",
+    "kcd", "knowledge-selection", "mgd", "nst", "ofd", "pkd", "pkt", "reviewkd", "rkd", "sp", "vid", "xcl",
 }  # fmt: skip
 
 
@@ -141,7 +141,14 @@ def test_methods_on_classes_refuse_regression_before_training(values, method):
         _check(values, method)
 
 
-@pytest.mark.parametrize("method, words", [("crd", "other classes of inputs"), ("gkd", "the top class's probability")])
+@pytest.mark.parametrize(
+    "method, words",
+    [
+        ("crd", "other classes of inputs"),
+        ("gkd", "the top class's probability"),
+        ("rl-kd", "teacher-selection reads the class of an input"),
+    ],
+)
 def test_methods_on_the_class_of_an_input_refuse_both_before_training(maps, values, method, words):
     for dataset in (maps, values):
         with pytest.raises(ConfigError, match=words):

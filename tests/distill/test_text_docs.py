@@ -80,3 +80,22 @@ def test_the_recipe_on_the_page_trains_a_student(dataset, networks, tmp_path):
     )
     hints = [epoch.terms["cls-hint"] for epoch in outcome.history]
     assert hints[-1] < 0.5 * hints[0]
+
+
+def test_knowledge_selection_runs_on_states_of_tokens(dataset, networks, tmp_path):
+    (tmp_path / "selection.yaml").write_text(re.findall(r"```yaml\n(.*?)```", PAGE, re.S)[1])
+    recipe = load_recipe(str(tmp_path / "selection.yaml"))
+    _check(recipe, dataset, networks)
+    student, teacher = networks
+    outcome = run_recipe(
+        recipe,
+        student=student,
+        teacher=teacher,
+        dataset=dataset,
+        settings=TrainSettings(epochs=3, batch_size=16, lr=3e-3, optimizer="adamw", device="cpu", augment="none"),
+        options=RunOptions(),
+    )
+    weights = [epoch.terms["hidden-relation weight"] for epoch in outcome.history]
+    assert len(weights) == 12
+    assert len(set(weights[:9])) > 3
+    assert all(0 < weight for weight in weights[9:])

@@ -8,7 +8,7 @@ from edgekd.distill.step import Step
 from edgekd.distill.terms.activations import ActivationBoundary, OverhauledFeatures
 from edgekd.distill.terms.aligned import AlignedFeatures
 from edgekd.distill.terms.attention import AttentionTransfer, NeuronSelectivity
-from edgekd.distill.terms.base import TERMS, Needs, Preparation, Prepared, Term, build_term, term_schema
+from edgekd.distill.terms.base import TERMS, Needs, Preparation, Prepared, Term, build_term
 from edgekd.distill.terms.channels import ChannelWiseKD
 from edgekd.distill.terms.contrastive import ContrastiveRepresentation, InBatchContrast
 from edgekd.distill.terms.correlation import MultiLevelKD, RelationalCorrelation
@@ -87,5 +87,4 @@ __all__ = [
     "TransformedKD",
     "VariationalInformation",
     "build_term",
-    "term_schema",
 ]

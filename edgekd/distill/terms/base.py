@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgekd.core.registry import Registry
 from edgekd.core.seeds import derive_seed
 from edgekd.data import Batch
-from edgekd.distill.options import checked_options, options_model
+from edgekd.distill.options import checked_options
 from edgekd.distill.step import Step
 from edgekd.distill.trace import Trace, TraceSpec
 
@@ -107,8 +107,3 @@ def build_term(kind: str, student: TraceSpec, teacher: TraceSpec, options: Mappi
     """
     builder = TERMS[kind]
     return builder(student, teacher, **checked_options(f"term {kind!r}", builder, options))
-
-
-def term_schema(kind: str) -> dict[str, Any]:
-    """Return the JSON schema of a term's options."""
-    return options_model(f"{kind} options", TERMS[kind]).model_json_schema()

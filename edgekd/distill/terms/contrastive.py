@@ -83,6 +83,8 @@ class ContrastiveRepresentation(nn.Module):
     teacher_bank: Tensor
     log_normalisers: Tensor
 
+    requires = ("labels",)
+
     def __init__(
         self,
         student: TraceSpec,

@@ -30,6 +30,8 @@ class DecoupledKD(nn.Module):
         arXiv 2203.08679.
     """
 
+    requires = ("labels",)
+
     def __init__(
         self,
         student: TraceSpec,
@@ -72,6 +74,8 @@ class NormalizedKD(nn.Module):
     Reference:
         arXiv 2303.13005.
     """
+
+    requires = ("labels",)
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, gamma: float = 1.5, temperature: float = 1.0) -> None:
         super().__init__()

@@ -28,6 +28,8 @@ class GaussianNLL(nn.Module):
         arXiv 2007.00051, reconstruction.
     """
 
+    requires = ("labels",)
+
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, part: str = "logits") -> None:
         super().__init__()
         _require_gaussians("gaussian-nll", student, part)

@@ -29,6 +29,8 @@ class CrossEntropy(nn.Module):
         part: Which logits of the student: `"logits"` or `"aux:NAME.logits"`.
     """
 
+    requires = ("labels",)
+
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, part: str = "logits") -> None:
         super().__init__()
         if shape_of(student, part) != student.logits_shape:

@@ -51,6 +51,8 @@ class TransformedKD(nn.Module):
         arXiv 2006.07114.
     """
 
+    requires = ("labels",)
+
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, temperature: float = 4.0, ratio: float = 1.0) -> None:
         super().__init__()
         require_logits("transformed-kd", student, teacher, temperature=temperature)

@@ -1,5 +1,3 @@
-import json
-
 import yaml
 
 from edgekd.distill import load_recipe
@@ -19,10 +17,3 @@ def test_a_copy_overwrites_nothing_unasked(edgekd, tmp_path):
     assert edgekd("recipes", "cp", "kd", path, "--force").exit_code == 0
     assert yaml.safe_load(path.read_text())["name"] == "kd"
     assert edgekd("recipes", "cp", "kd", tmp_path / "mine.txt").exit_code == 2
-
-
-def test_terms_and_their_options_are_shown(edgekd):
-    document = json.loads(edgekd("methods", "schema", "--json").stdout)
-    assert document["terms"]["kd"]["properties"]["temperature"]["default"] == 4.0
-    assert "temperature" in edgekd("methods", "schema", "kd").stdout
-    assert edgekd("methods", "schema", "kdd").exit_code == 2

@@ -1,4 +1,4 @@
-"""Weights that are learned from reward instead of from gradients of the loss."""
+"""What a policy is: weights that are learned from reward instead of from gradients of the loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class Feedback:
 
 
 class Policy(Protocol):
-    """Decides weights at each step and learns from what comes of them; it lives through all stages of a recipe."""
+    """Decides weights at each step and learns from what comes of them; it lives through all stages of a recipe.
+
+    One that also has `memory` and `remember` (see `edgekd.distill.resume.Remembering`) lets a run be interrupted.
+    """
 
     actions: int
 
