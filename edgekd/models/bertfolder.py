@@ -84,9 +84,7 @@ def read_bert_folder(folder: Path, *, length: int) -> BertFolder:
     found = {_own_name(name): tensor for name, tensor in read_tensors(folder / _WEIGHTS_FILE).items()}
     wanted = (*_ENCODER, _POOLER, HEAD) if _CLASSIFIER in found else _ENCODER
     state = {
-        name: tensor
-        for name, tensor in found.items()
-        if name.startswith(wanted) and not name.endswith("position_ids")
+        name: tensor for name, tensor in found.items() if name.startswith(wanted) and not name.endswith("position_ids")
     }
     if _POSITIONS not in state:
         raise ConfigError(f"{folder / _WEIGHTS_FILE} holds no BERT encoder: {_POSITIONS} is missing")
