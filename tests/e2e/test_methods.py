@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.numpy import load_file
 
-from edgekd.distill import recipe_names
+from edgekd.distill import load_recipe, recipe_names
 from edgekd.pipeline.config import load_config
 from edgekd.pipeline.run import RunRequest, distill
 from edgekd.report import Verdict
@@ -35,10 +35,35 @@ def teacher(tmp_path_factory):
     return {"net": "resnet8-w16", "weights": str(folder / "teacher" / "teacher.safetensors")}
 
 
+@pytest.fixture(scope="module")
+def pretrained(teacher, tmp_path_factory):
+    """Weights of a student to fine-tune."""
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
+    _run(folder, method="plain", teacher=teacher)
+    return str(folder / "student" / "distilled-seed0.safetensors")
+
+
+@pytest.fixture
+def flags(request, teacher):
+    """What a method needs beside a picture task and its teacher."""
+
+    def of(method):
+        if method == "modality-gram":
+            towers = {"family": "towers", "depths": [3], "widths": [2], "max_share": 0.5}
+            data = {"name": "digits-halves", "limit": 400}
+            return {"data": data, "teacher": {"net": "towers3-w8", "epochs": 4}, "student": towers}
+        if load_recipe(method).needs_pretrained_student:
+            student = TASK["student"] | {"weights": request.getfixturevalue("pretrained")}
+            return {"teacher": teacher, "student": student}
+        return {"teacher": teacher}
+
+    return of
+
+
 @pytest.mark.parametrize("method", [*recipe_names(), "mas+vid"])
-def test_every_method_goes_from_data_to_a_packed_student(method, teacher, tmp_path):
+def test_every_method_goes_from_data_to_a_packed_student(method, flags, tmp_path):
     folder = tmp_path / "run"
-    report = _run(folder, method=method, teacher=teacher)
+    report = _run(folder, method=method, **flags(method))
     assert report.method == method
     assert report.verdict is Verdict.PREDICTED_KEPT
     assert report.parity.is_ok
