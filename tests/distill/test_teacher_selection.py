@@ -409,3 +409,10 @@ def test_it_refuses_an_instance_that_is_no_vector():
     moment = replace(moment, targets=(replace(moment.targets[0], aux={"state.feature": feature}), moment.targets[1]))
     with pytest.raises(ConfigError, match=r"reads a vector \[B, D\]"):
         TeacherSelection(0).weigh(0, moment, is_learning=True)
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "regression"])
+def test_it_refuses_tasks_without_one_class_an_input(kind):
+    moment = _moment(Step(0, 1, 0))
+    with pytest.raises(ConfigError, match=f"reads the class of an input, this task is {kind}"):
+        TeacherSelection(0).weigh(0, replace(moment, own=replace(moment.own, kind=kind)), is_learning=True)

@@ -99,4 +99,4 @@ def test_knowledge_selection_runs_on_states_of_tokens(dataset, networks, tmp_pat
     weights = [epoch.terms["hidden-relation weight"] for epoch in outcome.history]
     assert len(weights) == 12
     assert len(set(weights[:9])) > 3
-    assert all(0 < weight for weight in weights[9:])
+    assert all(weight > 0 for weight in weights[9:])
