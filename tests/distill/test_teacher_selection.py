@@ -250,7 +250,7 @@ def _written(tmp_path, policy):
 def test_a_policy_that_does_not_learn_selects_what_is_likelier_than_not_and_draws_nothing(tmp_path):
     policy = TeacherSelection(0, value=0.5)
     policy.weigh(0, _moment(Step(0, 2, 0)), is_learning=True)
-    policy._parameters[0, -1], policy._parameters[1, -1] = 0.1, -0.1
+    policy._parameters[0, -1], policy._parameters[1, -1] = 0.01, -0.01
     before = _written(tmp_path, policy)
     weights = policy.weigh(0, _moment(Step(1, 2, 0)), is_learning=False)
     assert weights.tolist() == [[0.5, 0.0]] * 4
