@@ -95,6 +95,16 @@ def test_the_actor_climbs_to_the_action_that_pays_and_away_from_the_one_that_cos
     assert end[1] < 0.2 < start[1]
 
 
+def test_each_phase_draws_transitions_of_its_own(monkeypatch):
+    seeds = []
+    monkeypatch.setattr("edgekd.distill.policies.agent.learn", lambda *_, seed: seeds.append(seed))
+    agent = Agent(3, Learning(), seed=0)
+    agent.prefer([torch.rand(2), torch.rand(3)])
+    for index in range(3):
+        agent.learn(_transition(index))
+    assert len(set(seeds)) == 3
+
+
 def test_networks_depend_on_the_seed_alone_and_leave_the_global_generator_as_it_was():
     torch.manual_seed(5)
     before = torch.get_rng_state()

@@ -119,3 +119,9 @@ def test_every_recipe_says_what_a_step_costs(name):
 def test_a_composition_costs_what_both_cost():
     assert load_recipe("mas").cost in load_recipe("mas+sp").cost
     assert load_recipe("sp").cost in load_recipe("mas+sp").cost
+
+
+def test_a_teacher_that_only_has_attachments_is_needed():
+    stage = {"name": "s", "source": {"type": "self"}, "terms": [{"type": "cross-entropy"}]}
+    recipe = Recipe(name="a", title="a", attach={"teacher": {"b": {"type": "penultimate"}}}, stages=[stage])
+    assert requirements_of(recipe) == ("a teacher", "labels")

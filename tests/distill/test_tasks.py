@@ -141,14 +141,7 @@ def test_methods_on_classes_refuse_regression_before_training(values, method):
         _check(values, method)
 
 
-@pytest.mark.parametrize(
-    "method, words",
-    [
-        ("crd", "other classes of inputs"),
-        ("gkd", "the top class's probability"),
-        ("rl-kd", "teacher-selection reads the class of an input"),
-    ],
-)
+@pytest.mark.parametrize("method, words", [("crd", "other classes of inputs"), ("gkd", "the top class's probability")])
 def test_methods_on_the_class_of_an_input_refuse_both_before_training(maps, values, method, words):
     for dataset in (maps, values):
         with pytest.raises(ConfigError, match=words):

@@ -250,7 +250,7 @@ def _written(tmp_path, policy):
 def test_a_policy_that_does_not_learn_selects_what_is_likelier_than_not_and_draws_nothing(tmp_path):
     policy = TeacherSelection(0, value=0.5)
     policy.weigh(0, _moment(Step(0, 2, 0)), is_learning=True)
-    policy._parameters[0, -1], policy._parameters[1, -1] = 0.1, -0.1
+    policy._parameters[0, -1], policy._parameters[1, -1] = 0.01, -0.01
     before = _written(tmp_path, policy)
     weights = policy.weigh(0, _moment(Step(1, 2, 0)), is_learning=False)
     assert weights.tolist() == [[0.5, 0.0]] * 4
@@ -409,3 +409,10 @@ def test_it_refuses_an_instance_that_is_no_vector():
     moment = replace(moment, targets=(replace(moment.targets[0], aux={"state.feature": feature}), moment.targets[1]))
     with pytest.raises(ConfigError, match=r"reads a vector \[B, D\]"):
         TeacherSelection(0).weigh(0, moment, is_learning=True)
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "regression"])
+def test_it_refuses_tasks_without_one_class_an_input(kind):
+    moment = _moment(Step(0, 1, 0))
+    with pytest.raises(ConfigError, match=f"reads the class of an input, this task is {kind}"):
+        TeacherSelection(0).weigh(0, replace(moment, own=replace(moment.own, kind=kind)), is_learning=True)

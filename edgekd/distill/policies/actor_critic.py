@@ -51,7 +51,7 @@ class Transition:
 class ActorCritic(nn.Module):
     """Two encoders of two layers, an actor and a critic of three.
 
-    The encoders learn with the critic; the actor reads them detached.
+    The encoders learn with the critic; the actor reads what they give.
 
     Args:
         widths: Widths of the student's and of the teacher's part of a state.
@@ -72,7 +72,7 @@ class ActorCritic(nn.Module):
 
     def inclination(self, states: Tensor) -> Tensor:
         """Return the logits `[N, A]` of the preferences."""
-        logits: Tensor = self.actor(self._encoded(states).detach())
+        logits: Tensor = self.actor(self._encoded(states))
         return logits
 
     def value(self, states: Tensor, actions: Tensor) -> Tensor:
