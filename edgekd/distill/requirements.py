@@ -26,12 +26,14 @@ def requirements_of(recipe: Recipe) -> tuple[str, ...]:
         recipe: The method.
 
     Returns:
-        `"a teacher"`, then what its parts require, then which networks besides the student it trains.
+        `"a teacher"`, `"a pre-trained student"`, then what its parts require, then which networks besides the
+        student it trains.
     """
     teacher = ("a teacher",) if recipe.needs_teacher else ()
+    student = ("a pre-trained student",) if recipe.needs_pretrained_student else ()
     others = [role for role in trained_roles(recipe) if role != "student"]
     training = (f"training of {', '.join(others)}",) if others else ()
-    return (*teacher, *sorted(set(_of_parts(recipe))), *training)
+    return (*teacher, *student, *sorted(set(_of_parts(recipe))), *training)
 
 
 def trained_roles(recipe: Recipe) -> tuple[str, ...]:

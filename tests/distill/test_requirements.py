@@ -17,6 +17,8 @@ from edgekd.distill.stage import build_stage
 from edgekd.distill.terms import Step
 from edgekd.distill.views import VIEWS
 
+ON_PICTURES = [name for name in recipe_names() if "two modalities" not in requirements_of(load_recipe(name))]
+
 
 @pytest.fixture
 def stages(dataset, student, teacher):
@@ -52,7 +54,7 @@ def _values(stages, dataset):
     return found
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", ON_PICTURES)
 def test_a_term_whose_value_follows_the_labels_says_that_it_requires_them(name, stages, dataset):
     recipe, train = load_recipe(name), dataset.train
     shuffled = np.random.default_rng(0).permutation(train.labels)
@@ -64,7 +66,7 @@ def test_a_term_whose_value_follows_the_labels_says_that_it_requires_them(name, 
             assert "labels" in requirements_of(recipe)
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", ON_PICTURES)
 def test_a_recipe_needs_a_teacher_exactly_if_it_reads_or_trains_one_or_has_one_like_it(name, stages, run):
     recipe = load_recipe(name)
     if "a teacher" not in requirements_of(recipe):
@@ -125,3 +127,10 @@ def test_a_teacher_that_only_has_attachments_is_needed():
     stage = {"name": "s", "source": {"type": "self"}, "terms": [{"type": "cross-entropy"}]}
     recipe = Recipe(name="a", title="a", attach={"teacher": {"b": {"type": "penultimate"}}}, stages=[stage])
     assert requirements_of(recipe) == ("a teacher", "labels")
+
+
+def test_what_the_task_or_the_user_must_bring_is_said():
+    assert "two modalities" in requirements_of(load_recipe("modality-gram"))
+    needing = {name for name in recipe_names() if "a pre-trained student" in requirements_of(load_recipe(name))}
+    assert needing == {"tl", "tl-kd"}
+    assert set(recipe_names()) - set(ON_PICTURES) == {"modality-gram"}

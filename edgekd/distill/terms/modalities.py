@@ -36,6 +36,8 @@ class ModalityGram(nn.Module):
         arXiv 2112.11447; a reconstruction from the abstract.
     """
 
+    requires = ("two modalities",)
+
     def __init__(
         self,
         student: TraceSpec,
