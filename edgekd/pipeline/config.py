@@ -56,7 +56,7 @@ class RunConfig(StrictModel):
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
-    method: str = Field("mas", description="Recipe by name, wrapper+base, or path of a YAML file.")
+    method: str = Field("multi-granularity", description="Recipe by name, wrapper+base, or path of a YAML file.")
     train: TrainSettings = TrainSettings()
     target: str = Field("cpu", description="Device the student is for.")
     budget: str | None = Field(None, description='Latency limits on it, such as "p99<8ms".')

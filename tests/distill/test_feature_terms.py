@@ -25,6 +25,7 @@ MAP_TERMS = [
     "reviewkd",
     "ofd",
     "activation-boundary",
+    "pooled-pyramid",
 ]
 
 
@@ -98,6 +99,31 @@ def test_the_normalised_hint_pools_projects_and_averages_over_pairs(mine, theirs
     first = K.hint_l2(term.projectors[0](pooled), theirs.feats["y"])
     second = K.hint_l2(term.projectors[1](mine.feats["b"]), theirs.feats["y"])
     torch.testing.assert_close(term(mine, theirs, _batch(), STEP), (first + second) / 2)
+
+
+def test_the_pooled_pyramid_compares_maps_at_each_resolution_and_averages_over_pairs(mine, theirs):
+    term = _term("pooled-pyramid", pairs=[("a", "x"), ("b", "y")], levels=(2, 1))
+    expected = []
+    for (on, to), projector in zip(term.pairs, term.projectors, strict=True):
+        difference = projector(mine.feats[on]) - theirs.feats[to]
+        half = difference.shape[-1] // 2
+        quarters = difference.unflatten(2, (2, half)).unflatten(4, (2, half)).mean(dim=(3, 5))
+        levels = (difference, quarters, difference.mean(dim=(2, 3)))
+        sums = [weight * level.square().flatten(1).mean(dim=1) for weight, level in zip((4, 2, 1), levels, strict=True)]
+        expected.append(sum(sums) / 7)
+    torch.testing.assert_close(term(mine, theirs, _batch(), STEP), (expected[0] + expected[1]) / 2)
+
+
+def test_a_pyramid_of_one_level_is_the_hint(mine, theirs):
+    torch.testing.assert_close(
+        _term("pooled-pyramid", levels=())(mine, theirs, _batch(), STEP),
+        _term("fitnet", pairs="all")(mine, theirs, _batch(), STEP),
+    )
+
+
+def test_the_pooled_pyramid_refuses_levels_without_windows():
+    with pytest.raises(ConfigError, match=r"levels must be positive, got \[2, 0\]"):
+        _term("pooled-pyramid", levels=(2, 0))
 
 
 def test_the_normalised_hint_is_blind_to_the_teachers_lengths(mine, theirs):

@@ -14,7 +14,7 @@ def test_the_digits_preset_applies_where_nothing_is_said():
     config = load_config(None, flags={}, overrides=[])
     assert config.data.name == "digits"
     assert config.student.widths == (1, 2)
-    assert config.method == "mas"
+    assert config.method == "multi-granularity"
 
 
 def test_a_preset_follows_the_data_set(tmp_path):

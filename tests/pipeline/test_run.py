@@ -123,7 +123,7 @@ def test_the_bundle_is_intact_and_its_golden_answers_are_those_of_the_model(fini
     manifest = json.loads((folder / "bundle" / "bundle.json").read_text())
     assert manifest["health"]["budget_ms"] == {"p99": 5.0}
     assert manifest["targets"][0]["sm"] == 87
-    assert manifest["provenance"]["recipe_sha256"] == load_recipe("mas").digest
+    assert manifest["provenance"]["recipe_sha256"] == load_recipe("multi-granularity").digest
 
 
 def test_predictions_are_never_called_measurements(finished):

@@ -17,7 +17,13 @@ from edgekd.distill.terms.decoupled import DecoupledKD, NormalizedKD
 from edgekd.distill.terms.exits import BranchKL, FeatureMSE
 from edgekd.distill.terms.extraction import RandomProjection
 from edgekd.distill.terms.factors import FactorTransfer, Paraphrasing
-from edgekd.distill.terms.features import FitNetHint, NormalizedHint, PearsonCorrelation, VariationalInformation
+from edgekd.distill.terms.features import (
+    FitNetHint,
+    NormalizedHint,
+    PearsonCorrelation,
+    PooledPyramid,
+    VariationalInformation,
+)
 from edgekd.distill.terms.flows import SolutionFlow
 from edgekd.distill.terms.gaussian import GaussianKL, GaussianNLL
 from edgekd.distill.terms.generative import MaskedGeneration
@@ -70,6 +76,7 @@ __all__ = [
     "NormalizedKD",
     "OverhauledFeatures",
     "PearsonCorrelation",
+    "PooledPyramid",
     "Preparation",
     "Prepared",
     "ProbabilisticTransfer",

@@ -9,6 +9,7 @@ import torch
 from edgekd_kernels import functional as K
 from torch import Tensor, nn
 
+from edgekd.core.errors import ConfigError
 from edgekd.data import Batch
 from edgekd.distill.step import Step
 from edgekd.distill.terms.alignment import (
@@ -81,6 +82,48 @@ class NormalizedHint(nn.Module):
         for (on, to), projector in zip(self.pairs, self.projectors, strict=True):
             mine, theirs = same_size(student.feats[on], teacher.feats[to])
             values.append(K.hint_l2(projector(mine), theirs))
+        return torch.stack(values).mean(dim=0)
+
+
+@TERMS.register("pooled-pyramid")
+class PooledPyramid(nn.Module):
+    """Mean squared difference of the teacher's map and a 1x1 projection of the student's, at several resolutions.
+
+    Beside the maps themselves their averages over 4x4, 2x2 and 1x1 windows are compared, each coarser level with half
+    the weight of the one before: where a response is, and how much of it there is in all. The projection is that of
+    `FitNetHint`; the larger map is average-pooled to the smaller one's size. Several pairs are averaged.
+
+    Args:
+        student: Shapes of the student's traces.
+        teacher: Shapes of the teacher's traces.
+        pairs: Which maps.
+        levels: Sides of the pooled maps; those not below a map's own side are left out.
+
+    Reference:
+        The hierarchical context loss of arXiv 2104.09044, without its fusion of levels.
+    """
+
+    def __init__(
+        self,
+        student: TraceSpec,
+        teacher: TraceSpec,
+        *,
+        pairs: Pairs = "all",
+        levels: tuple[int, ...] = (4, 2, 1),
+    ) -> None:
+        super().__init__()
+        if any(level < 1 for level in levels):
+            raise ConfigError(f"pooled-pyramid: levels must be positive, got {list(levels)}")
+        self.pairs, self.levels = map_pairs(student, teacher, pairs), tuple(levels)
+        self.projectors = nn.ModuleList(normalised_projection(*w) for w in widths_of(student, teacher, self.pairs))
+        self.needs = needs_of(self.pairs)
+
+    def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
+        """Return `[B]`."""
+        values = []
+        for (on, to), projector in zip(self.pairs, self.projectors, strict=True):
+            mine, theirs = same_size(student.feats[on], teacher.feats[to])
+            values.append(K.pooled_mse(projector(mine), theirs, levels=self.levels))
         return torch.stack(values).mean(dim=0)
 
 

@@ -36,8 +36,8 @@ def resolve_pairs(student: TraceSpec, teacher: TraceSpec, pairs: Pairs) -> tuple
     found = paired_by_depth(student.maps, teacher.maps)
     if not found:
         raise ConfigError(
-            "no feature maps of student and teacher go together; name them: pairs: [[student, teacher]], or on texts "
-            "take cls-hint or hidden-relation"
+            "no feature maps of student and teacher go together; name them: pairs: [[student, teacher]], take a method "
+            "that needs none, such as mas or kd, or on texts cls-hint or hidden-relation"
         )
     return {"all": found, "first": found[:1], "middle": (found[len(found) // 2],), "last": found[-1:]}[pairs]
 
