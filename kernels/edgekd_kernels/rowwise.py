@@ -6,28 +6,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgekd_kernels._checks import require_same_shape, widened
+from edgekd_kernels._checks import require_pair, require_same_shape, widened
+from edgekd_kernels._dispatch import Impl
+from edgekd_kernels._op import FusedLoss, Signature, accumulation_dtype
 from edgekd_kernels._standard import standardised
 
 
-def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4.0) -> Tensor:
+def _fake_kd_kl(student: Tensor, teacher: Tensor, *, temperature: float) -> tuple[Tensor, ...]:
+    batch, rows, _ = student.shape
+    dtype = accumulation_dtype(student, teacher)
+    return tuple(student.new_empty(shape, dtype=dtype) for shape in ((batch,), (batch, rows), (batch, rows)))
+
+
+_KD_KL = FusedLoss(
+    Signature(
+        name="kd_kl",
+        family="rowwise",
+        inputs=("student", "teacher"),
+        options={"temperature": "float"},
+        gradients=("student",),
+        kept=("student", "teacher"),
+        saved=("log_q", "log_p"),
+        fake=_fake_kd_kl,
+    )
+)
+
+
+def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4.0, impl: Impl = "auto") -> Tensor:
     """Hinton's distillation loss, `T^2 * KL(softmax(t/T) || softmax(s/T))`.
 
     Args:
         student_logits: `[B, K]`, or of each position `[B, K, ...]`, over which the mean is taken.
         teacher_logits: The same shape; no gradient reaches it.
         temperature: `T > 0`, applied to both sides.
+        impl: Which implementation.
 
     Returns:
         `[B]`.
 
     Raises:
-        ValueError: Shapes differ or the temperature is not positive.
+        ValueError: Shapes or devices differ, the batch is empty, or the temperature is not positive.
+        TypeError: Logits are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 1503.02531.
     """
-    return branch_kl(student_logits, teacher_logits.detach(), temperature=temperature)
+    require_pair(student_logits=student_logits, teacher_logits=teacher_logits)
+    _require_positive(temperature)
+    student, teacher = (_rows(logits) for logits in (student_logits, teacher_logits.detach()))
+    return _KD_KL(student, teacher, temperature=temperature, impl=impl)
 
 
 def branch_kl(branch_logits: Tensor, trunk_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -227,6 +255,11 @@ def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0) -
         raise ValueError(f"feature maps have shape {tuple(student_map.shape)}, expected [B, C, positions...]")
     student, teacher = (feature_map.flatten(2).flatten(0, 1) for feature_map in (student_map, teacher_map))
     return kd_kl(student, teacher, temperature=temperature).view(student_map.shape[:2]).mean(dim=1)
+
+
+def _rows(logits: Tensor) -> Tensor:
+    """Return logits `[B, K, ...]` as rows `[B, R, K]`, without a copy where strides allow."""
+    return logits.unsqueeze(1) if logits.dim() == 2 else logits.flatten(2).transpose(1, 2)
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
