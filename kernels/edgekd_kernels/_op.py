@@ -140,12 +140,15 @@ def _autograd_function(signature: Signature) -> type[torch.autograd.Function]:
             outputs = _run_forward(signature, module, arguments)
             ctx.save_for_backward(*_kept(signature, arguments), *outputs[1:])
             ctx.mark_non_differentiable(*outputs[1:])
+            ctx.set_materialize_grads(False)  # what is saved has no gradient: none is to be filled with zeros
             ctx.options = arguments[len(signature.inputs) :]
             return outputs
 
         @staticmethod
         @once_differentiable
-        def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+            if grad is None:
+                return (None,) * (len(signature.inputs) + len(signature.options))
             gradients = _run_backward(signature, module, (grad, *ctx.saved_tensors, *ctx.options))
             return _placed(signature, gradients, len(signature.options))
 
@@ -167,9 +170,12 @@ def _operator(signature: Signature) -> Any:
     def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
         saved = output[1:] if signature.saved else ()
         ctx.save_for_backward(*_kept(signature, inputs), *saved)
+        ctx.set_materialize_grads(False)
         ctx.options = inputs[len(signature.inputs) :]
 
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * (len(signature.inputs) + len(ctx.options))
         found = gradient_operator(grad, *ctx.saved_tensors, *ctx.options)
         gradients = found if isinstance(found, tuple) else (found,)
         return _placed(signature, gradients, len(ctx.options))
