@@ -8,12 +8,14 @@ argument holds follows from the last word of its name, as everywhere in the pack
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from edgekd_kernels import functional
+from edgekd_kernels._op import FusedLoss
 from torch import Tensor
 
 Arguments = dict[str, Any]
@@ -191,6 +193,16 @@ def fused_losses() -> list[str]:
     """Return the public losses whose implementation can be chosen."""
     found = [name for name in functional.__all__ if "impl" in inspect.signature(getattr(functional, name)).parameters]
     return sorted(found)
+
+
+def implementations(loss: str) -> tuple[str, ...]:
+    """Return the kernels that a loss has, `"triton"` and `"cuda"`, whether or not they can run here."""
+    offered = {"triton"}
+    for module in list(sys.modules.values()):
+        if module.__name__.startswith("edgekd_kernels."):
+            own = (value for value in vars(module).values() if isinstance(value, FusedLoss))
+            offered.update(*(fused.signature.offered for fused in own if fused.signature.name == loss))
+    return tuple(sorted(offered - {"torch"}))
 
 
 def is_students(loss: str, name: str) -> bool:
