@@ -20,13 +20,17 @@ ON = [
     pytest.param("cpu", marks=pytest.mark.skipif(HAS_GPU, reason="a rehearsal, not needed beside a GPU")),
 ]
 DTYPES = [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.float16,) * 2, (torch.bfloat16, torch.float32)]
-SLACK = 2.0**-21
+SLACK = 2.0**-18
+"""Roundings of float32 where a small loss is the difference of larger sums; by luck one side has fewer of them."""
 KERNELS = [(loss, impl) for loss in fused_losses() for impl in implementations(loss)]
 
 
 @pytest.fixture(autouse=True)
-def _without_tf32(monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+def _without_tf32():
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _require(impl, device):
