@@ -40,6 +40,7 @@ class Signature:
         saved: Names of what forward returns after the values, for backward.
         fake: `fake(*inputs, **options)` returns what forward does, with shapes and dtypes only.
         offered: Implementations there are.
+        overload: Tells operators of one loss apart that take different numbers of tensors.
     """
 
     name: str
@@ -51,6 +52,12 @@ class Signature:
     saved: tuple[str, ...]
     fake: Callable[..., Outputs]
     offered: tuple[str, ...] = ("triton", "torch")
+    overload: str = ""
+
+    @property
+    def operator_name(self) -> str:
+        """What the loss is called among torch's operators."""
+        return f"edgekd_kernels::{self.name}" + (f"_{self.overload}" if self.overload else "")
 
 
 class FusedLoss:
@@ -182,7 +189,7 @@ def _operator(signature: Signature) -> Any:
 
     gradient_operator = _gradient_operator(signature)
     schema = _schema(signature, signature.inputs, 1 + len(signature.saved))
-    operator = torch.library.custom_op(f"edgekd_kernels::{signature.name}", forward, mutates_args=(), schema=schema)
+    operator = torch.library.custom_op(signature.operator_name, forward, mutates_args=(), schema=schema)
     operator.register_fake(fake)
     operator.register_autograd(backward, setup_context=setup_context)
     return operator
@@ -200,7 +207,7 @@ def _gradient_operator(signature: Signature) -> Any:
         return _returned(tuple(torch.empty_like(kept[name]) for name in signature.gradients))
 
     schema = _schema(signature, ("grad", *signature.kept, *signature.saved), len(signature.gradients))
-    name = f"edgekd_kernels::{signature.name}_backward"
+    name = f"{signature.operator_name}_backward"
     operator = torch.library.custom_op(name, backward, mutates_args=(), schema=schema)
     operator.register_fake(fake)
     return operator
