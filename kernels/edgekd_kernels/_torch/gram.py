@@ -7,7 +7,8 @@ pieces that stay in a processor's cache, so that widening and centring them cost
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -51,9 +52,10 @@ def linear_cka_forward(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor
         student: `[B, D]`.
         teacher: `[B, E]`.
     """
-    mine, theirs = _centred_gram(student), _centred_gram(teacher)
+    dtype = accumulation_dtype(student, teacher)
+    mine, theirs = _centred_gram(student, dtype), _centred_gram(teacher, dtype)
     values, _ = _alignment(mine, theirs)
-    return values.to(accumulation_dtype(student, teacher)), mine, theirs
+    return values.to(dtype), mine, theirs
 
 
 def linear_cka_backward(grad: Tensor, student: Tensor, mine: Tensor, theirs: Tensor) -> tuple[Tensor]:
@@ -61,7 +63,7 @@ def linear_cka_backward(grad: Tensor, student: Tensor, mine: Tensor, theirs: Ten
     grad = grad.double()
     values, scale = _alignment(mine, theirs)
     square = mine.square().sum()
-    square = square.where(square > 0, 1.0)
+    square += square == 0
     means = (theirs @ grad) / len(grad)
     weights = grad.unsqueeze(0) + grad.unsqueeze(1)
     first = (weights * theirs - means.unsqueeze(0) - means.unsqueeze(1) + means.mean()) * scale
@@ -126,10 +128,10 @@ def rkd_angle_backward(grad: Tensor, student: Tensor, mine: Tensor, theirs: Tens
     return (_combined(_laplacian(slopes), student),)
 
 
-def _pieces(columns: int, batch: int) -> Iterator[slice]:
+def _pieces(rows: Tensor) -> Iterator[slice]:
     """Yield ranges of columns, each a piece of the features."""
-    step = max(64, PIECE_ELEMENTS // batch)
-    return (slice(start, start + step) for start in range(0, columns, step))
+    step = max(64, PIECE_ELEMENTS // len(rows))
+    return (slice(start, start + step) for start in range(0, max(1, rows.shape[1]), step))
 
 
 def _anchors(batch: int) -> Iterator[slice]:
@@ -141,74 +143,83 @@ def _anchors(batch: int) -> Iterator[slice]:
 def _gram(rows: Tensor, dtype: torch.dtype) -> Tensor:
     if rows.dtype == dtype:
         return inner_products(rows, rows)
-    gram = rows.new_zeros(len(rows), len(rows), dtype=dtype)
-    for piece in _pieces(rows.shape[1], len(rows)):
-        wide = rows[:, piece].to(dtype)
-        gram += inner_products(wide, wide)
-    return gram
+    return _sum(inner_products(wide, wide) for wide in (rows[:, piece].to(dtype) for piece in _pieces(rows)))
 
 
-def _centred_gram(rows: Tensor) -> Tensor:
+def _centred_gram(rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the Gram matrix of samples about their mean in float64; zeros where they differ by no more than rounding.
 
-    Distances and angles are differences of its entries. For rows close to each other these cancel; float64 keeps for
-    float32 features what taking the differences of the rows themselves would.
+    The first sample is subtracted before the mean is taken: that of equal samples is then exact.
     """
-    gram = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
-    moment = gram.new_zeros(())
-    for piece in _pieces(rows.shape[1], len(rows)):
-        wide = rows[:, piece].double()
-        mean = wide.mean(dim=0)
-        centred = wide - mean
-        gram += inner_products(centred, centred)
-        moment += mean.square().sum()
+    grams, moments = [], []
+    for piece in _pieces(rows):
+        wide = rows[:, piece].to(dtype)
+        first = wide[0]
+        shifted = wide - first
+        mean = shifted.mean(dim=0)
+        shifted -= mean
+        mean += first
+        grams.append(inner_products(shifted, shifted))
+        moments.append(mean.dot(mean))
+    gram, moment = _sum(grams).double(), _sum(moments)
     spread = gram.trace()
-    return torch.where(spread <= ROUNDING * (spread + len(rows) * moment), 0.0, gram)
+    return gram * (spread > ROUNDING * (spread + len(rows) * moment))
 
 
 def _squared_distances(rows: Tensor) -> Tensor:
-    gram = _centred_gram(rows)
+    """Return `[B, B]`, from products in float64: they cancel for rows close to each other.
+
+    For float32 features float64 keeps what taking the differences of the rows themselves would.
+    """
+    gram = _centred_gram(rows, torch.float64)
     norms = gram.diagonal()
-    sums = norms.unsqueeze(1) + norms.unsqueeze(0)
+    sums = norms.unsqueeze(1) + norms
     squares = torch.add(sums, gram, alpha=-2)
-    return torch.where(squares <= ROUNDING * sums, 0.0, squares)
+    return squares.mul_(squares > ROUNDING * sums)
 
 
 def _combined(matrix: Tensor, rows: Tensor) -> Tensor:
     """Return `matrix @ rows` in the rows' dtype and layout, summed in the matrix's dtype."""
     combined = torch.empty_like(rows)
-    for piece in _pieces(rows.shape[1], len(rows)):
+    for piece in _pieces(rows):
         combined[:, piece] = inner_products(matrix, rows[:, piece].T.to(matrix.dtype))
     return combined
 
 
 def _laplacian(slopes: Tensor) -> Tensor:
     """Return `S` such that `S X` is the gradient, given that with respect to the squared distances between rows."""
-    pairs = (slopes + slopes.T) * -2
-    return pairs - torch.diag(pairs.sum(dim=1))
+    pairs = slopes + slopes.T
+    pairs *= -2
+    pairs.diagonal().sub_(pairs.sum(dim=1))
+    return pairs
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, parts)
 
 
 def _unit_rows(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Return rows of length 1 and the inverse lengths `[B, 1]`, both 0 where the length is."""
     lengths = gram.square().sum(dim=1, keepdim=True).sqrt()
-    inverse = torch.where(lengths <= 1e-12, 0.0, 1 / lengths)
+    inverse = torch.where(lengths <= 1e-12, 0.0, lengths.reciprocal())
     return gram * inverse, inverse
 
 
 def _alignment(mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     """Return each sample's share of the alignment `[B]` and `B / (|K| |L|)`, zeros where a side does not vary."""
-    squares = mine.square().sum() * theirs.square().sum()
-    scale = torch.where(squares <= 0, 0.0, len(mine) / squares.where(squares > 0, 1.0).sqrt())
+    norms = torch.linalg.vector_norm(mine) * torch.linalg.vector_norm(theirs)
+    is_flat = norms == 0
+    scale = (len(mine) / (norms + is_flat)) * ~is_flat
     return (mine * theirs).sum(dim=1) * scale, scale
 
 
 def _relative(squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return distances over their mean, that mean (1 where no two samples differ) and the number of pairs apart."""
     distances = squares.sqrt()
-    count = (squares > 0).sum().clamp(min=1)
+    count = squares.count_nonzero().clamp(min=1)
     mean = distances.sum() / count
-    mean = mean.where(mean > 0, 1.0)
-    return distances / mean, mean, count
+    mean += mean == 0
+    return distances.div_(mean), mean, count
 
 
 def _inverse_roots(squares: Tensor) -> Tensor:
