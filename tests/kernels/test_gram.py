@@ -179,7 +179,7 @@ def test_relations_keep_full_precision_under_autocast(rng, loss):
 
 @pytest.mark.parametrize("loss", RELATIONS)
 def test_relations_refuse_other_batches(loss):
-    with pytest.raises(ValueError, match="student 3, teacher 4"):
+    with pytest.raises(ValueError, match=r"student\D*3.*teacher\D*4"):
         loss(torch.zeros(3, 2), torch.zeros(4, 2))
 
 
