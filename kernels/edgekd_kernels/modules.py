@@ -2,8 +2,8 @@
 
 Each public loss of `edgekd_kernels.functional` has a module of the same name in capitals: `KdKl(temperature=4.0)`
 stands for `kd_kl(..., temperature=4.0)`, is called with the tensors in the same order, and returns their mean over the
-batch. `Vid` and `CurriculumKl` hold a parameter that the loss learns, `Projected` a convolution that brings the
-student's map to the teacher's width: give their parameters to the optimiser.
+batch. `Vid`, `CurriculumKl` and `ProjectedMse` hold parameters that the loss learns, `Projected` a convolution that
+brings the student's map to the teacher's width for any loss of two maps: give their parameters to the optimiser.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Loss(nn.Module):
         self.reduction = reduction
         self.options = options
 
-    def forward(self, *tensors: Tensor, **more: Tensor) -> Tensor:
+    def forward(self, *tensors: Tensor, **more: Tensor | None) -> Tensor:
         """Return the loss.
 
         Args:
@@ -120,6 +120,47 @@ class CurriculumKl(Loss):
         return super().forward(student_logits, teacher_logits, self.raw_temperature)
 
 
+class ProjectedMse(Loss):
+    """`functional.projected_mse` with its projection, started as a 1x1 convolution is.
+
+    Args:
+        student_channels: Of the student's map.
+        teacher_channels: Of the teacher's map.
+        bias: Whether the projection adds one.
+        reduction: See `Loss`.
+        options: Of `functional.projected_mse`.
+
+    Raises:
+        TypeError: The function has no such option.
+        ValueError: There is no such reduction.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        *,
+        student_channels: int,
+        teacher_channels: int,
+        bias: bool = False,
+        reduction: Reduction = "mean",
+        **options: Any,
+    ) -> None:
+        super().__init__(functional.projected_mse, reduction=reduction, **options)
+        start = nn.Linear(student_channels, teacher_channels, bias=bias)
+        self.weight = start.weight
+        self.register_parameter("bias", start.bias)
+
+    def forward(self, student_map: Tensor, teacher_map: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the loss.
+
+        Args:
+            student_map: `[B, C, ...]`.
+            teacher_map: `[B, C', ...]`, the same positions.
+        """
+        return super().forward(student_map, teacher_map, self.weight, bias=self.bias)
+
+
 class Projected(nn.Module):
     """A loss between maps of different widths: a learned 1x1 convolution brings the student's to the teacher's.
 
@@ -188,6 +229,7 @@ GradientMatch = _module(functional.gradient_match)
 HiddenRelation = _module(functional.hidden_relation)
 HintL2 = _module(functional.hint_l2)
 HintMse = _module(functional.hint_mse)
+HintMseGrouped = _module(functional.hint_mse_grouped)
 InfoNce = _module(functional.info_nce)
 KdKl = _module(functional.kd_kl)
 Mgd = _module(functional.mgd)

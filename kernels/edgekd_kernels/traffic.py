@@ -99,6 +99,8 @@ def _extent(tensor: Tensor) -> int:
 
 
 def _on_meta(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_on_meta(each) for each in value]
     if not isinstance(value, Tensor):
         return value
     meta = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")

@@ -10,10 +10,16 @@ from edgekd_kernels import functional as K
 from edgekd_kernels import modules
 
 NO_LOSSES = {"bank_similarity", "crd_log_normaliser", "linear_cka", "relu_margin", "view_similarity"}
-LEARNED = {"vid": lambda **options: modules.Vid(5, **options), "curriculum_kl": modules.CurriculumKl}
+LEARNED = {
+    "vid": lambda **options: modules.Vid(5, **options),
+    "curriculum_kl": modules.CurriculumKl,
+    "projected_mse": lambda **options: modules.ProjectedMse(
+        student_channels=3, teacher_channels=5, **{**options, "bias": True}
+    ),
+}
 UNCASED = {
     "fsp", "gaussian_kl", "gaussian_nll", "gradient_match", "hidden_relation", "modality_gram", "pixel_cross_entropy",
-    "self_supervision", "similarity_transfer", "transformed_kd",
+    "self_supervision", "similarity_transfer", "transformed_kd", "hint_mse_grouped",
 }  # fmt: skip
 LOSSES = sorted(set(K.__all__) - NO_LOSSES)
 
@@ -82,6 +88,17 @@ def test_the_curriculum_raises_the_loss_by_its_temperature_and_keeps_it_in_the_s
     raised = modules.CurriculumKl(span=5.0)
     raised.load_state_dict({"raw_temperature": module.raw_temperature.detach() - 0.1 * module.raw_temperature.grad})
     assert raised(student, teacher) > module(student, teacher)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_projected_mse_is_a_convolution_and_the_hint_loss(has_bias):
+    module = modules.ProjectedMse(student_channels=3, teacher_channels=5, bias=has_bias)
+    student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)
+    projected = torch.nn.functional.conv2d(student, module.weight[..., None, None], module.bias)
+    torch.testing.assert_close(module(student, teacher), K.hint_mse(projected, teacher).mean())
+    module(student, teacher).backward()
+    assert set(module.state_dict()) == ({"weight", "bias"} if has_bias else {"weight"})
+    assert all(parameter.grad.abs().sum() > 0 for parameter in module.parameters())
 
 
 def test_projected_trains_its_convolution_and_the_student():

@@ -11,7 +11,7 @@ import pytest
 import textbook_losses
 import torch
 from edgekd_kernels import functional as K
-from kernel_cases import cases, fused_losses, implementations, relative_error, values_and_gradients
+from kernel_cases import cases, fused_losses, implementations, relative_error, tensors_of, values_and_gradients
 
 HAS_GPU = torch.cuda.is_available()
 GPU = (pytest.mark.gpu, pytest.mark.skipif(not HAS_GPU, reason="no CUDA GPU"))
@@ -60,19 +60,21 @@ def _cases(loss, device):
 
 
 def _upstream(arguments):
-    first = next(iter(arguments.values()))
+    first = next(iter(tensors_of(arguments).values()))
     return torch.linspace(-1.0, 2.0, len(first), dtype=torch.float64, device=first.device)
 
 
 def _eager(loss):
     def in_float32(**arguments):
-        wide = {
-            name: value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-            for name, value in arguments.items()
-        }
-        return getattr(textbook_losses, loss)(**wide)
+        return getattr(textbook_losses, loss)(**{name: _wide(value) for name, value in arguments.items()})
 
     return in_float32
+
+
+def _wide(value):
+    if isinstance(value, list):
+        return [_wide(each) for each in value]
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def _errors(found, exact):
@@ -92,7 +94,7 @@ def test_errors_are_at_most_twice_those_of_the_formula(loss, impl, device):
         eager = _errors(values_and_gradients(_eager(loss), arguments, upstream), exact)
         found = values_and_gradients(case.function, arguments, upstream, impl=impl)
         assert found[0].dtype == torch.float32
-        assert all(found[1][name].dtype == arguments[name].dtype for name in found[1])
+        assert all(gradient.dtype == tensors_of(arguments)[name].dtype for name, gradient in found[1].items())
         own = _errors(found, exact)
         worse += [
             (case, name, error, eager[name]) for name, error in own.items() if not error <= 2 * eager[name] + SLACK
@@ -116,13 +118,14 @@ def test_two_runs_are_equal_bit_for_bit(loss, impl, device):
 def test_a_second_backward_is_equal_and_inputs_are_left_alone(loss, impl, device):
     _require(impl, device)
     arguments = cases(loss, "small", device=device)[0].arguments()
-    before = {name: value.detach().clone() for name, value in arguments.items() if isinstance(value, torch.Tensor)}
-    taught = [value for value in arguments.values() if isinstance(value, torch.Tensor) and value.requires_grad]
+    tensors = tensors_of(arguments)
+    before = {name: value.detach().clone() for name, value in tensors.items()}
+    taught = [value for value in tensors.values() if value.requires_grad]
     value = getattr(K, loss)(**arguments, impl=impl).mean()
     first = torch.autograd.grad(value, taught, retain_graph=True)
     second = torch.autograd.grad(value, taught)
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
-    assert all(torch.equal(arguments[name], value) for name, value in before.items())
+    assert all(torch.equal(tensors[name], value) for name, value in before.items())
 
 
 @pytest.mark.parametrize("device", ON)
@@ -148,9 +151,9 @@ def test_compiled_without_a_break_it_is_the_same(loss, impl, device):
 def test_a_nan_in_the_student_is_a_nan_in_the_loss(loss, impl, device):
     _require(impl, device)
     arguments = cases(loss, "small", device=device)[0].arguments()
-    student = next(name for name, value in arguments.items() if getattr(value, "requires_grad", False))
+    student = next(value for value in tensors_of(arguments).values() if value.requires_grad)
     with torch.no_grad():
-        arguments[student].view(-1)[1] = float("nan")
+        student.view(-1)[1] = float("nan")
     assert getattr(K, loss)(**arguments, impl=impl).isnan().any()
 
 
@@ -160,7 +163,7 @@ def test_scaled_gradients_in_half_precision_do_not_vanish(loss, impl, device):
     _require(impl, device)
     case = cases(loss, "small", device=device, student_dtype=torch.float16, teacher_dtype=torch.float16)[0]
     arguments = case.arguments()
-    batch = len(next(iter(arguments.values())))
+    batch = len(_upstream(arguments))
     small, large = (
         values_and_gradients(case.function, arguments, torch.full((batch,), scale, device=device), impl=impl)[1]
         for scale in (1.0, 1024.0)
@@ -177,7 +180,8 @@ def test_captured_in_a_graph_it_replays_on_new_numbers(loss, impl):
     _require(impl, "cuda")
     case = cases(loss, "cuda", device="cuda")[0]
     arguments, later = case.arguments(seed=0), case.arguments(seed=1)
-    taught = [value for value in arguments.values() if isinstance(value, torch.Tensor) and value.requires_grad]
+    tensors, later = tensors_of(arguments), tensors_of(later)
+    taught = [value for value in tensors.values() if value.requires_grad]
 
     def step():
         values = case.function(**arguments, impl=impl)
@@ -193,9 +197,8 @@ def test_captured_in_a_graph_it_replays_on_new_numbers(loss, impl):
     with torch.cuda.graph(graph):
         values, gradients = step()
     with torch.no_grad():
-        for name, value in arguments.items():
-            if isinstance(value, torch.Tensor):
-                value.copy_(later[name])
+        for name, value in tensors.items():
+            value.copy_(later[name])
     graph.replay()
     wanted, wanted_gradients = step()
     assert torch.equal(values, wanted)

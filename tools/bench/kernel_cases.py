@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from edgekd_kernels import functional
-from edgekd_kernels._op import FusedLoss
+from edgekd_kernels._op import FusedLoss, Signature
 from torch import Tensor
 
 Arguments = dict[str, Any]
@@ -69,13 +69,13 @@ def _bank(batch: int, features: int, bank: int, negatives: int) -> Size:
 SIZES: Mapping[str, Mapping[str, tuple[Size, ...]]] = {
     "small": {  # what Triton's interpreter does in a moment
         "logits": (_logits(3, 5), _logits(4, 33)),
-        "map": (_map(3, 5, 4), Size(2, channels=3, teacher_channels=3, height=7, width=5)),
+        "map": (_map(3, 5, 4), Size(2, channels=3, teacher_channels=6, height=7, width=5)),
         "features": (_features(5, 9, 7), _features(6, 17)),
         "bank": (_bank(3, 8, 12, 4),),
     },
     "cpu": {
         "logits": (_logits(64, 10), _logits(64, 100), _logits(64, 1000)),
-        "map": (_map(64, 16, 28), _map(64, 64, 14), _map(64, 256, 7, 256)),
+        "map": (_map(64, 16, 28), _map(64, 64, 14), _map(64, 128, 7, 256)),
         "features": (_features(64, 64, 256), _features(64, 512, 2048)),
         "bank": (_bank(64, 128, 4096, 1024),),
     },
@@ -84,7 +84,7 @@ SIZES: Mapping[str, Mapping[str, tuple[Size, ...]]] = {
             _logits(64, 100), _logits(256, 1000), _logits(4096, 1000), _logits(1024, 32000), _logits(64, 151_936),
         ),
         "map": (
-            _map(64, 64, 32), _map(64, 256, 8), _map(128, 256, 28), _map(128, 1024, 14), _map(256, 512, 7),
+            _map(64, 64, 32), _map(64, 256, 8), _map(128, 256, 28, 512), _map(128, 1024, 14), _map(256, 512, 7, 2048),
             _map(8, 256, 128),
         ),
         "features": (_features(64, 256), _features(128, 512, 2048), _features(256, 512, 2048), _features(1024, 512)),
@@ -93,11 +93,12 @@ SIZES: Mapping[str, Mapping[str, tuple[Size, ...]]] = {
 }  # fmt: skip
 """Tables of sizes, by what the first tensor of a loss is."""
 
+_STAGES = 3
 _KINDS = {
-    "logits": "logits", "map": "map", "mean": "map", "factor": "map", "feature": "features", "embedding": "features",
-    "similarity": "bank",
+    "logits": "logits", "map": "map", "maps": "map", "mean": "map", "factor": "map", "feature": "features",
+    "embedding": "features", "similarity": "bank",
 }  # fmt: skip
-_FREE_WIDTH = {"attention_transfer", "similarity_preserving", "nst"}
+_FREE_WIDTH = {"attention_transfer", "similarity_preserving", "nst", "projected_mse"}
 _FREE_FEATURES = {"rkd_distance", "rkd_angle", "cka_dissimilarity", "linear_cka", "pkt"}
 
 
@@ -136,8 +137,12 @@ class Case:
         if kind == "features":
             is_free = self.loss in _FREE_FEATURES and size.teacher_features != size.features
             return f"{size.batch}x{size.features}" + (f"|{size.teacher_features}" if is_free else "")
-        sides = (size.classes,) if kind == "logits" else (size.channels, size.height, size.width)
-        return "x".join(map(str, (size.batch, *sides)))
+        if kind == "logits":
+            return f"{size.batch}x{size.classes}"
+        is_free = self.loss in _FREE_WIDTH and size.teacher_channels != size.channels
+        width = f"{size.channels}|{size.teacher_channels}" if is_free else str(size.channels)
+        stages = f" in {_STAGES} stages" if self.loss.endswith("_grouped") else ""
+        return f"{size.batch}x{width}x{size.height}x{size.width}{stages}"
 
     def arguments(self, seed: int = 0) -> Arguments:
         """Return the arguments by name; tensors of the student require a gradient.
@@ -158,6 +163,9 @@ class Case:
             return torch.randint(size.classes, (size.batch,), generator=generator).to(self.device)
         if name == "rows":
             return torch.randint(size.bank, (size.batch, size.negatives + 1), generator=generator).to(self.device)
+        if name.endswith("_maps"):
+            stages = (replace(self, loss="hint_mse", size=_stage(size, index)) for index in range(_STAGES))
+            return [stage._argument(name.removesuffix("s"), generator) for stage in stages]
         is_taught = is_students(self.loss, name)
         dtype = self.student_dtype if is_taught else self.teacher_dtype
         small = name in ("raw_variance", "raw_temperature", "log_normaliser", "projection", "margin")
@@ -179,6 +187,7 @@ class Case:
             "similarity": (size.batch, size.negatives + 1),
             "bank": (size.bank, size.features),
             "projection": (size.channels, size.channels),
+            "weight": (size.teacher_channels, size.channels),
             **dict.fromkeys(("variance", "margin"), (size.channels,)),
             **dict.fromkeys(("temperature", "normaliser"), ()),
         }
@@ -195,14 +204,19 @@ def fused_losses() -> list[str]:
     return sorted(found)
 
 
+def operators() -> dict[str, Signature]:
+    """Return the signatures of all operators by name; those of one name differ in the number of tensors only."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("edgekd_kernels.")]
+    values = [value for module in modules for value in vars(module).values()]
+    found = [each for value in values for each in (value.values() if isinstance(value, dict) else [value])]
+    return {each.signature.name: each.signature for each in found if isinstance(each, FusedLoss)}
+
+
 def implementations(loss: str) -> tuple[str, ...]:
     """Return the kernels that a loss has, `"triton"` and `"cuda"`, whether or not they can run here."""
-    offered = {"triton"}
-    for module in list(sys.modules.values()):
-        if module.__name__.startswith("edgekd_kernels."):
-            own = (value for value in vars(module).values() if isinstance(value, FusedLoss))
-            offered.update(*(fused.signature.offered for fused in own if fused.signature.name == loss))
-    return tuple(sorted(offered - {"torch"}))
+    signature = operators().get(loss)
+    offered = ("triton",) if signature is None else signature.offered
+    return tuple(sorted(set(offered) - {"torch"}))
 
 
 def is_students(loss: str, name: str) -> bool:
@@ -211,6 +225,17 @@ def is_students(loss: str, name: str) -> bool:
         return True
     fixed = ("labels", "rows", "bank", "bank_size", "log_normaliser", "gradient_scale", "projection", "margin")
     return not name.startswith("teacher_") and name not in fixed
+
+
+def tensors_of(arguments: Arguments) -> dict[str, Tensor]:
+    """Return the tensors among arguments by name, those of a list by name and place."""
+    found: dict[str, Tensor] = {}
+    for name, value in arguments.items():
+        if isinstance(value, list):
+            found |= {f"{name}[{index}]": tensor for index, tensor in enumerate(value)}
+        elif isinstance(value, Tensor):
+            found[name] = value
+    return found
 
 
 def kind_of(loss: str) -> str:
@@ -245,8 +270,8 @@ def values_and_gradients(
     fresh = {name: _copied(value) for name, value in arguments.items()}
     values = function(**fresh, **options)
     values.backward(torch.full_like(values, 1 / len(values)) if upstream is None else upstream.to(values))
-    taught = {name: value for name, value in fresh.items() if isinstance(value, Tensor) and value.requires_grad}
-    return values.detach(), {name: value.grad for name, value in taught.items() if value.grad is not None}
+    tensors = tensors_of(fresh)
+    return values.detach(), {name: each.grad for name, each in tensors.items() if each.grad is not None}
 
 
 def relative_error(found: Tensor, reference: Tensor) -> float:
@@ -261,6 +286,12 @@ def with_dtypes(case: Case, student: torch.dtype, teacher: torch.dtype) -> Case:
     return replace(case, student_dtype=student, teacher_dtype=teacher)
 
 
+def _stage(size: Size, index: int) -> Size:
+    """Return a later stage of a network: half the side, twice the channels."""
+    sides = {name: max(1, getattr(size, name) >> index) for name in ("height", "width")}
+    return replace(size, channels=size.channels << index, **sides)
+
+
 def _required(loss: str) -> list[str]:
     parameters = inspect.signature(getattr(functional, loss)).parameters.values()
     return [each.name for each in parameters if each.default is inspect.Parameter.empty]
@@ -268,6 +299,8 @@ def _required(loss: str) -> list[str]:
 
 def _copied(value: Any, dtype: torch.dtype | None = None) -> Any:
     """Return a copy of a tensor that is a leaf and keeps its strides; other values as they are."""
+    if isinstance(value, list):
+        return [_copied(each, dtype) for each in value]
     if not isinstance(value, Tensor):
         return value
     copy = value.detach().clone(memory_format=torch.preserve_format)

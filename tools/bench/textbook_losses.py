@@ -140,6 +140,11 @@ def _standardised(feature_map: Tensor) -> Tensor:
     return torch.where(is_flat, 0.0, centred * variance.clamp(min=_FLOOR**2).rsqrt())
 
 
+def cka_dissimilarity(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+    """1 less the alignment of centred Gram matrices, `[B]`."""
+    return 1 - linear_cka(student_feature, teacher_feature)
+
+
 def _flat(feature: Tensor) -> Tensor:
     return feature.float().flatten(1) if feature.dtype in (torch.float16, torch.bfloat16) else feature.flatten(1)
 
