@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from edgekd_kernels._dispatch import announce, choose, implementation
 
 Outputs = tuple[Tensor, ...]
+Gradients = tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Signature:
         saved: Names of what forward returns after the values, for backward.
         fake: `fake(*inputs, **options)` returns what forward does, with shapes and dtypes only.
         offered: Implementations there are.
+        torch_keeps_own: Whether the torch functions hand over tensors of their own instead of `saved`, having kept all
+            inputs: on a CPU, keeping a gradient costs less than computing it again. Where the operator runs in torch,
+            its backward then runs forward again.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Signature:
     saved: tuple[str, ...]
     fake: Callable[..., Outputs]
     offered: tuple[str, ...] = ("triton", "torch")
+    torch_keeps_own: bool = False
 
 
 class FusedLoss:
@@ -67,6 +72,7 @@ class FusedLoss:
         self.signature = signature
         self.operator = _operator(signature)
         self._eager = _autograd_function(signature)
+        self._announced: set[str] = set()
 
     def __call__(self, *tensors: Tensor, impl: str = "auto", **options: Any) -> Tensor:
         """Return the values, `[B]`.
@@ -82,16 +88,17 @@ class FusedLoss:
         signature = self.signature
         values = [options[name] for name in signature.options]
         if impl == "torch" or (impl == "auto" and tensors[0].device.type == "cpu"):
-            if not torch.compiler.is_compiling():
+            if impl not in self._announced and not torch.compiler.is_compiling():
                 announce(signature.name, choose(signature.name, impl, tensors, signature.offered))
-            return cast(Tensor, self._eager.apply(*tensors, *values)[0])  # type: ignore[no-untyped-call]
+                self._announced.add(impl)
+            return cast(Tensor, self._eager.apply(*tensors, *values))  # type: ignore[no-untyped-call]
         outputs = self.operator(*tensors, *values, impl)
         return cast(Tensor, outputs[0] if signature.saved else outputs)
 
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
     """Return the dtype that sums are held in: float32, or float64 if any tensor is."""
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+    return torch.float64 if torch.float64 in [tensor.dtype for tensor in tensors] else torch.float32
 
 
 def _run_forward(signature: Signature, module: ModuleType, arguments: Sequence[Any]) -> Outputs:
@@ -117,7 +124,7 @@ def _kept(signature: Signature, arguments: Sequence[Any]) -> list[Tensor]:
     return [arguments[signature.inputs.index(name)] for name in signature.kept]
 
 
-def _placed(signature: Signature, gradients: Sequence[Tensor], others: int) -> tuple[Tensor | None, ...]:
+def _placed(signature: Signature, gradients: Sequence[Tensor], others: int) -> Gradients:
     """Return a gradient or None for every argument of forward."""
     found = dict(zip(signature.gradients, gradients, strict=True))
     return (*(found.get(name) for name in signature.inputs), *[None] * others)
@@ -125,6 +132,8 @@ def _placed(signature: Signature, gradients: Sequence[Tensor], others: int) -> t
 
 def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
     """Return a gradient in the dtype and memory layout that autograd expects of the tensor's."""
+    if gradient.dtype == tensor.dtype and gradient.stride() == tensor.stride():
+        return gradient
     layout = torch.empty_like(tensor)
     if gradient.dtype == layout.dtype and gradient.stride() == layout.stride():
         return gradient
@@ -132,23 +141,35 @@ def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
 
 
 def _autograd_function(signature: Signature) -> type[torch.autograd.Function]:
+    """Return the loss in torch; small losses on a CPU take as long as what is done here, so this does little."""
     module = implementation("torch", signature.family)
+    run_forward, run_backward = (getattr(module, f"{signature.name}_{way}") for way in ("forward", "backward"))
+    count = len(signature.inputs)
+    kept = [signature.inputs.index(name) for name in signature.kept]
+    taught = [(signature.inputs.index(name), signature.kept.index(name)) for name in signature.gradients]
+    nothing: list[Tensor | None] = [None] * (count + len(signature.options))
 
     class Eager(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> Outputs:
-            outputs = _run_forward(signature, module, arguments)
-            ctx.save_for_backward(*_kept(signature, arguments), *outputs[1:])
-            ctx.mark_non_differentiable(*outputs[1:])
-            ctx.options = arguments[len(signature.inputs) :]
-            return outputs
+        def forward(ctx: Any, *arguments: Any) -> Tensor:
+            options = dict(zip(signature.options, arguments[count:], strict=True))
+            values, *own = run_forward(*arguments[:count], **options)
+            ctx.save_for_backward(*[arguments[index] for index in kept], *own)
+            ctx.options = options
+            return values
 
         @staticmethod
-        @once_differentiable
-        def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-            gradients = _run_backward(signature, module, (grad, *ctx.saved_tensors, *ctx.options))
-            return _placed(signature, gradients, len(signature.options))
+        def backward(ctx: Any, grad: Tensor) -> Gradients:
+            return differentiate_once(ctx, grad) if torch.is_grad_enabled() else differentiate(ctx, grad)
 
+    def differentiate(ctx: Any, grad: Tensor) -> Gradients:
+        tensors = ctx.saved_tensors
+        gradients = nothing.copy()
+        for (index, at), gradient in zip(taught, run_backward(grad, *tensors, **ctx.options), strict=True):
+            gradients[index] = _like(gradient, tensors[at])
+        return tuple(gradients)
+
+    differentiate_once = once_differentiable(differentiate)
     Eager.__name__ = Eager.__qualname__ = signature.name
     return Eager
 
@@ -158,7 +179,11 @@ def _operator(signature: Signature) -> Any:
         *rest, impl = arguments
         choice = choose(signature.name, impl, rest[: len(signature.inputs)], signature.offered)
         announce(signature.name, choice)
-        return _returned(_run_forward(signature, implementation(choice.impl, signature.family), rest))
+        outputs = _run_forward(signature, implementation(choice.impl, signature.family), rest)
+        if choice.impl == "torch" and signature.torch_keeps_own:
+            inputs, options = _split(signature, rest)
+            outputs = (outputs[0], *signature.fake(*inputs, **options)[1:])
+        return _returned(outputs)
 
     def fake(*arguments: Any) -> Any:
         inputs, options = _split(signature, arguments[:-1])
@@ -169,7 +194,7 @@ def _operator(signature: Signature) -> Any:
         ctx.save_for_backward(*_kept(signature, inputs), *saved)
         ctx.options = inputs[len(signature.inputs) :]
 
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Gradients:
         found = gradient_operator(grad, *ctx.saved_tensors, *ctx.options)
         gradients = found if isinstance(found, tuple) else (found,)
         return _placed(signature, gradients, len(ctx.options))
@@ -187,7 +212,11 @@ def _gradient_operator(signature: Signature) -> Any:
         *rest, impl = arguments
         kept = rest[1 : 1 + len(signature.kept)]
         choice = choose(signature.name, impl, kept, signature.offered)
-        return _returned(_run_backward(signature, implementation(choice.impl, signature.family), rest))
+        module = implementation(choice.impl, signature.family)
+        if choice.impl == "torch" and signature.torch_keeps_own:
+            options = rest[len(rest) - len(signature.options) :]
+            rest = [rest[0], *kept, *_run_forward(signature, module, [*kept, *options])[1:], *options]
+        return _returned(_run_backward(signature, module, rest))
 
     def fake(grad: Tensor, *arguments: Any) -> Any:
         kept = dict(zip(signature.kept, arguments, strict=False))
