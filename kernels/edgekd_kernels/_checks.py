@@ -34,10 +34,9 @@ def require_pair(*, same: str = "shape", **tensors: Tensor) -> None:
             raise TypeError(f"{name} has dtype {tensor.dtype}, expected floating point")
         if tensor.dim() < 2 or tensor.shape[0] == 0:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected [B, ...] with B >= 1")
-    shapes = f"{one} {tuple(student.shape)}, {other} {tuple(teacher.shape)}"
-    if same == "shape" and student.shape != teacher.shape:
-        raise ValueError(f"shapes differ: {shapes}")
-    if student.shape[0] != teacher.shape[0]:
-        raise ValueError(f"batch sizes differ: {shapes}")
+    shape, its_shape = student.shape, teacher.shape
+    if shape[0] != its_shape[0] or (same == "shape" and shape != its_shape):
+        what = "shapes" if same == "shape" else "batch sizes"
+        raise ValueError(f"{what} differ: {one} {tuple(shape)}, {other} {tuple(its_shape)}")
     if student.device != teacher.device:
         raise ValueError(f"devices differ: {one} is on {student.device}, {other} on {teacher.device}")

@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from edgekd_kernels._dispatch import announce, choose, implementation
 
 Outputs = tuple[Tensor, ...]
+Gradients = tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Signature:
         fake: `fake(*inputs, **options)` returns what forward does, with shapes and dtypes only.
         offered: Implementations there are.
         overload: Tells operators of one loss apart that take different numbers of tensors.
+        torch_keeps_own: Whether the torch functions hand over tensors of their own instead of `saved`, having kept all
+            inputs: on a CPU, keeping a gradient costs less than computing it again. Where the operator runs in torch,
+            its backward then runs forward again.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Signature:
     fake: Callable[..., Outputs]
     offered: tuple[str, ...] = ("triton", "torch")
     overload: str = ""
+    torch_keeps_own: bool = False
 
     @property
     def operator_name(self) -> str:
@@ -74,6 +79,7 @@ class FusedLoss:
         self.signature = signature
         self.operator = _operator(signature)
         self._eager = _autograd_function(signature)
+        self._announced: set[str] = set()
 
     def __call__(self, *tensors: Tensor, impl: str = "auto", **options: Any) -> Tensor:
         """Return the values, `[B]`.
@@ -89,16 +95,17 @@ class FusedLoss:
         signature = self.signature
         values = [options[name] for name in signature.options]
         if impl == "torch" or (impl == "auto" and tensors[0].device.type == "cpu"):
-            if not torch.compiler.is_compiling():
+            if impl not in self._announced and not torch.compiler.is_compiling():
                 announce(signature.name, choose(signature.name, impl, tensors, signature.offered))
-            return cast(Tensor, self._eager.apply(*tensors, *values)[0])  # type: ignore[no-untyped-call]
+                self._announced.add(impl)
+            return cast(Tensor, self._eager.apply(*tensors, *values))  # type: ignore[no-untyped-call]
         outputs = self.operator(*tensors, *values, impl)
         return cast(Tensor, outputs[0] if signature.saved else outputs)
 
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
     """Return the dtype that sums are held in: float32, or float64 if any tensor is."""
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+    return torch.float64 if torch.float64 in [tensor.dtype for tensor in tensors] else torch.float32
 
 
 def _run_forward(signature: Signature, module: ModuleType, arguments: Sequence[Any]) -> Outputs:
@@ -124,7 +131,7 @@ def _kept(signature: Signature, arguments: Sequence[Any]) -> list[Tensor]:
     return [arguments[signature.inputs.index(name)] for name in signature.kept]
 
 
-def _placed(signature: Signature, gradients: Sequence[Tensor], others: int) -> tuple[Tensor | None, ...]:
+def _placed(signature: Signature, gradients: Sequence[Tensor], others: int) -> Gradients:
     """Return a gradient or None for every argument of forward."""
     found = dict(zip(signature.gradients, gradients, strict=True))
     return (*(found.get(name) for name in signature.inputs), *[None] * others)
@@ -132,6 +139,8 @@ def _placed(signature: Signature, gradients: Sequence[Tensor], others: int) -> t
 
 def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
     """Return a gradient in the dtype and memory layout that autograd expects of the tensor's."""
+    if gradient.dtype == tensor.dtype and gradient.stride() == tensor.stride():
+        return gradient
     layout = torch.empty_like(tensor)
     if gradient.dtype == layout.dtype and gradient.stride() == layout.stride():
         return gradient
@@ -139,26 +148,35 @@ def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
 
 
 def _autograd_function(signature: Signature) -> type[torch.autograd.Function]:
+    """Return the loss in torch; small losses on a CPU take as long as what is done here, so this does little."""
     module = implementation("torch", signature.family)
+    run_forward, run_backward = (getattr(module, f"{signature.name}_{way}") for way in ("forward", "backward"))
+    count = len(signature.inputs)
+    kept = [signature.inputs.index(name) for name in signature.kept]
+    taught = [(signature.inputs.index(name), signature.kept.index(name)) for name in signature.gradients]
+    nothing: list[Tensor | None] = [None] * (count + len(signature.options))
 
     class Eager(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> Outputs:
-            outputs = _run_forward(signature, module, arguments)
-            ctx.save_for_backward(*_kept(signature, arguments), *outputs[1:])
-            ctx.mark_non_differentiable(*outputs[1:])
-            ctx.set_materialize_grads(False)  # what is saved has no gradient: none is to be filled with zeros
-            ctx.options = arguments[len(signature.inputs) :]
-            return outputs
+        def forward(ctx: Any, *arguments: Any) -> Tensor:
+            options = dict(zip(signature.options, arguments[count:], strict=True))
+            values, *own = run_forward(*arguments[:count], **options)
+            ctx.save_for_backward(*[arguments[index] for index in kept], *own)
+            ctx.options = options
+            return values
 
         @staticmethod
-        @once_differentiable
-        def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-            if grad is None:
-                return (None,) * (len(signature.inputs) + len(signature.options))
-            gradients = _run_backward(signature, module, (grad, *ctx.saved_tensors, *ctx.options))
-            return _placed(signature, gradients, len(signature.options))
+        def backward(ctx: Any, grad: Tensor) -> Gradients:
+            return differentiate_once(ctx, grad) if torch.is_grad_enabled() else differentiate(ctx, grad)
 
+    def differentiate(ctx: Any, grad: Tensor) -> Gradients:
+        tensors = ctx.saved_tensors
+        gradients = nothing.copy()
+        for (index, at), gradient in zip(taught, run_backward(grad, *tensors, **ctx.options), strict=True):
+            gradients[index] = _like(gradient, tensors[at])
+        return tuple(gradients)
+
+    differentiate_once = once_differentiable(differentiate)
     Eager.__name__ = Eager.__qualname__ = signature.name
     return Eager
 
@@ -168,7 +186,11 @@ def _operator(signature: Signature) -> Any:
         *rest, impl = arguments
         choice = choose(signature.name, impl, rest[: len(signature.inputs)], signature.offered)
         announce(signature.name, choice)
-        return _returned(_run_forward(signature, implementation(choice.impl, signature.family), rest))
+        outputs = _run_forward(signature, implementation(choice.impl, signature.family), rest)
+        if choice.impl == "torch" and signature.torch_keeps_own:
+            inputs, options = _split(signature, rest)
+            outputs = (outputs[0], *signature.fake(*inputs, **options)[1:])
+        return _returned(outputs)
 
     def fake(*arguments: Any) -> Any:
         inputs, options = _split(signature, arguments[:-1])
@@ -180,7 +202,7 @@ def _operator(signature: Signature) -> Any:
         ctx.set_materialize_grads(False)
         ctx.options = inputs[len(signature.inputs) :]
 
-    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Gradients:
         if grad is None:
             return (None,) * (len(signature.inputs) + len(ctx.options))
         found = gradient_operator(grad, *ctx.saved_tensors, *ctx.options)
@@ -200,7 +222,11 @@ def _gradient_operator(signature: Signature) -> Any:
         *rest, impl = arguments
         kept = rest[1 : 1 + len(signature.kept)]
         choice = choose(signature.name, impl, kept, signature.offered)
-        return _returned(_run_backward(signature, implementation(choice.impl, signature.family), rest))
+        module = implementation(choice.impl, signature.family)
+        if choice.impl == "torch" and signature.torch_keeps_own:
+            options = rest[len(rest) - len(signature.options) :]
+            rest = [rest[0], *kept, *_run_forward(signature, module, [*kept, *options])[1:], *options]
+        return _returned(_run_backward(signature, module, rest))
 
     def fake(grad: Tensor, *arguments: Any) -> Any:
         kept = dict(zip(signature.kept, arguments, strict=False))

@@ -12,10 +12,8 @@ from edgekd_kernels._op import FusedLoss, Signature, accumulation_dtype
 from edgekd_kernels._standard import standardised
 
 
-def _fake_kd_kl(student: Tensor, teacher: Tensor, *, temperature: float) -> tuple[Tensor, ...]:
-    batch, rows, _ = student.shape
-    dtype = accumulation_dtype(student, teacher)
-    return tuple(student.new_empty(shape, dtype=dtype) for shape in ((batch,), (batch, rows), (batch, rows)))
+def _fake_values(student: Tensor, *others: Tensor, **_: object) -> tuple[Tensor, ...]:
+    return (student.new_empty(len(student), dtype=accumulation_dtype(student, *others)),)
 
 
 _KD_KL = FusedLoss(
@@ -23,11 +21,12 @@ _KD_KL = FusedLoss(
         name="kd_kl",
         family="rowwise",
         inputs=("student", "teacher"),
-        options={"temperature": "float"},
+        options={"temperature": "float", "is_spatial": "bool"},
         gradients=("student",),
         kept=("student", "teacher"),
-        saved=("log_q", "log_p"),
-        fake=_fake_kd_kl,
+        saved=(),
+        fake=_fake_values,
+        torch_keeps_own=True,
     )
 )
 
@@ -54,8 +53,7 @@ def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float 
     """
     require_pair(student_logits=student_logits, teacher_logits=teacher_logits)
     _require_positive(temperature)
-    student, teacher = (_rows(logits) for logits in (student_logits, teacher_logits.detach()))
-    return _KD_KL(student, teacher, temperature=temperature, impl=impl)
+    return _KD_KL(student_logits, teacher_logits.detach(), impl=impl, temperature=temperature, is_spatial=False)
 
 
 def branch_kl(branch_logits: Tensor, trunk_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -231,7 +229,7 @@ def curriculum_kl(
     return _kl(teacher, student) * temperature.square()
 
 
-def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0) -> Tensor:
+def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0, impl: Impl = "auto") -> Tensor:
     """Channel-wise distillation, `T^2 / C * sum over channels of KL(softmax(t_c/T) || softmax(s_c/T))`.
 
     The softmax of a channel is over its positions: what is matched is where a channel responds, not how strongly.
@@ -250,11 +248,11 @@ def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0) -
     Reference:
         arXiv 2011.13256.
     """
-    require_same_shape(student_map, teacher_map)
+    require_pair(student_map=student_map, teacher_map=teacher_map)
+    _require_positive(temperature)
     if student_map.dim() < 3:
         raise ValueError(f"feature maps have shape {tuple(student_map.shape)}, expected [B, C, positions...]")
-    student, teacher = (feature_map.flatten(2).flatten(0, 1) for feature_map in (student_map, teacher_map))
-    return kd_kl(student, teacher, temperature=temperature).view(student_map.shape[:2]).mean(dim=1)
+    return _KD_KL(student_map, teacher_map.detach(), impl=impl, temperature=temperature, is_spatial=True)
 
 
 def _rows(logits: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from edgekd_kernels import functional
-from edgekd_kernels._op import FusedLoss, Signature
+from edgekd_kernels._op import FusedLoss
 from torch import Tensor
 
 Arguments = dict[str, Any]
@@ -204,19 +204,19 @@ def fused_losses() -> list[str]:
     return sorted(found)
 
 
-def operators() -> dict[str, Signature]:
-    """Return the signatures of all operators by name; those of one name differ in the number of tensors only."""
+def operators() -> list[FusedLoss]:
+    """Return the losses that are operators; several of one name differ in the number of their tensors only."""
     modules = [module for name, module in sys.modules.items() if name.startswith("edgekd_kernels.")]
     values = [value for module in modules for value in vars(module).values()]
     found = [each for value in values for each in (value.values() if isinstance(value, dict) else [value])]
-    return {each.signature.name: each.signature for each in found if isinstance(each, FusedLoss)}
+    distinct = {id(each): each for each in found if isinstance(each, FusedLoss)}
+    return list(distinct.values())
 
 
 def implementations(loss: str) -> tuple[str, ...]:
     """Return the kernels that a loss has, `"triton"` and `"cuda"`, whether or not they can run here."""
-    signature = operators().get(loss)
-    offered = ("triton",) if signature is None else signature.offered
-    return tuple(sorted(set(offered) - {"torch"}))
+    offered = {"triton"}.union(*(each.signature.offered for each in operators() if each.signature.name == loss))
+    return tuple(sorted(offered - {"torch"}))
 
 
 def is_students(loss: str, name: str) -> bool:
