@@ -18,7 +18,7 @@ from edgekd_kernels.gram import (
     rkd_distance,
     similarity_preserving,
 )
-from edgekd_kernels.rowwise import branch_kl, curriculum_kl, cwd, dkd, kd_kl, nkd, standardized_kl
+from edgekd_kernels.rowwise import branch_kl, curriculum_kl, cwd, dkd, kd_ce, kd_kl, nkd, standardized_kl
 from edgekd_kernels.sample_gram import fsp, modality_gram
 from edgekd_kernels.selfsupervised import self_supervision, similarity_transfer, transformed_kd, view_similarity
 from edgekd_kernels.spatial import (
@@ -59,6 +59,7 @@ __all__ = [
     "hint_l2",
     "hint_mse",
     "info_nce",
+    "kd_ce",
     "kd_kl",
     "linear_cka",
     "activation_boundary",
