@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from edgekd_kernels._checks import require_pair, require_same_shape, widened
+from edgekd_kernels._checks import require_pair, widened
 from edgekd_kernels._dispatch import Impl
 from edgekd_kernels._op import FusedLoss, Signature, accumulation_dtype
 from edgekd_kernels._standard import standardised
@@ -18,14 +17,21 @@ def _fake_values(student: Tensor, teacher: Tensor, *_: Tensor, **__: object) -> 
     return (student.new_empty(len(student), dtype=accumulation_dtype(student, teacher)),)
 
 
-def _loss(name: str, options: Mapping[str, str], *, family: str = "rowwise", labels: tuple[str, ...] = ()) -> FusedLoss:
+def _loss(
+    name: str,
+    options: Mapping[str, str],
+    *,
+    family: str = "rowwise",
+    labels: tuple[str, ...] = (),
+    gradients: tuple[str, ...] = ("student",),
+) -> FusedLoss:
     return FusedLoss(
         Signature(
             name=name,
             family=family,
             inputs=("student", "teacher", *labels),
             options=options,
-            gradients=("student",),
+            gradients=gradients,
             kept=("student", "teacher", *labels),
             saved=(),
             fake=_fake_values,
@@ -40,6 +46,7 @@ def _labelled_loss(name: str, *weights: str) -> FusedLoss:
 
 
 _KD_KL = _loss("kd_kl", {"temperature": "float", "is_spatial": "bool"})
+_BRANCH_KL = _loss("branch_kl", {"temperature": "float"}, gradients=("student", "teacher"))
 _DKD = _labelled_loss("dkd", "alpha", "beta")
 _NKD = _labelled_loss("nkd", "gamma")
 _KD_CE = _labelled_loss("kd_ce", "label_weight", "teacher_weight")
@@ -70,7 +77,7 @@ def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float 
     return _KD_KL(student_logits, teacher_logits.detach(), impl=impl, temperature=temperature, is_spatial=False)
 
 
-def branch_kl(branch_logits: Tensor, trunk_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+def branch_kl(branch_logits: Tensor, trunk_logits: Tensor, *, temperature: float = 1.0, impl: Impl = "auto") -> Tensor:
     """How far a branch of a network is from the network itself, `T^2 * KL(softmax(z/T) || softmax(b/T))`.
 
     It is `kd_kl` with gradients on both sides: the branch comes nearer to the trunk, and the trunk to the branch.
@@ -79,21 +86,22 @@ def branch_kl(branch_logits: Tensor, trunk_logits: Tensor, *, temperature: float
         branch_logits: `b`, `[B, K]`, or of each position `[B, K, ...]`, over which the mean is taken.
         trunk_logits: `z`, the same shape, with gradient; detach it to move the branch alone.
         temperature: `T > 0`, applied to both sides.
+        impl: Which implementation.
 
     Returns:
         `[B]`.
 
     Raises:
-        ValueError: Shapes differ or the temperature is not positive.
+        ValueError: Shapes or devices differ, the batch is empty, or the temperature is not positive.
+        TypeError: Logits are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         Student-friendly teachers, arXiv 2102.07650; the order of the two arguments is a reconstruction.
     """
-    require_same_shape(branch_logits, trunk_logits)
+    require_pair(branch_logits=branch_logits, trunk_logits=trunk_logits)
     _require_positive(temperature)
-    branch = F.log_softmax(widened(branch_logits) / temperature, dim=1)
-    trunk = F.log_softmax(widened(trunk_logits) / temperature, dim=1)
-    return _kl(trunk, branch).view(len(branch), -1).mean(dim=1) * temperature**2
+    return _BRANCH_KL(branch_logits, trunk_logits, impl=impl, temperature=temperature)
 
 
 def dkd(
@@ -217,7 +225,9 @@ def kd_ce(
     return _KD_CE(student_logits, teacher_logits.detach(), labels, impl=impl, **options)
 
 
-def standardized_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 2.0) -> Tensor:
+def standardized_kl(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 2.0, impl: Impl = "auto"
+) -> Tensor:
     """Distillation loss on standard scores, `T^2 * KL(softmax(Z(t)/T) || softmax(Z(s)/T))`.
 
     `Z` subtracts a row's mean and divides by its population deviation, so the student matches the order and spacing of
@@ -227,19 +237,22 @@ def standardized_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperatu
         student_logits: `[B, K]`.
         teacher_logits: `[B, K]`; no gradient reaches it.
         temperature: Base temperature `T > 0`, applied to both sides.
+        impl: Which implementation of the loss between the scores.
 
     Returns:
         `[B]`.
 
     Raises:
-        ValueError: Shapes differ or the temperature is not positive.
+        ValueError: Shapes or devices differ, the batch is empty, or the temperature is not positive.
+        TypeError: Logits are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 2403.01427; the deviation divides by `K` as the paper's algorithm does, the authors' code by `K - 1`.
     """
-    require_same_shape(student_logits, teacher_logits)
+    require_pair(student_logits=student_logits, teacher_logits=teacher_logits)
     student, teacher = (standardised(widened(logits), 1) for logits in (student_logits, teacher_logits.detach()))
-    return kd_kl(student, teacher, temperature=temperature)
+    return kd_kl(student, teacher, temperature=temperature, impl=impl)
 
 
 def curriculum_kl(
@@ -250,6 +263,7 @@ def curriculum_kl(
     gradient_scale: float,
     least: float = 1.0,
     span: float = 20.0,
+    impl: Impl = "auto",
 ) -> Tensor:
     """Distillation loss at a learned temperature, `T^2 * KL(softmax(t/T) || softmax(s/T))`.
 
@@ -263,26 +277,28 @@ def curriculum_kl(
         gradient_scale: Multiplies the gradient of `raw_temperature`; it does not change the value.
         least: Lower bound of `T`, positive.
         span: Upper bound of `T` less `least`, not negative.
+        impl: Which implementation of the loss between the softened logits.
 
     Returns:
         `[B]`.
 
     Raises:
-        ValueError: Shapes do not fit or the bounds of the temperature are not positive.
+        ValueError: Shapes or devices do not fit, the batch is empty, or the bounds of the temperature are not positive.
+        TypeError: Logits are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 2211.16231, its global temperature.
     """
-    require_same_shape(student_logits, teacher_logits)
+    require_pair(student_logits=student_logits, teacher_logits=teacher_logits)
     if raw_temperature.dim() != 0:
         raise ValueError(f"raw_temperature has shape {tuple(raw_temperature.shape)}, expected a scalar")
     if not (least > 0 and span >= 0):
         raise ValueError(f"least must be positive and span not negative, got {least} and {span}")
     raw = widened(raw_temperature)
     temperature = least + span * torch.sigmoid(raw.detach() + gradient_scale * (raw - raw.detach()))
-    student = F.log_softmax(widened(student_logits) / temperature, dim=1)
-    teacher = F.log_softmax(widened(teacher_logits.detach()) / temperature, dim=1)
-    return _kl(teacher, student) * temperature.square()
+    student, teacher = (widened(logits) / temperature for logits in (student_logits, teacher_logits.detach()))
+    return branch_kl(student, teacher, impl=impl) * temperature.square()
 
 
 def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0, impl: Impl = "auto") -> Tensor:
@@ -313,10 +329,6 @@ def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0, i
     if student_map.dim() < 3:
         raise ValueError(f"feature maps have shape {tuple(student_map.shape)}, expected [B, C, positions...]")
     return _KD_KL(student_map, teacher_map.detach(), impl=impl, temperature=temperature, is_spatial=True)
-
-
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
 
 def _require_positive(temperature: float) -> None:

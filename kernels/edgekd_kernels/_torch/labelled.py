@@ -48,7 +48,10 @@ def nkd_forward(
     log_q = torch.log_softmax(mine, 1)
     log_label = _at(log_q, label)
     weight = _at(torch.log_softmax(theirs, 1), label).exp_()
-    log_q_rest, p_rest = (F.log_softmax(_without(mine, temperature, label), 1), _without(theirs, temperature, label).softmax(1))
+    log_q_rest, p_rest = (
+        F.log_softmax(_without(mine, temperature, label), 1),
+        _without(theirs, temperature, label).softmax(1),
+    )
     rest = (p_rest * log_q_rest).sum(1)
     values = (log_label * weight).squeeze(1).add_(rest, alpha=gamma * temperature**2).neg_()
     slope = log_q.exp_().mul_(weight).scatter_add_(1, label, -weight)

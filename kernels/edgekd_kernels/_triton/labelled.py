@@ -1,9 +1,9 @@
 """Losses on rows of logits that know the right class: one kernel each way, whose few last lines differ by the loss.
 
-All that a loss needs of a row are, on both sides, the log-odds `u` of the label (its logit less the log-normaliser of the
-rest, so that `log p` and `log(1 - p)` are `-softplus(-u)` and `-softplus(u)`) and the softmax over the rest, at the
-temperature and at 1. With `^` for the softmax over the rest every gradient is `a q1^ + b q^ - c p^` on the rest and `d` on
-the label. Bytes: both tensors read in either direction, the gradient written once. A label out of range gives NaN.
+All that a loss needs of a row are, on both sides, the log-odds `u` of the label (its logit less the log-normaliser of
+the rest, so that `log p` and `log(1 - p)` are `-softplus(-u)` and `-softplus(u)`) and the softmax over the rest, at the
+temperature and at 1. With `^` for the softmax over the rest every gradient is `a q1^ + b q^ - c p^` on the rest and `d`
+on the label. Bytes: both tensors read in either direction, the gradient written once. A label out of range gives NaN.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _pair_divergence(student_odds, teacher_odds):
 
 @triton.jit
 def _rest_term(s, t, soft_s, soft_t, inverse_temperature, LOSS: tl.constexpr):
-    """Return `sum p^ (log p^ - log q^)` over a tile, or `-sum p^ log q^` for a cross-entropy; `s`, `t` less the largest."""
+    """Return `sum p^ (log p^ - log q^)` over a tile, or the cross-entropy for NKD; `s` and `t` less the largest."""
     log_q, log_p = s * inverse_temperature - soft_s[:, None], t * inverse_temperature - soft_t[:, None]
     if LOSS == NKD:
         return tl.sum(tl.exp(log_p) * -log_q, axis=1)
@@ -226,9 +226,7 @@ def dkd_backward(
     return _gradient(grad, student, teacher, labels, DKD, temperature, alpha, beta)
 
 
-def nkd_forward(
-    student: Tensor, teacher: Tensor, labels: Tensor, *, gamma: float, temperature: float
-) -> tuple[Tensor]:
+def nkd_forward(student: Tensor, teacher: Tensor, labels: Tensor, *, gamma: float, temperature: float) -> tuple[Tensor]:
     """Return the values `[B]`."""
     return _values(student, teacher, labels, NKD, temperature, 1.0, gamma)
 
@@ -265,7 +263,8 @@ def _values(
     with device_of(student):
         _forward_kernel[(triton.cdiv(rows, tiling.rows),)](
             student, teacher, labels, values, rows, columns, *student.stride(), *teacher.stride(), *labels.stride(),
-            temperature, 1 / temperature, first, second, LOSS=loss, num_warps=tiling.num_warps, **tiling.constants,
+            temperature, 1 / temperature, first, second, LOSS=loss.value, num_warps=tiling.num_warps,
+            **tiling.constants,
         )  # fmt: skip
     return (values,)
 
@@ -281,7 +280,7 @@ def _gradient(
         _backward_kernel[(triton.cdiv(rows, tiling.rows),)](
             grad, student, teacher, labels, gradient, rows, columns, *grad.stride(), *student.stride(),
             *teacher.stride(), *labels.stride(), *gradient.stride(), temperature, 1 / temperature, first, second,
-            LOSS=loss, num_warps=tiling.num_warps, **tiling.constants,
+            LOSS=loss.value, num_warps=tiling.num_warps, **tiling.constants,
         )  # fmt: skip
     return (gradient,)
 
