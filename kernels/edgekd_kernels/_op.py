@@ -163,7 +163,7 @@ def _autograd_function(signature: Signature) -> type[torch.autograd.Function]:
             values, *own = run_forward(*arguments[:count], **options)
             ctx.save_for_backward(*[arguments[index] for index in kept], *own)
             ctx.options = options
-            return values
+            return cast(Tensor, values)
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Gradients:

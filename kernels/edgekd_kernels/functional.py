@@ -22,7 +22,7 @@ from edgekd_kernels.gram import (
 )
 from edgekd_kernels.pooled import pooled_mse
 from edgekd_kernels.projection import projected_match, projected_mse
-from edgekd_kernels.rowwise import branch_kl, curriculum_kl, cwd, dkd, kd_kl, nkd, standardized_kl
+from edgekd_kernels.rowwise import branch_kl, curriculum_kl, cwd, dkd, kd_ce, kd_kl, nkd, standardized_kl
 from edgekd_kernels.sample_gram import fsp, modality_gram
 from edgekd_kernels.selfsupervised import self_supervision, similarity_transfer, transformed_kd, view_similarity
 from edgekd_kernels.spatial import attention_transfer, factor_transfer, hint_l2, nst
@@ -53,6 +53,7 @@ __all__ = [
     "hint_mse",
     "hint_mse_grouped",
     "info_nce",
+    "kd_ce",
     "kd_kl",
     "linear_cka",
     "activation_boundary",

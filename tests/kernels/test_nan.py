@@ -12,6 +12,7 @@ LABELS = torch.arange(B) % CLASSES
 EXTRA = {
     "dkd": {"labels": LABELS},
     "nkd": {"labels": LABELS},
+    "kd_ce": {"labels": LABELS},
     "crd": {"log_normaliser": torch.tensor(1.0), "bank_size": 20},
     "transformed_kd": {"labels": LABELS},
     "vid": {"raw_variance": torch.ones(6)},
@@ -31,8 +32,8 @@ EXTRA = {
 }
 GAUSSIAN = {"gaussian_nll", "gaussian_kl"}
 ROWWISE = {
-    "dkd", "nkd", "kd_kl", "standardized_kl", "dist", "mlkd", "curriculum_kl", "batch_correlation", "class_correlation",
-    "transformed_kd", "similarity_transfer", "info_nce", "self_supervision", "branch_kl", "crd",
+    "dkd", "nkd", "kd_kl", "kd_ce", "standardized_kl", "dist", "mlkd", "curriculum_kl", "batch_correlation",
+    "class_correlation", "transformed_kd", "similarity_transfer", "info_nce", "self_supervision", "branch_kl", "crd",
 }  # fmt: skip
 SEQUENCES = {"gradient_match", "hidden_relation", "modality_gram"}
 NO_LOSSES = {"bank_similarity", "crd_log_normaliser", "linear_cka", "relu_margin", "view_similarity"}

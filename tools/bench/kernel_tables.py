@@ -56,7 +56,7 @@ def speed_table(pattern: str) -> str:
         return "Not yet run.\n"
     rows = [row for row in csv.DictReader(files[-1].open(encoding="utf-8")) if not row["error"]]
     lines = [
-        "| loss | tensors | implementation | ms | of a copy's rate | over eager | over published | over torch.compile |",
+        "| loss | tensors | implementation | ms | of a copy's rate | over eager | over published | over compile |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for group in _groups(rows):
@@ -117,7 +117,7 @@ def _summary(rows: list[dict[str, str]]) -> str:
             ratios[name] += [ratio] if ratio else []
     words = {"eager": "the textbook", "peer": "published code", "compile": "torch.compile"}
     parts = [
-        f"over {words[name]} {geometric_mean(each):.2f} times, slower in {sum(ratio < 1 for ratio in each)} of {len(each)}"
+        f"{geometric_mean(each):.2f} over {words[name]}, slower in {sum(ratio < 1 for ratio in each)} of {len(each)}"
         for name, each in ratios.items()
         if each
     ]

@@ -47,10 +47,15 @@ class Tiling:
         return max(1, min(8, self.rows * self.block // 512))
 
 
-def tiling_of(rows: Tensor) -> Tiling:
-    """Return the tile for a tensor `[outer, rows, columns]`."""
+def tiling_of(rows: Tensor, *, sideways: bool = True) -> Tiling:
+    """Return the tile for a tensor `[outer, rows, columns]`.
+
+    Args:
+        rows: The student's.
+        sideways: Whether the kernel is made for rows that are adjacent in memory too.
+    """
     columns = rows.shape[2]
-    if rows.stride(1) < rows.stride(2) and rows.shape[1] > 1:
+    if sideways and rows.stride(1) < rows.stride(2) and rows.shape[1] > 1:
         block = next((block for block in (16, _SIDE) if columns <= block), _SIDE)
         return Tiling(_SIDE, block, columns > block)
     block = next((block for block in _BLOCKS if columns <= block), _BLOCKS[-1])

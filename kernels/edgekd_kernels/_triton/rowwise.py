@@ -1,7 +1,7 @@
 """Losses on rows: softmax over classes or positions.
 
-The value is `sum p (log p - log q)` of two log-softmaxes, the gradient `T (q - p)`; backward computes the softmaxes again
-from the logits. Bytes: both tensors read in either direction, the gradient written once.
+The value is `sum p (log p - log q)` of two log-softmaxes, the gradient `T (q - p)`; backward computes the softmaxes
+again from the logits. Bytes: both tensors read in either direction, the gradient written once.
 """
 
 from __future__ import annotations
@@ -173,9 +173,7 @@ def branch_kl_forward(student: Tensor, teacher: Tensor, *, temperature: float) -
     return kd_kl_forward(student, teacher, temperature=temperature, is_spatial=False)
 
 
-def branch_kl_backward(
-    grad: Tensor, student: Tensor, teacher: Tensor, *, temperature: float
-) -> tuple[Tensor, Tensor]:
+def branch_kl_backward(grad: Tensor, student: Tensor, teacher: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
     """Return the gradients of both sides, from one pass."""
     return _gradients(grad, student, teacher, temperature, is_spatial=False, is_mutual=True)
 
@@ -226,7 +224,7 @@ def _variant(
 ) -> Variant:
     """Return a kernel for tensors that are adjacent along rows or columns, which Triton knows from strides of 1."""
     unit = {f"{tensor}{'k' if along == 'columns' else 'r'}": 1 for tensor in "stde"}
-    numbers = {name: "fp32" for name in ("inverse_temperature", "scale")}
+    numbers = dict.fromkeys(("inverse_temperature", "scale"), "fp32")
     names = [name for name in kernel.arg_names if name.islower() and name not in pointers]
     signature = {**pointers, **{name: numbers.get(name, "i32") for name in names if name not in unit}}
     present = {name: value for name, value in unit.items() if name in names}
