@@ -12,7 +12,7 @@ from edgekd_kernels._op import FusedLoss, Signature, accumulation_dtype
 def _fake_pkd(student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
     batch, channels, _ = student.shape
     dtype = accumulation_dtype(student, teacher)
-    return student.new_empty(batch, dtype=dtype), student.new_empty(5, batch, channels, dtype=dtype)
+    return student.new_empty(batch, dtype=dtype), student.new_empty(batch, 5, channels, dtype=dtype)
 
 
 def _fake_vid(mean: Tensor, teacher: Tensor, raw_variance: Tensor, *, epsilon: float) -> tuple[Tensor, ...]:

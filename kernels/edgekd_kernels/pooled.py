@@ -44,7 +44,7 @@ def pooled_mse(
     Args:
         student_map: `[B, C, H, W]`, already adapted to the teacher's width and size.
         teacher_map: The same shape; no gradient reaches it.
-        levels: Sides of the pooled maps, coarser and coarser; for the Triton kernel, 64 together at most.
+        levels: Sides of the pooled maps, coarser and coarser.
         impl: Which implementation.
 
     Returns:

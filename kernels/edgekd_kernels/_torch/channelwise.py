@@ -14,7 +14,7 @@ ROUNDINGS = 8
 
 
 def pkd_forward(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the values `[B]` and the moments of every plane, `[5, B, C]`.
+    """Return the values `[B]` and the moments of every plane, `[B, 5, C]`.
 
     They are both means and, about them, the sums of squares of both sides and of their product.
 
@@ -26,7 +26,7 @@ def pkd_forward(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     mean_s, mean_t = (side.to(dtype).mean(dim=2) for side in (student, teacher))
     s, t = student.to(dtype) - mean_s.unsqueeze(2), teacher.to(dtype) - mean_t.unsqueeze(2)
     product = (s * t).sum(dim=2)
-    moments = torch.stack([mean_s, mean_t, s.square_().sum(dim=2), t.square_().sum(dim=2), product])
+    moments = torch.stack([mean_s, mean_t, s.square_().sum(dim=2), t.square_().sum(dim=2), product], dim=1)
     ss, tt, st, _, _ = _standard_sums(moments, student.shape[2])
     return (ss - 2 * st + tt).clamp_(min=0).sum(dim=1) / (2 * student[0].numel()), moments
 
@@ -40,7 +40,7 @@ def pkd_backward(grad: Tensor, student: Tensor, teacher: Tensor, moments: Tensor
     batch, channels, positions = student.shape
     ss, _, st, (mean_s, scale_s), (mean_t, scale_t) = _standard_sums(moments, positions)
     weights = (grad / (channels * positions)).unsqueeze(1)
-    gaps = (moments[0] - mean_s) * scale_s - (moments[1] - mean_t) * scale_t
+    gaps = (moments[:, 0] - mean_s) * scale_s - (moments[:, 1] - mean_t) * scale_t
     offsets = (weights * gaps).mean(dim=0)
     slopes = (weights * (ss - st)).sum(dim=0) / (batch * positions)
     factors_s = scale_s.square() * (weights - slopes)
@@ -86,7 +86,7 @@ def _standard_sums(
     `x` and `y` are the sides standardised over batch and positions; the scale is one over the deviation, 0 for a
     channel that is constant up to rounding.
     """
-    mean_s, mean_t, ss, tt, st = moments
+    mean_s, mean_t, ss, tt, st = moments.unbind(dim=1)
     channel_s, channel_t = mean_s.mean(dim=0), mean_t.mean(dim=0)
     from_s, from_t = mean_s - channel_s, mean_t - channel_t
     ss, tt = (sums + positions * gaps.square() for sums, gaps in ((ss, from_s), (tt, from_t)))
