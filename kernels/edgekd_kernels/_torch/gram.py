@@ -156,7 +156,7 @@ def _centred_gram(rows: Tensor, dtype: torch.dtype) -> Tensor:
         wide = rows[:, piece].to(dtype)
         first = wide[0]
         shifted = wide - first
-        mean = shifted.mean(dim=0)
+        mean = shifted.sum(dim=0) / len(rows)
         shifted -= mean
         mean += first
         grams.append(inner_products(shifted, shifted))
