@@ -100,17 +100,17 @@ def variants(family: str) -> list[Any]:
 def sample(family: str, sm: int) -> list[int]:
     """Return which variants of a family a quick check compiles for one architecture.
 
-    Over all architectures each variant has its turn once, and the largest float32 and bfloat16 ones of each kernel,
-    where registers and shared memory run out first, come every time.
+    Over all architectures each variant has its turn once; the largest of each kernel, with half precision and without,
+    come every time: with them registers and shared memory run out first.
     """
     found = variants(family)
     turn = ARCHITECTURES.index(sm)
     chosen = {index for index in range(len(found)) if index % len(ARCHITECTURES) == turn}
     largest: dict[tuple[str, str], int] = {}
     for index, variant in enumerate(found):
-        first = next(kind for kind in variant.signature.values() if kind.startswith("*"))
-        key = variant.kernel.__name__, first
-        if first in ("*fp32", "*bf16") and (key not in largest or _size(variant) > _size(found[largest[key]])):
+        half = "half" if {"bf16", "fp16"} & set(_tensors(variant)) else "float32"
+        key = variant.kernel.__name__, half
+        if key not in largest or _size(variant) > _size(found[largest[key]]):
             largest[key] = index
     return sorted(chosen | set(largest.values()))
 
@@ -148,11 +148,10 @@ def _compiled(family: str, variant: Any, sm: int) -> Resources:
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
     source = ASTSource(fn=variant.kernel, signature=signature, constexprs=constants)
     binary = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
-    tensors = [kind[1:] for kind in variant.signature.values() if kind.startswith("*")]
     return Resources(
         family=family,
         kernel=variant.kernel.__name__,
-        tensors=" ".join(tensors),
+        tensors=" ".join(_tensors(variant)),
         constants=" ".join(f"{name}={value}" for name, value in {**variant.constants, **options}.items()),
         sm=sm,
         **_usage(binary.asm["cubin"], binary.asm["ptx"], sm),
@@ -162,6 +161,12 @@ def _compiled(family: str, variant: Any, sm: int) -> Resources:
         half_products=len(re.findall(r"tt\.dot .*: tensor<\w+x(?:bf16|f16)", binary.asm["ttir"])),
         tensor_core=re.search(r"\b(mma\.sync|wgmma|tcgen05\.mma)", binary.asm["ptx"]) is not None,
     )
+
+
+def _tensors(variant: Any) -> list[str]:
+    """Return the types of the tensors in order; an argument can be a tuple of several."""
+    kinds = [each if isinstance(each, tuple) else (each,) for each in variant.signature.values()]
+    return [kind[1:] for each in kinds for kind in each if kind.startswith("*")]
 
 
 def _require_complete(variant: Any, names: Sequence[str]) -> None:
