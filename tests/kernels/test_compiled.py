@@ -1,7 +1,7 @@
 """Every Triton kernel compiled for real GPUs, on a machine that has none: no spills, memory that fits, no TF32.
 
 The full product of configurations and architectures is `python tools/bench/kernel_resources.py --check`; here each
-configuration is compiled for one architecture and the largest ones for all. What compiling cannot show: races, and
+configuration is compiled for one architecture, the largest ones for two more. What compiling cannot show: races, and
 addresses that go wrong.
 """
 
@@ -27,7 +27,7 @@ def process():
 def test_kernels_compile_without_spills_or_tf32_and_fit_shared_memory(process, family, sm):
     indices = kernel_resources.sample(family, sm)
     found = process.submit(kernel_resources.compiled, family, indices, sm).result()
-    assert len(found) == len(indices) > 0
+    assert len(found) == len(indices)
     assert [problem for resources in found for problem in resources.problems()] == []
 
 

@@ -100,19 +100,21 @@ def variants(family: str) -> list[Any]:
 def sample(family: str, sm: int) -> list[int]:
     """Return which variants of a family a quick check compiles for one architecture.
 
-    Over all architectures each variant has its turn once; the largest of each kernel, with half precision and without,
-    come every time: with them registers and shared memory run out first.
+    Over all architectures each variant has its turn once; on the first and the last the largest of each kernel, with
+    half precision and without, come besides: with them registers and shared memory run out first.
     """
     found = variants(family)
     turn = ARCHITECTURES.index(sm)
-    chosen = {index for index in range(len(found)) if index % len(ARCHITECTURES) == turn}
+    chosen = [index for index in range(len(found)) if index % len(ARCHITECTURES) == turn]
+    if sm not in (ARCHITECTURES[0], ARCHITECTURES[-1]):
+        return chosen
     largest: dict[tuple[str, str], int] = {}
     for index, variant in enumerate(found):
         half = "half" if {"bf16", "fp16"} & set(_tensors(variant)) else "float32"
         key = variant.kernel.__name__, half
         if key not in largest or _size(variant) > _size(found[largest[key]]):
             largest[key] = index
-    return sorted(chosen | set(largest.values()))
+    return sorted({*chosen, *largest.values()})
 
 
 def compiler() -> ProcessPoolExecutor:
