@@ -106,7 +106,7 @@ MUTATIONS = [
         "kd_kl",
         size=Size(2, classes=5000),
     ),
-    Mutation("_triton.rowwise", "grad + outer * go + row * gr, mask", "grad + outer * go, mask", "kd_kl"),
+    Mutation("_triton.rowwise", "grad + outer * go + row * gr, mask", "grad + outer * go + row * 0, mask", "kd_kl"),
     Mutation(
         "_triton.rowwise",
         "divergence = tl.sum(p * (log_p - log_q), axis=1)",
@@ -119,7 +119,14 @@ MUTATIONS = [
         "temperature / (1 if is_per_row else rows)",
         "kd_kl",
     ),
-    Mutation("_triton.rows", "total * tl.exp(largest - larger)", "total", "kd_kl", size=Size(2, classes=5000)),
+    Mutation(
+        "_triton.rows",
+        "total * tl.exp(largest - larger)",
+        "total",
+        "kd_kl",
+        size=Size(8, classes=8000),
+        options={"temperature": 0.5},
+    ),
     Mutation(
         "_triton.rows",
         "tl.where((column < columns)[None, :], tile * inverse_temperature, FILL)",

@@ -269,7 +269,8 @@ def values_and_gradients(
     """
     fresh = {name: _copied(value) for name, value in arguments.items()}
     values = function(**fresh, **options)
-    values.backward(torch.full_like(values, 1 / len(values)) if upstream is None else upstream.to(values))
+    weights = torch.full_like(values, 1 / len(values)) if upstream is None else upstream.to(values)
+    values.backward(weights if weights.dim() == values.dim() else weights.unsqueeze(1).expand_as(values))
     tensors = tensors_of(fresh)
     return values.detach(), {name: each.grad for name, each in tensors.items() if each.grad is not None}
 
