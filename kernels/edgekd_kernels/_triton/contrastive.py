@@ -156,7 +156,7 @@ def _bank_backward_kernel(
     sample, run = tl.program_id(0).to(tl.int64) // runs, tl.program_id(0).to(tl.int64) % runs
     column = tl.program_id(1) * DEPTH + tl.arange(0, DEPTH)
     total = tl.zeros((DEPTH,), tl.float32)
-    for start in range(0, RUN, CHOSEN):
+    for start in range(0, tl.minimum(RUN, chosen - run * RUN), CHOSEN):
         place = run * RUN + start + tl.arange(0, CHOSEN)
         row = tl.load(rows + sample * mb + place * mm, mask=place < chosen, other=0)
         is_row = (row >= 0) & (row < size)
