@@ -189,7 +189,7 @@ def _operator(signature: Signature) -> Any:
         outputs = _run_forward(signature, implementation(choice.impl, signature.family), rest)
         if choice.impl == "torch" and signature.torch_keeps_own:
             inputs, options = _split(signature, rest)
-            outputs = (outputs[0], *signature.fake(*inputs, **options)[1:])
+            outputs = (outputs[0], *(each.zero_() for each in signature.fake(*inputs, **options)[1:]))
         return _returned(outputs)
 
     def fake(*arguments: Any) -> Any:

@@ -36,30 +36,6 @@ def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0) -
     return kd_kl(student, teacher, temperature=temperature).view(student_map.shape[:2]).mean(dim=1)
 
 
-def standardized_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 2.0) -> Tensor:
-    """Hinton's loss between standard scores."""
-    pair = (widened(student_logits), widened(teacher_logits.detach()))
-    scores = [(each - each.mean(dim=1, keepdim=True)) / each.std(dim=1, correction=0, keepdim=True) for each in pair]
-    return kd_kl(*scores, temperature=temperature)
-
-
-def curriculum_kl(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    raw_temperature: Tensor,
-    *,
-    gradient_scale: float,
-    least: float = 1.0,
-    span: float = 20.0,
-) -> Tensor:
-    """Hinton's loss at a learned temperature whose gradient is scaled."""
-    raw = widened(raw_temperature)
-    temperature = least + span * torch.sigmoid(raw.detach() + gradient_scale * (raw - raw.detach()))
-    student, teacher = (widened(each) / temperature for each in (student_logits, teacher_logits.detach()))
-    divergence = F.kl_div(F.log_softmax(student, 1), F.log_softmax(teacher, 1), reduction="none", log_target=True)
-    return divergence.sum(dim=1) * temperature.square()
-
-
 def dkd(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -123,6 +99,30 @@ def crd(similarity: Tensor, log_normaliser: Tensor, bank_size: int) -> Tensor:
     negatives = similarity.shape[1] - 1
     log_odds = widened(similarity) - log_normaliser.detach() - math.log(negatives / bank_size)
     return -F.logsigmoid(log_odds[:, 0]) - F.logsigmoid(-log_odds[:, 1:]).sum(dim=1)
+
+
+def standardized_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 2.0) -> Tensor:
+    """Hinton's loss between standard scores."""
+    pair = (widened(student_logits), widened(teacher_logits.detach()))
+    scores = [(each - each.mean(dim=1, keepdim=True)) / each.std(dim=1, correction=0, keepdim=True) for each in pair]
+    return kd_kl(*scores, temperature=temperature)
+
+
+def curriculum_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    raw_temperature: Tensor,
+    *,
+    gradient_scale: float,
+    least: float = 1.0,
+    span: float = 20.0,
+) -> Tensor:
+    """Hinton's loss at a learned temperature whose gradient is scaled."""
+    raw = widened(raw_temperature)
+    temperature = least + span * torch.sigmoid(raw.detach() + gradient_scale * (raw - raw.detach()))
+    student, teacher = (widened(each) / temperature for each in (student_logits, teacher_logits.detach()))
+    divergence = F.kl_div(F.log_softmax(student, 1), F.log_softmax(teacher, 1), reduction="none", log_target=True)
+    return divergence.sum(dim=1) * temperature.square()
 
 
 def hint_mse(student_map: Tensor, teacher_map: Tensor) -> Tensor:

@@ -30,11 +30,9 @@ def info_nce_forward(student: Tensor, teacher: Tensor, *, temperature: float) ->
     return values, excess, mine, theirs, inverse, its_inverse
 
 
-def info_nce_backward(
-    grad: Tensor, student: Tensor, _: Tensor, excess: Tensor, mine: Tensor, theirs: Tensor, inverse: Tensor,
-    its_inverse: Tensor, *, temperature: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return the gradients of both sides, `[B, D]`."""
+def info_nce_backward(grad: Tensor, _: Tensor, __: Tensor, *own: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return the gradients of both sides, `[B, D]`, from what forward handed over."""
+    excess, mine, theirs, inverse, its_inverse = own
     weights = excess * (grad / temperature).unsqueeze(1)
     return (
         _through_unit(inner_products(weights, theirs.t()), mine, inverse),

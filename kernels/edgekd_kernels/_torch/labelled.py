@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgekd_kernels._op import accumulation_dtype
-from edgekd_kernels._torch.rowwise import kd_kl_backward
+from edgekd_kernels._torch.rowwise import scaled
 
 _FILL = -1e30
 """Stands for minus infinity at the label: it stays finite when one is subtracted from another."""
@@ -76,7 +76,7 @@ def kd_ce_forward(
 
 def dkd_backward(grad: Tensor, *kept: Tensor, **_: Any) -> tuple[Tensor]:
     """Return the last of the kept tensors, the gradient of each value, times that of the loss by the value."""
-    return kd_kl_backward(grad, *kept)
+    return scaled(grad, kept[-1])
 
 
 nkd_backward = kd_ce_backward = dkd_backward

@@ -8,7 +8,6 @@ never copies them. `crd` is one pass each way over the similarities.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 
 import torch
 import triton
@@ -157,7 +156,7 @@ def _bank_backward_kernel(
     sample, run = tl.program_id(0).to(tl.int64) // runs, tl.program_id(0).to(tl.int64) % runs
     column = tl.program_id(1) * DEPTH + tl.arange(0, DEPTH)
     total = tl.zeros((DEPTH,), tl.float32)
-    for start in range(0, RUN, CHOSEN):
+    for start in range(0, tl.minimum(RUN, chosen - run * RUN), CHOSEN):
         place = run * RUN + start + tl.arange(0, CHOSEN)
         row = tl.load(rows + sample * mb + place * mm, mask=place < chosen, other=0)
         is_row = (row >= 0) & (row < size)
@@ -242,7 +241,9 @@ def info_nce_backward(
             *student.stride(), *teacher.stride(), 1 / temperature, SIDE=_SIDE, DEPTH=_DEPTH,
             UPCAST=_must_upcast(student, teacher),
         )  # fmt: skip
-    mine, theirs = (rows.float() * lengths.unsqueeze(1) for rows, lengths in ((student, inverse), (teacher, its_inverse)))
+    mine, theirs = (
+        rows.float() * lengths.unsqueeze(1) for rows, lengths in ((student, inverse), (teacher, its_inverse))
+    )
     return (
         _through_unit(student, inner_products(weights, theirs.t()), inverse),
         _through_unit(teacher, inner_products(weights.t(), mine.t()), its_inverse),
@@ -339,9 +340,7 @@ def variants() -> Iterator[Variant]:
         pair = {"student": f"*{student}", "teacher": f"*{teacher}", "inverse_s": "*fp32", "inverse_t": "*fp32"}
         numbers = {**_integers("count", "width", "sb", "tb"), "inverse_temperature": "fp32"}
         constants = {**side, "UPCAST": student != teacher, "sd": 1, "td": 1}
-        yield Variant(
-            _info_nce_forward_kernel, {**pair, "values": "*fp32", "log_total": "*fp32", **numbers}, constants
-        )
+        yield Variant(_info_nce_forward_kernel, {**pair, "values": "*fp32", "log_total": "*fp32", **numbers}, constants)
         matrices = {"grad": "*fp32", **pair, "log_total": "*fp32", "weights": "*fp32"}
         yield Variant(_info_nce_weights_kernel, {**matrices, **numbers, "go": "i32"}, constants)
         yield Variant(

@@ -43,8 +43,8 @@ class Tiling:
 
     @property
     def num_warps(self) -> int:
-        """Warps of a program: 16 elements a thread at most."""
-        return max(1, min(8, self.rows * self.block // 512))
+        """Warps of a program: 8 elements a thread, 16 in the largest tiles."""
+        return max(1, min(8, self.rows * self.block // 256))
 
 
 def tiling_of(rows: Tensor, *, sideways: bool = True) -> Tiling:
