@@ -196,7 +196,11 @@ def _plane_squares_kernel(
 
 @triton.jit
 def _softplus(raw):
-    return tl.maximum(raw, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(raw)))
+    # log(1 + e) to full precision for a small e too: what 1 + e loses, the quotient gives back.
+    small = tl.exp(-tl.abs(raw))
+    above = 1.0 + small
+    rest = tl.where(above == 1.0, small, tl.log(above) * (small / tl.where(above == 1.0, 1.0, above - 1.0)))
+    return tl.maximum(raw, 0.0) + rest
 
 
 @triton.jit

@@ -200,7 +200,7 @@ def hint_l2_forward(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         teacher: The same shape.
     """
     batch, channels, positions = student.shape
-    block_c, block_p = tile_of(student, least_channels=32)
+    block_c, block_p = tile_of(student)
     tiles = triton.cdiv(positions, block_p)
     partials = student.new_empty(batch, tiles, dtype=torch.float32)
     statistics = partials.new_empty(3, batch, positions)
@@ -269,7 +269,7 @@ def _energies(features: Tensor, p: float) -> tuple[Tensor, Tensor]:
     batch, channels, positions = features.shape
     peaks = features.new_empty(batch, positions, dtype=torch.float32)
     sums = torch.empty_like(peaks)
-    block_c, block_p = tile_of(features, least_channels=32)
+    block_c, block_p = tile_of(features)
     _energies_kernel[(batch, triton.cdiv(positions, block_p))](
         features, peaks, sums, channels, positions, *features.stride(), p, POWER=_special(p), BLOCK_C=block_c,
         BLOCK_P=block_p, num_warps=warps_of(block_c, block_p),
