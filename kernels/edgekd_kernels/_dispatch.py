@@ -21,7 +21,7 @@ Impl = Literal["auto", "triton", "cuda", "torch"]
 FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LOG = logging.getLogger("edgekd_kernels")
 _IS_INSTALLED = {name: importlib.util.find_spec(name) is not None for name in ("triton", "cuda")}
-_NEEDS = {"triton": "triton", "cuda": "cuda-python"}
+_NEEDS = {"triton": "triton", "cuda": "cuda-bindings"}
 _MEASURED: Mapping[str, Mapping[str, Sequence[tuple[float | None, str]]]] = json.loads(
     resources.files("edgekd_kernels").joinpath("choices.json").read_text(encoding="utf-8")
 )
@@ -110,4 +110,13 @@ def _obstacle(impl: str, tensors: Sequence[Tensor], offered: Sequence[str]) -> s
     for tensor in tensors:
         if tensor.is_floating_point() and tensor.dtype not in FUSED_DTYPES:
             return f"{tensor.dtype} is not among {', '.join(map(str, FUSED_DTYPES))}"
-    return ""
+    return _cuda_obstacle(tensors[0].device) if impl == "cuda" else ""
+
+
+@cache
+def _cuda_obstacle(device: torch.device) -> str:
+    compiler = import_module("edgekd_kernels._cuda.compiler")
+    major, minor = torch.cuda.get_device_capability(device)
+    if 10 * major + minor < compiler.LEAST_CAPABILITY:
+        return f"the GPU has compute capability {major}.{minor}, 8.0 is the least"
+    return str(compiler.obstacle())

@@ -37,6 +37,7 @@ def _relation(name: str, saved: tuple[str, ...], fake: Callable[..., tuple[Tenso
             kept=("student",),
             saved=saved,
             fake=fake,
+            offered=("triton", "cuda", "torch"),
         )
     )
 
