@@ -1,16 +1,18 @@
-"""Compiles every Triton kernel for every architecture without a GPU: registers, spills, shared memory, TF32.
+"""Compiles every Triton and CUDA kernel for every architecture without a GPU: registers, spills, shared memory, TF32.
 
     python tools/bench/kernel_resources.py            # every configuration, into a CSV under tools/bench/results
     python tools/bench/kernel_resources.py --check    # write nothing; exit 1 when one breaks a rule
 
 The rules: nothing spills, shared memory fits the architecture, float32 products of exact kernels do not go through
-TF32, and products of bfloat16 run on tensor cores. The compiler and its tools come with Triton.
+TF32, and products of bfloat16 run on tensor cores. Triton brings its compiler and the tools along; CUDA sources need
+NVRTC and are left out without it.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import os
 import pkgutil
 import re
@@ -134,6 +136,67 @@ def compiled(family: str, indices: Sequence[int], sm: int) -> list[Resources]:
     return [_compiled(family, found[index], sm) for index in indices]
 
 
+def programs() -> list[Any]:
+    """Return the CUDA sources with the macros that launches define."""
+    import edgekd_kernels._cuda as package
+    from edgekd_kernels._cuda.launch import ELEMENTS, Program
+
+    found: list[Any] = []
+    for name in [module.name for module in pkgutil.iter_modules(package.__path__)]:
+        for value in vars(import_module(f"{package.__name__}.{name}")).values():
+            if getattr(value, "__name__", "") == "_program":
+                found += [value(*pair) for pair in itertools.product(ELEMENTS, repeat=2)]
+            found += [
+                each for each in (value.values() if isinstance(value, dict) else [value]) if isinstance(each, Program)
+            ]
+    return found
+
+
+def compiled_program(program: Any, sm: int) -> list[Resources]:
+    """Return what the kernels of a CUDA source need.
+
+    Args:
+        program: One of `programs()`.
+        sm: Architecture to compile for.
+    """
+    from edgekd_kernels._cuda.compiler import cubin
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "kernels.cubin")
+        file.write_bytes(cubin(program.source, dict(program.definitions), sm))
+        usage, code = _tool("cuobjdump", "--dump-resource-usage", str(file)), _tool("cuobjdump", "-sass", str(file))
+    bodies = re.split(r"Function : (\w+)", code)
+    code_of = dict(zip(bodies[1::2], bodies[2::2], strict=True))
+    return [
+        Resources(
+            family=program.source,
+            kernel=match["name"],
+            tensors=" ".join(value for _, value in program.definitions),
+            constants="",
+            sm=sm,
+            registers=int(match["registers"]),
+            stack_bytes=int(match["stack"]),
+            spill_stores_bytes=0,
+            spill_loads_bytes=0,
+            shared_bytes=int(match["shared"]),
+            has_tf32="TF32" in code_of[match["name"]],
+            is_exact=True,
+            half_products=0,
+            tensor_core="MMA" in code_of[match["name"]],
+        )
+        for match in _USAGE.finditer(usage)
+    ]
+
+
+def has_nvrtc() -> bool:
+    """Return whether CUDA sources can be compiled."""
+    try:
+        import_module("cuda.bindings.nvrtc").nvrtcVersion()
+    except (ImportError, RuntimeError):
+        return False
+    return True
+
+
 def _compile_here() -> None:
     os.environ["TRITON_INTERPRET"] = "0"
 
@@ -222,6 +285,9 @@ def rows() -> Iterator[Resources]:
             everything = range(len(variants(family)))
             for sm in ARCHITECTURES:
                 yield from process.submit(compiled, family, everything, sm).result()
+    for program in programs() if has_nvrtc() else ():
+        for sm in ARCHITECTURES:
+            yield from compiled_program(program, sm)
 
 
 def main() -> None:
