@@ -28,7 +28,7 @@ def batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     pictures = torch.randn(64, 1, 16, 16, generator=generator)
     for picture, label in zip(pictures, labels.tolist(), strict=True):
         row, column = 8 * (label // 2), 8 * (label % 2)
-        picture[:, row : row + 8, column : column + 8] += 0.75
+        picture[:, row : row + 8, column : column + 8] += 1.0
     return pictures, labels
 
 
@@ -43,18 +43,18 @@ def main() -> float:
     """Train the teacher, then the student; returns the student's accuracy."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    teacher, student = Net(32), Net(8)
+    teacher, student = Net(32), Net(16)
     optimiser = torch.optim.Adam(teacher.parameters(), lr=1e-2)
-    for _ in range(60):
+    for _ in range(100):
         pictures, labels = batch(generator)
         optimiser.zero_grad()
         F.cross_entropy(teacher(pictures)[1], labels).backward()
         optimiser.step()
 
     kd, attention = KdKl(temperature=4.0), AttentionTransfer()
-    hint = ProjectedMse(student_channels=8, teacher_channels=32)  # its projection is trained with the student
+    hint = ProjectedMse(student_channels=16, teacher_channels=32)  # its projection is trained with the student
     optimiser = torch.optim.Adam([*student.parameters(), *hint.parameters()], lr=1e-2)
-    for step in range(60):
+    for step in range(100):
         pictures, labels = batch(generator)
         with torch.no_grad():
             their_map, their_logits = teacher(pictures)
@@ -64,7 +64,7 @@ def main() -> float:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        if step % 20 == 19:
+        if step % 25 == 24:
             print(f"step {step + 1}: loss {loss.item():.3f}")
     print(f"accuracy: teacher {accuracy(teacher):.3f}, student {accuracy(student):.3f}")
     return accuracy(student)

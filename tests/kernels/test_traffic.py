@@ -17,9 +17,22 @@ SIZE = {
     "features": Size(16, features=512, teacher_features=768),
     "bank": Size(4, features=64, bank=256, negatives=96),
 }
-REREADS = {}
-"""By loss, how many times over its kernels move the declared bytes where they have to read a tensor again, and why."""
-
+_GRAM = "features read for their mean and on both sides of each tile of the Gram matrix, and matrices `[B, B]`"
+TIMES = {
+    "attention_transfer": (1.3, "maps `[B, P]` between its kernels, of which 16 channels make much"),
+    "bank_similarity": (2.0, "each sample's rows of the bank, some of them the same"),
+    "cka_dissimilarity": (2.6, _GRAM),
+    "info_nce": (2.7, "rows again for each tile of the similarities, and for their lengths"),
+    "linear_cka": (2.6, _GRAM),
+    "pooled_mse": (2.7, "maps again for each level's windows"),
+    "rkd_angle": (2.8, _GRAM),
+    "rkd_distance": (2.8, _GRAM),
+    "similarity_preserving": (1.7, _GRAM),
+}
+"""By loss, how many times over its kernels ask for the declared bytes, and for what; a cache serves the repeats."""
+IN_TORCH = {"projected_mse": "the products of backward are torch's"}
+COMPOSED = {"curriculum_kl", "standardized_kl"}
+"""A fused operator among others of torch."""
 BESIDE = {"cka_dissimilarity": 1}
 """Operators on `[B]` beside the fused one: 1 less an alignment."""
 
@@ -31,7 +44,7 @@ def _declared(name):
 
 RECOMPUTING = {  # forward reads both, backward reads both and writes the student's gradient
     "kd_kl", "dkd", "nkd", "standardized_kl", "cwd", "hint_mse", "hint_l2", "pkd", "vid", "pooled_mse", "curriculum_kl",
-    "hint_mse_grouped", "mgd",
+    "hint_mse_grouped", "mgd", "kd_ce",
 }  # fmt: skip
 TEACHER_FREED = {  # backward reads the student and a coefficient matrix or map, and writes the student's gradient
     "attention_transfer", "similarity_preserving", "rkd_distance", "rkd_angle", "cka_dissimilarity", "linear_cka",
@@ -42,6 +55,8 @@ SMALL_BESIDE = 0.12
 
 @pytest.mark.parametrize("name", fused_losses())
 def test_declared_bytes_are_those_of_the_floor(name):
+    if name in COMPOSED:
+        pytest.skip("composed of several operators")
     arguments = Case(name, SIZE[kind_of(name)]).arguments()
     tensors = tensors_of(arguments)
     first = sum(tensor.numel() * 4 for name, tensor in tensors.items() if not name.startswith("teacher_"))
@@ -61,7 +76,7 @@ def test_declared_bytes_are_those_of_the_floor(name):
         assert least <= moved <= (1 + SMALL_BESIDE) * least
 
 
-@pytest.mark.parametrize("name", fused_losses())
+@pytest.mark.parametrize("name", sorted(set(fused_losses()) - COMPOSED))
 def test_a_fused_loss_is_one_operator_each_way(name):
     declared = _declared(name)
     beside = BESIDE.get(name, 0)
@@ -87,13 +102,13 @@ def counted(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the GPU, not in the interpreter")
-@pytest.mark.parametrize("name", fused_losses())
+@pytest.mark.parametrize("name", sorted(set(fused_losses()) - COMPOSED))
 def test_kernels_load_and_store_what_is_declared(counted, name):
     case = Case(name, SIZE[kind_of(name)])
     values_and_gradients(case.function, case.arguments(), impl="triton")
     declared = _declared(name).bytes
-    times = REREADS.get(name, (1.0, ""))[0]
-    assert (1 - SMALL_BESIDE) * declared <= counted[0] <= (times + SMALL_BESIDE) * declared
+    times, least = TIMES.get(name, (1 + SMALL_BESIDE,))[0], 0 if name in IN_TORCH else 1 - SMALL_BESIDE
+    assert least * declared <= counted[0] <= times * declared
 
 
 def test_the_counter_sees_masks_and_types(counted):
