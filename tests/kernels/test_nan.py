@@ -20,7 +20,11 @@ EXTRA = {
     "pixel_cross_entropy": {"labels": torch.arange(B * 16).reshape(B, 4, 4) % 6},
     "projected_match": {"projection": torch.rand(6, 6)},
     "projected_mse": {"weight": torch.rand(6, 6)},
-    "hint_mse_grouped": {"student_last": torch.rand(MAP), "teacher_first": torch.rand(MAP), "teacher_last": torch.rand(MAP)},
+    "hint_mse_grouped": {
+        "student_last": torch.rand(MAP),
+        "teacher_first": torch.rand(MAP),
+        "teacher_last": torch.rand(MAP),
+    },
     "partial_l2": {"margin": -torch.ones(6)},
     "fsp": {"student_last": torch.rand(MAP), "teacher_first": torch.rand(MAP), "teacher_last": torch.rand(MAP)},
     "hidden_relation": {"is_token": torch.ones(B, 3, dtype=torch.bool)},

@@ -69,9 +69,7 @@ def pooled_mse(student_map: Tensor, teacher_map: Tensor, *, levels: tuple[int, .
     return torch.stack([weight * mean for weight, mean in zip(weights, means, strict=True)]).sum(dim=0) / sum(weights)
 
 
-def projected_mse(
-    student_map: Tensor, teacher_map: Tensor, weight: Tensor, *, bias: Tensor | None = None
-) -> Tensor:
+def projected_mse(student_map: Tensor, teacher_map: Tensor, weight: Tensor, *, bias: Tensor | None = None) -> Tensor:
     """Mean squared difference to a 1x1 convolution."""
     kernel = weight.view(*weight.shape, *[1] * (student_map.dim() - 2))
     return hint_mse(F.conv2d(student_map, kernel, bias), teacher_map)

@@ -90,9 +90,7 @@ def _standard_sums(
     channel_s, channel_t = mean_s.mean(dim=0), mean_t.mean(dim=0)
     from_s, from_t = mean_s - channel_s, mean_t - channel_t
     ss, tt = (sums + positions * gaps.square() for sums, gaps in ((ss, from_s), (tt, from_t)))
-    scale_s, scale_t = (
-        _scale(sums.mean(dim=0) / positions, mean) for sums, mean in ((ss, channel_s), (tt, channel_t))
-    )
+    scale_s, scale_t = (_scale(sums.mean(dim=0) / positions, mean) for sums, mean in ((ss, channel_s), (tt, channel_t)))
     st = (st + positions * from_s * from_t) * (scale_s * scale_t)
     return ss * scale_s.square(), tt * scale_t.square(), st, (channel_s, scale_s), (channel_t, scale_t)
 
