@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -130,7 +131,8 @@ def _require_stages(students: Sequence[Tensor], teachers: Sequence[Tensor], weig
             f"student's, {len(teachers)} of the teacher's, {len(weights)} weights"
         )
     for index, (mine, theirs) in enumerate(zip(students, teachers, strict=True)):
-        require_features(**{f"student_maps[{index}]": mine, f"teacher_maps[{index}]": theirs})
+        pair: dict[str, Any] = {f"student_maps[{index}]": mine, f"teacher_maps[{index}]": theirs}
+        require_features(**pair)
         if mine.shape[0] != students[0].shape[0] or mine.device != students[0].device:
             raise ValueError(
                 f"stages do not go together: student_maps[0] {tuple(students[0].shape)} on {students[0].device}, "

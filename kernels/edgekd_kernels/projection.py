@@ -39,7 +39,7 @@ _BY_WEIGHT_AND_BIAS = _projected_mse_of("weight", "bias")
 def projected_mse(
     student_map: Tensor, teacher_map: Tensor, weight: Tensor, *, bias: Tensor | None = None, impl: Impl = "auto"
 ) -> Tensor:
-    """FitNet's hint loss with its projection, `mean (W s + b - t)^2`: a 1x1 convolution and the mean squared difference.
+    """FitNet's hint loss with its projection, `mean (W s + b - t)^2`: a 1x1 convolution and a mean squared difference.
 
     The projected map is never formed; the residual is, once, in the student's dtype, and serves all gradients. Products
     of float32 are exact, those of half precision are accumulated in float32, with the weight in the student's dtype.

@@ -81,7 +81,9 @@ def test_triton_equals_torch_at_odd_sizes(loss, shape):
     _agrees(loss, [last(_randn(*shape))], [_randn(*shape, seed=1)])
 
 
-@pytest.mark.parametrize("student, teacher", [(torch.bfloat16,) * 2, (torch.float16,) * 2, (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize(
+    "student, teacher", [(torch.bfloat16,) * 2, (torch.float16,) * 2, (torch.bfloat16, torch.float32)]
+)
 @pytest.mark.parametrize("loss", SAMPLE)
 def test_triton_accumulates_half_precision_in_float32(loss, student, teacher):
     _agrees(loss, [_randn(1, 5, 3, 3, dtype=student)], [_randn(1, 5, 3, 3, seed=1, dtype=teacher)])
@@ -121,7 +123,9 @@ def test_vid_in_triton_equals_torch(layout):
     _agrees(_vid, [_randn(33, 2, 1, 1), _randn(4, seed=2)[::2]], [_randn(33, 2, 1, 1, seed=1)])
 
 
-@pytest.mark.parametrize("shape, levels", [((1, 3, 5, 7), (4, 2, 1)), ((2, 9, 4, 3), (2,)), ((1, 2, 12, 13), (3,)), ((2, 2, 3, 3), ())])
+@pytest.mark.parametrize(
+    "shape, levels", [((1, 3, 5, 7), (4, 2, 1)), ((2, 9, 4, 3), (2,)), ((1, 2, 12, 13), (3,)), ((2, 2, 3, 3), ())]
+)
 def test_pooled_mse_in_triton_equals_torch(shape, levels):
     s, t = _randn(*shape), _randn(*shape, seed=1)
     _agrees(K.pooled_mse, [s], [t], levels=levels)
@@ -139,7 +143,11 @@ def test_projected_mse_in_triton_equals_torch(layout):
     weight, bias = _randn(70, 35, seed=2), _randn(70, seed=3)
     _agrees(_projected, [s, weight], [t])
     _agrees(_projected_with_bias, [s, weight, bias], [t])
-    _agrees(_projected, [_randn(1, 3, 9, 8), _randn(3, 2, seed=2).T.contiguous().T[:, :1].expand(3, 3)], [_randn(1, 3, 9, 8)])
+    _agrees(
+        _projected,
+        [_randn(1, 3, 9, 8), _randn(3, 2, seed=2).T.contiguous().T[:, :1].expand(3, 3)],
+        [_randn(1, 3, 9, 8)],
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -158,7 +166,9 @@ def test_hint_mse_grouped_equals_the_sum_of_its_stages():
         actual = K.hint_mse_grouped(students, teachers, weights=(1, 2, 3, 0.5), impl=impl)
         torch.testing.assert_close(actual, expected)
         many = K.hint_mse_grouped(students[:2] * 5, teachers[:2] * 5, impl=impl)
-        torch.testing.assert_close(many, 5 * (K.hint_mse(*[x[0] for x in (students, teachers)]) + K.hint_mse(students[1], teachers[1])))
+        torch.testing.assert_close(
+            many, 5 * (K.hint_mse(*[x[0] for x in (students, teachers)]) + K.hint_mse(students[1], teachers[1]))
+        )
     _agrees(_grouped, [students[0], students[1].bfloat16()], [teachers[0], teachers[1]])
 
 
@@ -294,9 +304,13 @@ OVERLOADS = {"hint_mse": "hint_mse_of_1", "projected_mse": "projected_mse_weight
 def test_operators_are_registered_properly(name, impl):
     arguments = ARGUMENTS[name]()
     if name not in ("pooled_mse", "projected_mse"):
-        arguments = [each.detach().flatten(2).requires_grad_(each.requires_grad) for each in arguments[:2]] + list(arguments[2:])
+        arguments = [each.detach().flatten(2).requires_grad_(each.requires_grad) for each in arguments[:2]] + list(
+            arguments[2:]
+        )
     if name == "projected_mse":
-        arguments = [each.detach().flatten(2).requires_grad_(each.requires_grad) for each in arguments[:2]] + [arguments[2]]
+        arguments = [each.detach().flatten(2).requires_grad_(each.requires_grad) for each in arguments[:2]] + [
+            arguments[2]
+        ]
     operator = getattr(torch.ops.edgekd_kernels, OVERLOADS.get(name, name)).default
     torch.library.opcheck(operator, (*arguments, *OPTIONS.get(name, []), impl))
 
@@ -320,7 +334,7 @@ def test_losses_compile_without_a_break(name, impl):
 def test_grouped_hints_compile_without_a_break(impl):
     maps = [_randn(2, 3, 3, 3), _randn(2, 5)]
     compiled = torch.compile(K.hint_mse_grouped, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(maps, maps[:1] + [maps[1] * 2], impl=impl), K.hint_mse(maps[1], maps[1] * 2))
+    torch.testing.assert_close(compiled(maps, [*maps[:1], maps[1] * 2], impl=impl), K.hint_mse(maps[1], maps[1] * 2))
 
 
 @pytest.mark.parametrize("loss", [K.hint_mse, K.hint_l2, K.pkd, K.attention_transfer, K.pooled_mse, K.mgd])

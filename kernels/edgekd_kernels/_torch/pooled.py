@@ -28,7 +28,7 @@ def pooled_mse_forward(student: Tensor, teacher: Tensor, *, levels: Sequence[int
     else:
         means = difference.new_empty(*difference.shape[:2], 0)
     values = difference.square_().flatten(1).sum(dim=1) * first
-    squares = means.square().sum(dim=1).split([level * level for level in levels], dim=1)
+    squares = torch.split(means.square().sum(dim=1), [level * level for level in levels], dim=1)
     for weight, level in zip(rest, squares, strict=True):
         values += level.sum(dim=1) * weight
     return values, means
@@ -45,8 +45,8 @@ def pooled_mse_backward(
     if not levels:
         return (difference.mul_((grad * first).unsqueeze(3)),)
     windows = _windows(height, width, levels, difference)
-    for block, weight, level in zip(windows.split([level * level for level in levels]), rest, levels, strict=True):
-        block *= weight
+    for block, weight in zip(torch.split(windows, [level * level for level in levels]), rest, strict=True):
+        block.mul_(weight)
     gradient = difference.flatten(2).mul_(grad * first).reshape(batch * channels, -1)
     with torch.autocast(student.device.type, enabled=False):
         gradient.addmm_((means * grad).flatten(0, 1), windows)
@@ -77,4 +77,4 @@ def _averages(side: int, levels: Sequence[int], like: Tensor) -> tuple[Tensor, .
         for index in range(level):
             start, end = index * side // level, -(-(index + 1) * side // level)
             lines.append([1 / (end - start) if start <= at < end else 0.0 for at in range(side)])
-    return like.new_tensor(lines).split(list(levels))
+    return torch.split(like.new_tensor(lines), list(levels))

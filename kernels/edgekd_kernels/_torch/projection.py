@@ -64,6 +64,11 @@ def _product_gradients(scaled: Tensor, student: Tensor, weight: Tensor) -> tuple
             by_weight = torch.bmm(scaled, student.mT).sum(dim=0, dtype=accumulation_dtype(student))
             return weight.T @ scaled, by_weight
         by_student, by_weight, _ = torch.ops.aten.convolution_backward(
-            scaled.unsqueeze(2), student.unsqueeze(2), weight[:, :, None, None], None, *_CONVOLUTION, (True, True, False)
+            scaled.unsqueeze(2),
+            student.unsqueeze(2),
+            weight[:, :, None, None],
+            None,
+            *_CONVOLUTION,
+            (True, True, False),
         )
         return by_student.squeeze(2), by_weight.view(weight.shape)

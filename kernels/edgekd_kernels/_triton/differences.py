@@ -90,9 +90,7 @@ def hint_mse_backward(grad: Tensor, *features: Tensor, weights: Sequence[float])
     return gradients
 
 
-def _plan(
-    students: Sequence[Tensor], weights: Sequence[float]
-) -> tuple[int, tuple[int, ...], tuple[float, ...], int]:
+def _plan(students: Sequence[Tensor], weights: Sequence[float]) -> tuple[int, tuple[int, ...], tuple[float, ...], int]:
     """Return the samples, each stage's elements of a sample and factor, and the tiles of a sample."""
     batch = len(students[0])
     lengths = tuple(each.numel() // batch for each in students)
@@ -123,8 +121,12 @@ def variants() -> Iterator[Variant]:
     for student, teacher in DTYPE_PAIRS:
         for stages in (1, 4, 8):
             students, teachers = (f"*{student}",) * stages, (f"*{teacher}",) * stages
-            plan = {"lengths": ("i32",) * stages, "scales": ("fp32",) * stages, "tiles": "i32"}
+            plan: dict[str, str | tuple[str, ...]] = {
+                "lengths": ("i32",) * stages,
+                "scales": ("fp32",) * stages,
+                "tiles": "i32",
+            }
             constants = {"STAGES": stages, "BLOCK": BLOCK}
-            sides = {"students": students, "teachers": teachers}
+            sides: dict[str, str | tuple[str, ...]] = {"students": students, "teachers": teachers}
             yield Variant(_squares_kernel, {**sides, "partials": "*fp32", **plan}, constants)
             yield Variant(_difference_kernel, {"grad": "*fp32", **sides, "gradients": students, **plan}, constants)

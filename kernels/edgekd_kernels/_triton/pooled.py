@@ -95,7 +95,9 @@ def _pooled_backward_kernel(
             rows = tl.cdiv((i + 1) * height, LEVELS[step]) - top
             columns = tl.cdiv((j + 1) * width, LEVELS[step]) - left
             is_within = (i < LEVELS[step]) & (j < LEVELS[step]) & (top <= row) & (left <= column)
-            mean = tl.load(plane + (offset + i * LEVELS[step] + j)[None, :], mask=inside & is_within[None, :], other=0.0)
+            mean = tl.load(
+                plane + (offset + i * LEVELS[step] + j)[None, :], mask=inside & is_within[None, :], other=0.0
+            )
             result += mean * (WEIGHTS[step] / (rows * columns).to(tl.float32))[None, :]
         offset += LEVELS[step] * LEVELS[step]
     result *= 2 * tl.load(grad + sample)

@@ -23,7 +23,7 @@ HALF = (64, 64, 32)
 
 @triton.jit
 def _residual_kernel(
-    student, teacher, weight, bias, residual, partials,  # [B, Cs, P], [B, Ct, P], [Ct, Cs], [Ct], [B, Ct, P], [B, tiles]
+    student, teacher, weight, bias, residual, partials,  # [B, Cs, P], [B, Ct, P], [Ct, Cs], [Ct], as t, [B, tiles]
     inputs, outputs, positions, sb, sc, sp, tb, tc, tp, rb, rc, rp, scale,
     HAS_BIAS: tl.constexpr, UPCAST: tl.constexpr,
     BLOCK_O: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_I: tl.constexpr,

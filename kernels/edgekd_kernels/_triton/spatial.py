@@ -61,7 +61,7 @@ def _cosines_kernel(
 @triton.jit
 def _inverse_length(squares, peak):
     """Return one over the length; 0 for a vector that counts as zero, NaN for one that holds NaN."""
-    is_zero = (peak <= PEAK_FLOOR) & (squares == squares)
+    is_zero = (peak <= PEAK_FLOOR) & (squares >= 0)
     return tl.where(is_zero, 0.0, 1.0 / tl.sqrt(tl.where(is_zero, 1.0, squares)))
 
 

@@ -16,7 +16,8 @@ class Variant:
 
     Attributes:
         kernel: The jitted function.
-        signature: Triton type by argument, without the constants: `{"student": "*bf16", "rows": "i32"}`.
+        signature: Triton type by argument, without the constants: `{"student": "*bf16", "rows": "i32"}`; a tuple of
+            types for a tuple of arguments.
         constants: Values of the compile-time arguments.
         num_warps: Warps of a program.
         num_stages: Stages of its software pipeline.
@@ -24,7 +25,7 @@ class Variant:
     """
 
     kernel: Any
-    signature: Mapping[str, str]
+    signature: Mapping[str, str | tuple[str, ...]]
     constants: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 2
