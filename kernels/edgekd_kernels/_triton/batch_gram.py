@@ -1,9 +1,9 @@
 """The batch Gram matrix, squared distances from it, and the product that carries a gradient back to features.
 
 The Gram matrix is summed over parts of `D` into float32 partials and these in float64, in a fixed order. Float32
-features, and all that are centred, are multiplied exactly; half-precision ones that are not go to tensor cores. Where a
-difference of entries would cancel, `q_ij < 1e-4 (G_ii + G_jj)`, the distance is taken from the rows themselves; a cosine
-seen from such a pair keeps an error of about `1e-7 |x| / d_ij`.
+features, and all that are centred, are multiplied exactly; half-precision ones that are not go to tensor cores. Where
+a difference of entries would cancel, `q_ij < 1e-4 (G_ii + G_jj)`, the distance is taken from the rows themselves; a
+cosine seen from such a pair keeps an error of about `1e-7 |x| / d_ij`.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def combined(matrix: Tensor, rows: Tensor, *, is_balanced: bool) -> Tensor:
 
 def tile_of(batch: int) -> int:
     """Return the side of a Gram tile."""
-    return max(16, min(64, triton.next_power_of_2(batch)))
+    return 64 if batch > 32 else 32 if batch > 16 else 16
 
 
 def warps_of(tile: int) -> int:
