@@ -1,4 +1,4 @@
-"""The Gram losses' kernels in Triton's interpreter against torch in float64; on CPU nothing here shows races or TF32."""
+"""The Gram losses' kernels in Triton's interpreter against torch in float64; races and TF32 do not show here."""
 
 import numpy as np
 import pytest

@@ -99,9 +99,7 @@ def _digest(texts: Mapping[str, bytes], options: list[str], version: tuple[int, 
 def _compile(nvrtc: Any, source: str, texts: Mapping[str, bytes], options: list[str]) -> bytes:
     headers = [texts[name] for name in _HEADERS]
     names = [name.encode() for name in _HEADERS]
-    program = checked(
-        nvrtc, nvrtc.nvrtcCreateProgram(texts[source], source.encode(), len(headers), headers, names)
-    )
+    program = checked(nvrtc, nvrtc.nvrtcCreateProgram(texts[source], source.encode(), len(headers), headers, names))
     try:
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         if int(status) != 0:

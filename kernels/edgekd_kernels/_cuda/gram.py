@@ -96,9 +96,7 @@ def rkd_angle_forward(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor,
     batch = len(student)
     tiles, groups = _ceil(batch, ANGLE_TILE), _ceil(batch, ANCHORS)
     partials = mine.new_empty(tiles * tiles, batch, dtype=torch.float32)
-    _ANGLES.launch(
-        "angle_values", (tiles, tiles, groups), 256, mine, theirs, partials, batch, device=student.device
-    )
+    _ANGLES.launch("angle_values", (tiles, tiles, groups), 256, mine, theirs, partials, batch, device=student.device)
     return partials.sum(dim=0) / batch**2, mine, theirs
 
 

@@ -30,7 +30,13 @@ class Program:
         self.definitions = tuple(sorted((definitions or {}).items()))
 
     def launch(
-        self, kernel: str, grid: Sequence[int], threads: int, *arguments: Any, device: torch.device, shared_bytes: int = 0
+        self,
+        kernel: str,
+        grid: Sequence[int],
+        threads: int,
+        *arguments: Any,
+        device: torch.device,
+        shared_bytes: int = 0,
     ) -> None:
         """Run a kernel on the device's current stream.
 

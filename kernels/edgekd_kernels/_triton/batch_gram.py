@@ -1,9 +1,9 @@
 """The batch Gram matrix, squared distances from it, and the product that carries a gradient back to features.
 
 The Gram matrix is summed over parts of `D` into float32 partials and these in float64, in a fixed order. Float32
-features, and all that are centred, are multiplied exactly; half-precision ones that are not go to tensor cores. Where a
-difference of entries would cancel, `q_ij < 1e-4 (G_ii + G_jj)`, the distance is taken from the rows themselves; a cosine
-seen from such a pair keeps an error of about `1e-7 |x| / d_ij`.
+features, and all that are centred, are multiplied exactly; half-precision ones that are not go to tensor cores. Where
+a difference of entries would cancel, `q_ij < 1e-4 (G_ii + G_jj)`, the distance is taken from the rows themselves; a
+cosine seen from such a pair keeps an error of about `1e-7 |x| / d_ij`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ MEAN_COLUMNS = 128
 MEAN_ROWS = 16
 BLOCK = 128
 NEAR_BLOCK = 32
+STEP = 32
 COMBINED_COLUMNS = 64
 PROGRAMS = 256
 """Programs that the Gram kernel is split into at least, about two for each multiprocessor of a large GPU."""
@@ -180,10 +181,10 @@ def gram_matrix(rows: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
     means = rows.new_empty(columns if centred else 0, dtype=torch.float32)
     tiles = triton.cdiv(columns, MEAN_COLUMNS) if centred else 0
     moments = rows.new_empty(tiles, dtype=torch.float32)
-    tile, step = tile_of(batch), 32
+    tile, is_exact = tile_of(batch), centred or is_interpreted() or rows.dtype == torch.float32
     across = triton.cdiv(batch, tile)
-    parts = max(1, min(2 * PROGRAMS // (across * (across + 1)), triton.cdiv(columns, 4 * step)))
-    per_part = step * triton.cdiv(columns, step * parts)
+    parts = max(1, min(2 * PROGRAMS // (across * (across + 1)), triton.cdiv(columns, 4 * STEP)))
+    per_part = STEP * triton.cdiv(columns, STEP * parts)
     partials = rows.new_empty(parts, batch, batch, dtype=torch.float32)
     gram = rows.new_empty(batch, batch, dtype=torch.float64)
     with device_of(rows):
@@ -192,8 +193,8 @@ def gram_matrix(rows: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
                 rows, means, moments, batch, columns, *rows.stride(), ROWS=MEAN_ROWS, COLUMNS=MEAN_COLUMNS, num_warps=4
             )
         _gram_kernel[(across, across, parts)](
-            rows, means, partials, batch, columns, per_part, *rows.stride(), TILE=tile, STEP=step, CENTRED=centred,
-            EXACT=centred or is_interpreted() or rows.dtype == torch.float32, num_warps=warps_of(tile),
+            rows, means, partials, batch, columns, per_part, *rows.stride(), TILE=tile, STEP=STEP, CENTRED=centred,
+            EXACT=is_exact, num_warps=warps_of(tile),
         )  # fmt: skip
         _sum_kernel[(batch, triton.cdiv(batch, BLOCK))](
             partials, gram, batch, parts, BLOCK=BLOCK, TILE=tile, num_warps=1
@@ -234,12 +235,12 @@ def combined(matrix: Tensor, rows: Tensor, *, is_balanced: bool) -> Tensor:
 
 def tile_of(batch: int) -> int:
     """Return the side of a Gram tile."""
-    return max(16, min(64, triton.next_power_of_2(batch)))
+    return 64 if batch > 32 else 32 if batch > 16 else 16
 
 
 def warps_of(tile: int) -> int:
     """Return the warps of a program with a tile of such a side."""
-    return 8 if tile == 64 else 4
+    return 4 if tile == 16 else 8
 
 
 def batch_variants() -> Iterator[Variant]:
@@ -261,13 +262,14 @@ def batch_variants() -> Iterator[Variant]:
             {"BLOCK": NEAR_BLOCK, "STEP": NEAR_BLOCK},
         )  # fmt: skip
         for tile, is_centred in product((16, 32, 64), (True, False)):
+            is_exact = is_centred or dtype == "fp32"
             yield Variant(
                 _gram_kernel,
                 {**rows, "means": "*fp32", "partials": "*fp32", **sizes, "per_part": "i32", **strides},
-                {"TILE": tile, "STEP": 32, "CENTRED": is_centred, "EXACT": is_centred or dtype == "fp32"},
+                {"TILE": tile, "STEP": STEP, "CENTRED": is_centred, "EXACT": is_exact},
                 num_warps=warps_of(tile),
-                is_exact=is_centred or dtype == "fp32",
-            )
+                is_exact=is_exact,
+            )  # fmt: skip
             yield Variant(
                 _combine_kernel,
                 {

@@ -369,9 +369,7 @@ def variants() -> Iterator[Variant]:
     moments = {"moments": "*fp32", "target_moments": "*fp32"}
     sizes = {"batch": "i32", "tiles": "i32", "target_tiles": "i32", "rounding": "fp32"}
     grams = {"gram": "*fp64", "target_gram": "*fp64"}
-    yield Variant(
-        _alignment_kernel, {**grams, **moments, **both, **rows, **sizes}, {"BLOCK": BLOCK}, num_warps=1
-    )
+    yield Variant(_alignment_kernel, {**grams, **moments, **both, **rows, **sizes}, {"BLOCK": BLOCK}, num_warps=1)
 
 
 def _root_sums(mine: Tensor, theirs: Tensor) -> Tensor:
