@@ -15,3 +15,28 @@ def require_same_shape(student: Tensor, teacher: Tensor) -> None:
     """Raise `ValueError` unless two tensors have one shape."""
     if student.shape != teacher.shape:
         raise ValueError(f"shapes differ: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}")
+
+
+def require_pair(*, same: str = "shape", **tensors: Tensor) -> None:
+    """Check what every loss needs of a student's and a teacher's tensor.
+
+    Args:
+        same: What must agree, `"shape"` or `"batch"`.
+        tensors: Two tensors by the names of the arguments.
+
+    Raises:
+        ValueError: A batch is empty, or shapes, batch sizes or devices differ.
+        TypeError: A tensor is not of floating point.
+    """
+    (one, student), (other, teacher) = tensors.items()
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} has dtype {tensor.dtype}, expected floating point")
+        if tensor.dim() < 2 or tensor.shape[0] == 0:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected [B, ...] with B >= 1")
+    shape, its_shape = student.shape, teacher.shape
+    if shape[0] != its_shape[0] or (same == "shape" and shape != its_shape):
+        what = "shapes" if same == "shape" else "batch sizes"
+        raise ValueError(f"{what} differ: {one} {tuple(shape)}, {other} {tuple(its_shape)}")
+    if student.device != teacher.device:
+        raise ValueError(f"devices differ: {one} is on {student.device}, {other} on {teacher.device}")

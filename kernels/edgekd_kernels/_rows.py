@@ -44,19 +44,16 @@ def inner_products(left: Tensor, right: Tensor) -> Tensor:
         return left @ right.transpose(-1, -2)
 
 
-def centred_gram(features: Tensor) -> Tensor:
-    """Return the Gram matrix of samples about their mean, in float64.
+def sample_rows(features: Tensor) -> Tensor:
+    """Return samples as rows, their elements in the order of memory, which relations between samples do not depend on.
 
-    Distances and angles are differences of its entries. For rows close to each other these cancel; float64 keeps for
-    float32 features what taking the differences of the rows themselves would.
+    So features in the layout channels-last are not copied.
 
     Args:
         features: `[B, ...]`.
 
     Returns:
-        float64 `[B, B]`; zeros without gradient where the samples do not differ by more than float32's rounding.
+        `[B, D]`.
     """
-    rows = features.flatten(1).double()
-    centred = rows - rows.mean(dim=0, keepdim=True)
-    is_uniform = centred.square().sum() <= ROUNDING * rows.square().sum()
-    return torch.where(is_uniform, 0.0, inner_products(centred, centred))
+    order = sorted(range(1, features.dim()), key=features.stride, reverse=True)
+    return features.permute(0, *order).flatten(1)

@@ -4,14 +4,70 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
-from edgekd_kernels._checks import require_same_shape, widened
-from edgekd_kernels._rows import inner_products, unit_rows
+from edgekd_kernels._checks import require_pair
+from edgekd_kernels._dispatch import Impl
+from edgekd_kernels._op import FusedLoss, Signature, accumulation_dtype
 
 
-def info_nce(student_embedding: Tensor, teacher_embedding: Tensor, *, temperature: float = 0.07) -> Tensor:
+def _fake_info_nce(student: Tensor, teacher: Tensor, **_: object) -> tuple[Tensor, ...]:
+    dtype = accumulation_dtype(student, teacher)
+    return tuple(student.new_empty(len(student), dtype=dtype) for _ in range(4))
+
+
+def _fake_bank_similarity(embedding: Tensor, bank: Tensor, rows: Tensor, **_: object) -> tuple[Tensor, ...]:
+    return (embedding.new_empty(rows.shape, dtype=accumulation_dtype(embedding, bank)),)
+
+
+def _fake_crd(similarity: Tensor, _: Tensor, **__: object) -> tuple[Tensor, ...]:
+    return (similarity.new_empty(len(similarity), dtype=accumulation_dtype(similarity)),)
+
+
+_INFO_NCE = FusedLoss(
+    Signature(
+        name="info_nce",
+        family="contrastive",
+        inputs=("student", "teacher"),
+        options={"temperature": "float"},
+        gradients=("student", "teacher"),
+        kept=("student", "teacher"),
+        saved=("log_total", "inverse", "its_inverse"),
+        fake=_fake_info_nce,
+        torch_keeps_own=True,
+    )
+)
+_BANK_SIMILARITY = FusedLoss(
+    Signature(
+        name="bank_similarity",
+        family="contrastive",
+        inputs=("embedding", "bank", "rows"),
+        options={"temperature": "float"},
+        gradients=("embedding",),
+        kept=("embedding", "bank", "rows"),
+        saved=(),
+        fake=_fake_bank_similarity,
+    )
+)
+_CRD = FusedLoss(
+    Signature(
+        name="crd",
+        family="contrastive",
+        inputs=("similarity", "log_normaliser"),
+        options={"log_noise": "float"},
+        gradients=("similarity",),
+        kept=("similarity", "log_normaliser"),
+        saved=(),
+        fake=_fake_crd,
+        torch_keeps_own=True,
+    )
+)
+
+
+def info_nce(
+    student_embedding: Tensor, teacher_embedding: Tensor, *, temperature: float = 0.07, impl: Impl = "auto"
+) -> Tensor:
     """In-batch contrast, `-log softmax_j(cos(s_i, t_j) / T)` at `j = i`: each student row finds its teacher row.
 
     Args:
@@ -19,51 +75,65 @@ def info_nce(student_embedding: Tensor, teacher_embedding: Tensor, *, temperatur
         teacher_embedding: `[B, D]`, a learned head's output; it receives a gradient too, the feature below the head
             should be detached.
         temperature: `T > 0`.
+        impl: Which implementation.
 
     Returns:
         `[B]`; zeros without gradient for a batch of one.
 
     Raises:
-        ValueError: Shapes differ or the temperature is not positive.
+        ValueError: Shapes or devices differ, they are not `[B, D]`, the batch is empty, or the temperature is not
+            positive.
+        TypeError: Embeddings are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 1807.03748.
     """
-    require_same_shape(student_embedding, teacher_embedding)
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    student, teacher = unit_rows(widened(student_embedding)), unit_rows(widened(teacher_embedding))
-    return -F.log_softmax(inner_products(student, teacher) / temperature, dim=1).diagonal()
+    require_pair(student_embedding=student_embedding, teacher_embedding=teacher_embedding)
+    if student_embedding.dim() != 2:
+        raise ValueError(f"embeddings have shape {tuple(student_embedding.shape)}, expected [B, D]")
+    _require_positive(temperature)
+    return _INFO_NCE(student_embedding, teacher_embedding, impl=impl, temperature=temperature)
 
 
-def bank_similarity(embedding: Tensor, bank: Tensor, rows: Tensor, *, temperature: float = 0.07) -> Tensor:
+def bank_similarity(
+    embedding: Tensor, bank: Tensor, rows: Tensor, *, temperature: float = 0.07, impl: Impl = "auto"
+) -> Tensor:
     """Inner products of each embedding with chosen rows of a memory bank, divided by the temperature.
-
-    All products are formed and the wanted ones picked, which costs less than copying `B (1 + m)` rows of the bank.
 
     Args:
         embedding: `[B, D]`, of unit length; it receives a gradient.
         bank: `[N, D]`, earlier embeddings; no gradient reaches it.
         rows: int64 `[B, 1 + m]`, each sample's own row first, then those of its negatives.
         temperature: Divides the products.
+        impl: Which implementation.
 
     Returns:
         `[B, 1 + m]`.
 
     Raises:
-        ValueError: Widths or batch sizes differ, or the temperature is not positive.
+        ValueError: Widths, batch sizes or devices differ, the temperature is not positive, or on a CPU a row is out of
+            range; on a GPU that gives NaN.
+        TypeError: Embeddings are not of floating point, or rows not int64.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         CRD, arXiv 1910.10699.
     """
-    if embedding.shape[1:] != bank.shape[1:] or len(embedding) != len(rows):
-        raise ValueError(
-            f"shapes do not go together: embedding {tuple(embedding.shape)}, bank {tuple(bank.shape)}, "
-            f"rows {tuple(rows.shape)}"
+    shapes = f"embedding {tuple(embedding.shape)}, bank {tuple(bank.shape)}, rows {tuple(rows.shape)}"
+    if not embedding.dim() == bank.dim() == rows.dim() == 2:
+        raise ValueError(f"expected [B, D], [N, D] and [B, 1 + m], got {shapes}")
+    if embedding.shape[1] != bank.shape[1] or len(embedding) != len(rows):
+        raise ValueError(f"shapes do not go together: {shapes}")
+    if not embedding.is_floating_point() or not bank.is_floating_point() or rows.dtype != torch.int64:
+        raise TypeError(
+            f"expected embedding and bank of floating point and rows of torch.int64, got {embedding.dtype}, "
+            f"{bank.dtype} and {rows.dtype}"
         )
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    return inner_products(widened(embedding), widened(bank.detach())).gather(1, rows) / temperature
+    if not embedding.device == bank.device == rows.device:
+        raise ValueError(f"devices differ: embedding on {embedding.device}, bank {bank.device}, rows {rows.device}")
+    _require_positive(temperature)
+    return _BANK_SIMILARITY(embedding, bank.detach(), rows, impl=impl, temperature=temperature)
 
 
 def crd_log_normaliser(similarity: Tensor, bank_size: int) -> Tensor:
@@ -80,7 +150,7 @@ def crd_log_normaliser(similarity: Tensor, bank_size: int) -> Tensor:
     return flat.logsumexp(dim=0) + math.log(bank_size / len(flat))
 
 
-def crd(similarity: Tensor, log_normaliser: Tensor, bank_size: int) -> Tensor:
+def crd(similarity: Tensor, log_normaliser: Tensor, bank_size: int, *, impl: Impl = "auto") -> Tensor:
     """Noise-contrastive loss of CRD, one side: is a row the sample's own, or one of `m` drawn from noise?
 
     With `h = exp(similarity) / Z` and `c = m / N`, `N` being the size of the bank:
@@ -90,12 +160,14 @@ def crd(similarity: Tensor, log_normaliser: Tensor, bank_size: int) -> Tensor:
         similarity: `[B, 1 + m]`, own row first, see `bank_similarity`.
         log_normaliser: `log Z`, see `crd_log_normaliser`; no gradient reaches it.
         bank_size: `N`.
+        impl: Which implementation.
 
     Returns:
         `[B]`.
 
     Raises:
-        ValueError: There is no negative.
+        ValueError: There is no negative, the normaliser is no scalar, or devices differ.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 1910.10699. Computed as log-sigmoids, so that the 1e-7 of the authors' code in both denominators is not
@@ -104,5 +176,13 @@ def crd(similarity: Tensor, log_normaliser: Tensor, bank_size: int) -> Tensor:
     negatives = similarity.shape[1] - 1
     if negatives < 1:
         raise ValueError(f"similarity {tuple(similarity.shape)} holds no negative")
-    log_odds = widened(similarity) - log_normaliser.detach() - math.log(negatives / bank_size)
-    return -F.logsigmoid(log_odds[:, 0]) - F.logsigmoid(-log_odds[:, 1:]).sum(dim=1)
+    if log_normaliser.dim() != 0:
+        raise ValueError(f"log_normaliser has shape {tuple(log_normaliser.shape)}, expected a scalar")
+    if similarity.device != log_normaliser.device:
+        raise ValueError(f"devices differ: similarity on {similarity.device}, its normaliser {log_normaliser.device}")
+    return _CRD(similarity, log_normaliser.detach(), impl=impl, log_noise=math.log(negatives / bank_size))
+
+
+def _require_positive(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")

@@ -6,8 +6,10 @@ sides where a network is compared with its own branch (`branch_kl`). Here each l
 """
 
 from edgekd_kernels.activation import activation_boundary, partial_l2, relu_margin
+from edgekd_kernels.channelwise import pkd, vid
 from edgekd_kernels.contrastive import bank_similarity, crd, crd_log_normaliser, info_nce
 from edgekd_kernels.correlation import batch_correlation, class_correlation, dist, mlkd
+from edgekd_kernels.differences import hint_mse, hint_mse_grouped, mgd
 from edgekd_kernels.gradient import gradient_match
 from edgekd_kernels.gram import (
     cka_dissimilarity,
@@ -18,21 +20,12 @@ from edgekd_kernels.gram import (
     rkd_distance,
     similarity_preserving,
 )
-from edgekd_kernels.rowwise import branch_kl, curriculum_kl, cwd, dkd, kd_kl, nkd, standardized_kl
+from edgekd_kernels.pooled import pooled_mse
+from edgekd_kernels.projection import projected_match, projected_mse
+from edgekd_kernels.rowwise import branch_kl, curriculum_kl, cwd, dkd, kd_ce, kd_kl, nkd, standardized_kl
 from edgekd_kernels.sample_gram import fsp, modality_gram
 from edgekd_kernels.selfsupervised import self_supervision, similarity_transfer, transformed_kd, view_similarity
-from edgekd_kernels.spatial import (
-    attention_transfer,
-    factor_transfer,
-    hint_l2,
-    hint_mse,
-    mgd,
-    nst,
-    pkd,
-    pooled_mse,
-    projected_match,
-    vid,
-)
+from edgekd_kernels.spatial import attention_transfer, factor_transfer, hint_l2, nst
 from edgekd_kernels.supervised import gaussian_kl, gaussian_nll, pixel_cross_entropy
 from edgekd_kernels.tokens import hidden_relation
 
@@ -58,7 +51,9 @@ __all__ = [
     "gradient_match",
     "hint_l2",
     "hint_mse",
+    "hint_mse_grouped",
     "info_nce",
+    "kd_ce",
     "kd_kl",
     "linear_cka",
     "activation_boundary",
@@ -74,6 +69,7 @@ __all__ = [
     "pkt",
     "pooled_mse",
     "projected_match",
+    "projected_mse",
     "rkd_angle",
     "rkd_distance",
     "self_supervision",

@@ -3,37 +3,74 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgekd_kernels._checks import widened
-from edgekd_kernels._rows import ROUNDING, centred_gram, inner_products, require_same_batch, unit_rows
+from edgekd_kernels._checks import require_pair, widened
+from edgekd_kernels._dispatch import Impl
+from edgekd_kernels._op import FusedLoss, Signature, accumulation_dtype
+from edgekd_kernels._rows import inner_products, require_same_batch, sample_rows, unit_rows
 
 
-def similarity_preserving(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+def _fake_slopes(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    batch, dtype = student.shape[0], accumulation_dtype(student, teacher)
+    return student.new_empty(batch, dtype=dtype), student.new_empty(batch, batch, dtype=dtype)
+
+
+def _fake_relations(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    batch = student.shape[0]
+    relations = [student.new_empty(batch, batch, dtype=torch.float64) for _ in range(2)]
+    return student.new_empty(batch, dtype=accumulation_dtype(student, teacher)), relations[0], relations[1]
+
+
+def _relation(name: str, saved: tuple[str, ...], fake: Callable[..., tuple[Tensor, ...]]) -> FusedLoss:
+    return FusedLoss(
+        Signature(
+            name=name,
+            family="gram",
+            inputs=("student", "teacher"),
+            options={},
+            gradients=("student",),
+            kept=("student",),
+            saved=saved,
+            fake=fake,
+            offered=("triton", "cuda", "torch"),
+        )
+    )
+
+
+_SIMILARITY_PRESERVING = _relation("similarity_preserving", ("slopes",), _fake_slopes)
+_LINEAR_CKA = _relation("linear_cka", ("mine", "theirs"), _fake_relations)
+_RKD_DISTANCE = _relation("rkd_distance", ("mine", "theirs"), _fake_relations)
+_RKD_ANGLE = _relation("rkd_angle", ("mine", "theirs"), _fake_relations)
+
+
+def similarity_preserving(student_map: Tensor, teacher_map: Tensor, *, impl: Impl = "auto") -> Tensor:
     """Similarity-preserving loss, `1/B^2 * ||G_t - G_s||_F^2` with row-normalised batch Gram matrices.
 
     Args:
         student_map: `[B, ...]`; its shape may differ from the teacher's in all but `B`.
         teacher_map: `[B, ...]`; no gradient reaches it.
+        impl: Which implementation.
 
     Returns:
         `[B]`: `1/B` times the squared norm of each sample's row, so that the mean is the loss.
 
     Raises:
-        ValueError: Batch sizes differ.
+        ValueError: Batch sizes or devices differ, or the batch is empty.
+        TypeError: Features are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 1907.09682.
     """
-    require_same_batch(student_map, teacher_map)
-    difference = _row_normalised_gram(student_map) - _row_normalised_gram(teacher_map.detach())
-    return difference.square().sum(dim=1) / student_map.shape[0]
+    return _run(_SIMILARITY_PRESERVING, impl, student_map=student_map, teacher_map=teacher_map)
 
 
-def rkd_distance(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+def rkd_distance(student_feature: Tensor, teacher_feature: Tensor, *, impl: Impl = "auto") -> Tensor:
     """Relational distillation of distances, `mean_ij Huber(d^s_ij / mean d^s, d^t_ij / mean d^t)`.
 
     The mean distance is over pairs that do not coincide; the loss is over all `B^2` pairs, as the benchmark has it.
@@ -41,44 +78,45 @@ def rkd_distance(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
     Args:
         student_feature: `[B, ...]`; its shape may differ from the teacher's in all but `B`.
         teacher_feature: `[B, ...]`; no gradient reaches it.
+        impl: Which implementation.
 
     Returns:
         `[B]`, each sample's mean over its pairs; zeros where no two samples differ, as in a batch of one.
 
     Raises:
-        ValueError: Batch sizes differ.
+        ValueError: Batch sizes or devices differ, or the batch is empty.
+        TypeError: Features are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 1904.05068.
     """
-    require_same_batch(student_feature, teacher_feature)
-    student, teacher = _relative_distances(student_feature), _relative_distances(teacher_feature.detach())
-    return F.smooth_l1_loss(student, teacher, reduction="none").mean(dim=1).to(widened(student_feature).dtype)
+    return _run(_RKD_DISTANCE, impl, student_feature=student_feature, teacher_feature=teacher_feature)
 
 
-def rkd_angle(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+def rkd_angle(student_feature: Tensor, teacher_feature: Tensor, *, impl: Impl = "auto") -> Tensor:
     """Relational distillation of angles, `mean_ijk Huber(cos^s_ijk, cos^t_ijk)`, `ijk` at `i` between `j` and `k`.
 
-    `<x_j - x_i, x_k - x_i> = G_jk - G_ij - G_ik + G_ii`, so no `[B, B, D]` tensor arises; memory is `O(B^3)`. The angle
+    `<x_j - x_i, x_k - x_i> = G_jk - G_ij - G_ik + G_ii`, so no `[B, B, D]` tensor arises; memory is `O(B^2)`. The angle
     at a sample that coincides with `j` or `k` has cosine 0.
 
     Args:
         student_feature: `[B, ...]`; its shape may differ from the teacher's in all but `B`.
         teacher_feature: `[B, ...]`; no gradient reaches it.
+        impl: Which implementation.
 
     Returns:
         `[B]`, the mean over the angles at each sample; zeros without gradient for fewer than three samples.
 
     Raises:
-        ValueError: Batch sizes differ.
+        ValueError: Batch sizes or devices differ, or the batch is empty.
+        TypeError: Features are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 1904.05068; the mean over all `B^3` triples, degenerate ones included, is the benchmark's.
     """
-    require_same_batch(student_feature, teacher_feature)
-    student, teacher = _cosines_at_samples(student_feature), _cosines_at_samples(teacher_feature.detach())
-    losses = F.smooth_l1_loss(student, teacher, reduction="none").mean(dim=(1, 2))
-    return losses.to(widened(student_feature).dtype)
+    return _run(_RKD_ANGLE, impl, student_feature=student_feature, teacher_feature=teacher_feature)
 
 
 def correlation_congruence(
@@ -138,7 +176,7 @@ def pkt(student_feature: Tensor, teacher_feature: Tensor, *, epsilon: float = 1e
     return F.kl_div(student, teacher, reduction="none", log_target=True).mean(dim=1)
 
 
-def linear_cka(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+def linear_cka(student_feature: Tensor, teacher_feature: Tensor, *, impl: Impl = "auto") -> Tensor:
     """Linear centred kernel alignment, `<K, L> / (||K|| ||L||)` of centred Gram matrices: 1 for equal, 0 for unrelated.
 
     The estimator of the independence criterion (HSIC) in it is the biased one, which cannot be negative: for features
@@ -147,72 +185,47 @@ def linear_cka(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
     Args:
         student_feature: `[B, ...]`; its shape may differ from the teacher's in all but `B`.
         teacher_feature: `[B, ...]`; no gradient reaches it.
+        impl: Which implementation.
 
     Returns:
         `[B]`, each sample's share times `B`, so that the mean is the alignment; zeros without gradient where either
         side does not vary, as in a batch of one.
 
     Raises:
-        ValueError: Batch sizes differ.
+        ValueError: Batch sizes or devices differ, or the batch is empty.
+        TypeError: Features are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 1905.00414.
     """
-    require_same_batch(student_feature, teacher_feature)
-    student, teacher = centred_gram(student_feature), centred_gram(teacher_feature.detach())
-    squares = student.square().sum() * teacher.square().sum()
-    is_uniform = squares <= 0
-    shares = (student * teacher).sum(dim=1) * student.shape[0]
-    return torch.where(is_uniform, 0.0, shares / squares.where(~is_uniform, 1.0).sqrt()).to(
-        widened(student_feature).dtype
-    )
+    return _run(_LINEAR_CKA, impl, student_feature=student_feature, teacher_feature=teacher_feature)
 
 
-def cka_dissimilarity(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+def cka_dissimilarity(student_feature: Tensor, teacher_feature: Tensor, *, impl: Impl = "auto") -> Tensor:
     """`1 - linear_cka`, as a loss (see there).
 
     Args:
         student_feature: `[B, ...]`.
         teacher_feature: `[B, ...]`; no gradient reaches it.
+        impl: Which implementation.
 
     Returns:
         `[B]`; ones without gradient where either side does not vary.
 
     Raises:
-        ValueError: Batch sizes differ.
+        ValueError: Batch sizes or devices differ, or the batch is empty.
+        TypeError: Features are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
     """
-    return 1 - linear_cka(student_feature, teacher_feature)
+    return 1 - linear_cka(student_feature, teacher_feature, impl=impl)
 
 
-def _row_normalised_gram(feature_map: Tensor) -> Tensor:
-    flat = widened(feature_map).flatten(1)
-    return unit_rows(inner_products(flat, flat), epsilon=1e-12)
-
-
-def _distances(gram: Tensor) -> Tensor:
-    """Return float64 `[B, B]`: exactly 0, without gradient, for rows that coincide within float32's rounding."""
-    norms = gram.diagonal()
-    sums = norms.unsqueeze(1) + norms.unsqueeze(0)
-    squares = sums - 2 * gram
-    is_same = squares <= ROUNDING * sums
-    return torch.where(is_same, 0.0, squares.where(~is_same, 1.0).sqrt())
-
-
-def _relative_distances(feature: Tensor) -> Tensor:
-    distances = _distances(centred_gram(feature))
-    count = (distances > 0).sum().clamp(min=1)
-    mean = distances.sum() / count
-    return distances / mean.where(mean > 0, 1.0)
-
-
-def _cosines_at_samples(feature: Tensor) -> Tensor:
-    """Return float64 `[B, B, B]`: the cosine at `i` between the directions to `j` and `k`."""
-    gram = centred_gram(feature)
-    distances = _distances(gram)
-    is_same = distances <= 0
-    inverse = torch.where(is_same, 0.0, 1 / distances.where(~is_same, 1.0))
-    products = gram.unsqueeze(0) - gram.unsqueeze(2) - gram.unsqueeze(1) + gram.diagonal().view(-1, 1, 1)
-    return products * inverse.unsqueeze(2) * inverse.unsqueeze(1)
+def _run(loss: FusedLoss, impl: Impl, **features: Tensor) -> Tensor:
+    """Check a student's and a teacher's features and compare their samples."""
+    require_pair(same="batch", **features)
+    student, teacher = features.values()
+    return loss(sample_rows(student), sample_rows(teacher.detach()), impl=impl)
 
 
 def _cosines(feature: Tensor) -> Tensor:

@@ -2,35 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from edgekd_kernels._checks import require_same_shape, widened
+from edgekd_kernels._checks import require_pair, widened
+from edgekd_kernels._dispatch import Impl
+from edgekd_kernels._op import FusedLoss, Signature, accumulation_dtype
 from edgekd_kernels._standard import standardised
 
 
-def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4.0) -> Tensor:
+def _fake_values(student: Tensor, teacher: Tensor, *_: Tensor, **__: object) -> tuple[Tensor, ...]:
+    return (student.new_empty(len(student), dtype=accumulation_dtype(student, teacher)),)
+
+
+def _loss(
+    name: str,
+    options: Mapping[str, str],
+    *,
+    family: str = "rowwise",
+    labels: tuple[str, ...] = (),
+    gradients: tuple[str, ...] = ("student",),
+) -> FusedLoss:
+    return FusedLoss(
+        Signature(
+            name=name,
+            family=family,
+            inputs=("student", "teacher", *labels),
+            options=options,
+            gradients=gradients,
+            kept=("student", "teacher", *labels),
+            saved=(),
+            fake=_fake_values,
+            torch_keeps_own=True,
+        )
+    )
+
+
+def _labelled_loss(name: str, *weights: str) -> FusedLoss:
+    options = dict.fromkeys((*weights, "temperature"), "float")
+    return _loss(name, options, family="labelled", labels=("labels",))
+
+
+_KD_KL = _loss("kd_kl", {"temperature": "float", "is_spatial": "bool"})
+_BRANCH_KL = _loss("branch_kl", {"temperature": "float"}, gradients=("student", "teacher"))
+_DKD = _labelled_loss("dkd", "alpha", "beta")
+_NKD = _labelled_loss("nkd", "gamma")
+_KD_CE = _labelled_loss("kd_ce", "label_weight", "teacher_weight")
+
+
+def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4.0, impl: Impl = "auto") -> Tensor:
     """Hinton's distillation loss, `T^2 * KL(softmax(t/T) || softmax(s/T))`.
 
     Args:
         student_logits: `[B, K]`, or of each position `[B, K, ...]`, over which the mean is taken.
         teacher_logits: The same shape; no gradient reaches it.
         temperature: `T > 0`, applied to both sides.
+        impl: Which implementation.
 
     Returns:
         `[B]`.
 
     Raises:
-        ValueError: Shapes differ or the temperature is not positive.
+        ValueError: Shapes or devices differ, the batch is empty, or the temperature is not positive.
+        TypeError: Logits are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 1503.02531.
     """
-    return branch_kl(student_logits, teacher_logits.detach(), temperature=temperature)
+    require_pair(student_logits=student_logits, teacher_logits=teacher_logits)
+    _require_positive(temperature)
+    return _KD_KL(student_logits, teacher_logits.detach(), impl=impl, temperature=temperature, is_spatial=False)
 
 
-def branch_kl(branch_logits: Tensor, trunk_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+def branch_kl(branch_logits: Tensor, trunk_logits: Tensor, *, temperature: float = 1.0, impl: Impl = "auto") -> Tensor:
     """How far a branch of a network is from the network itself, `T^2 * KL(softmax(z/T) || softmax(b/T))`.
 
     It is `kd_kl` with gradients on both sides: the branch comes nearer to the trunk, and the trunk to the branch.
@@ -39,21 +86,22 @@ def branch_kl(branch_logits: Tensor, trunk_logits: Tensor, *, temperature: float
         branch_logits: `b`, `[B, K]`, or of each position `[B, K, ...]`, over which the mean is taken.
         trunk_logits: `z`, the same shape, with gradient; detach it to move the branch alone.
         temperature: `T > 0`, applied to both sides.
+        impl: Which implementation.
 
     Returns:
         `[B]`.
 
     Raises:
-        ValueError: Shapes differ or the temperature is not positive.
+        ValueError: Shapes or devices differ, the batch is empty, or the temperature is not positive.
+        TypeError: Logits are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         Student-friendly teachers, arXiv 2102.07650; the order of the two arguments is a reconstruction.
     """
-    require_same_shape(branch_logits, trunk_logits)
+    require_pair(branch_logits=branch_logits, trunk_logits=trunk_logits)
     _require_positive(temperature)
-    branch = F.log_softmax(widened(branch_logits) / temperature, dim=1)
-    trunk = F.log_softmax(widened(trunk_logits) / temperature, dim=1)
-    return _kl(trunk, branch).view(len(branch), -1).mean(dim=1) * temperature**2
+    return _BRANCH_KL(branch_logits, trunk_logits, impl=impl, temperature=temperature)
 
 
 def dkd(
@@ -64,6 +112,7 @@ def dkd(
     alpha: float = 1.0,
     beta: float = 8.0,
     temperature: float = 4.0,
+    impl: Impl = "auto",
 ) -> Tensor:
     """Decoupled distillation loss, `T^2 * (alpha * KL(b_t || b_s) + beta * KL(r_t || r_s))`.
 
@@ -77,23 +126,23 @@ def dkd(
         alpha: Weight of the pair.
         beta: Weight of the rest.
         temperature: `T > 0`.
+        impl: Which implementation.
 
     Returns:
         `[B]`.
 
     Raises:
-        ValueError: Shapes do not fit, fewer than three classes, or the temperature is not positive.
+        ValueError: Shapes or devices do not fit, fewer than three classes, the temperature is not positive, or on a CPU
+            a label is out of range; on a GPU that gives NaN.
+        TypeError: Logits are not of floating point, or labels not int64.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 2203.08679.
     """
-    _require_labelled_rows(student_logits, teacher_logits, labels, least_classes=3)
-    _require_positive(temperature)
-    target_s, rest_s = _label_apart(widened(student_logits) / temperature, labels)
-    target_t, rest_t = _label_apart(widened(teacher_logits.detach()) / temperature, labels)
-    pair = _kl(_log_pair(target_t, rest_t), _log_pair(target_s, rest_s))
-    rest = _kl(F.log_softmax(rest_t, dim=1), F.log_softmax(rest_s, dim=1))
-    return (alpha * pair + beta * rest) * temperature**2
+    _require_labelled_rows(student_logits, teacher_logits, labels, temperature, least_classes=3)
+    options = {"alpha": alpha, "beta": beta, "temperature": temperature}
+    return _DKD(student_logits, teacher_logits.detach(), labels, impl=impl, **options)
 
 
 def nkd(
@@ -103,6 +152,7 @@ def nkd(
     *,
     gamma: float = 1.5,
     temperature: float = 1.0,
+    impl: Impl = "auto",
 ) -> Tensor:
     """Normalised distillation loss, `-p_y log q_y - gamma * T^2 * sum over the rest of p^ log q^`.
 
@@ -116,26 +166,68 @@ def nkd(
         labels: int64 `[B]` in `0..K-1`.
         gamma: Weight of the rest.
         temperature: `T > 0` of the rest.
+        impl: Which implementation.
 
     Returns:
         `[B]`.
 
     Raises:
-        ValueError: Shapes do not fit, fewer than two classes, or the temperature is not positive.
+        ValueError: Shapes or devices do not fit, fewer than two classes, the temperature is not positive, or on a CPU a
+            label is out of range; on a GPU that gives NaN.
+        TypeError: Logits are not of floating point, or labels not int64.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 2303.13005.
     """
-    _require_labelled_rows(student_logits, teacher_logits, labels, least_classes=2)
-    _require_positive(temperature)
-    target_s, rest_s = _label_apart(widened(student_logits), labels)
-    target_t, rest_t = _label_apart(widened(teacher_logits.detach()), labels)
-    target = _log_pair(target_t, rest_t)[:, 0].exp() * _log_pair(target_s, rest_s)[:, 0]
-    rest = F.softmax(rest_t / temperature, dim=1) * F.log_softmax(rest_s / temperature, dim=1)
-    return -target - gamma * temperature**2 * rest.sum(dim=1)
+    _require_labelled_rows(student_logits, teacher_logits, labels, temperature, least_classes=2)
+    options = {"gamma": gamma, "temperature": temperature}
+    return _NKD(student_logits, teacher_logits.detach(), labels, impl=impl, **options)
 
 
-def standardized_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 2.0) -> Tensor:
+def kd_ce(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    label_weight: float = 1.0,
+    teacher_weight: float = 1.0,
+    temperature: float = 4.0,
+    impl: Impl = "auto",
+) -> Tensor:
+    """Cross-entropy and Hinton's distillation loss in one reading of the student's logits.
+
+    `label_weight * -log softmax(s)[label] + teacher_weight * T^2 * KL(softmax(t/T) || softmax(s/T))`.
+
+    Args:
+        student_logits: `[B, K]`, `K >= 2`.
+        teacher_logits: `[B, K]`; no gradient reaches it.
+        labels: int64 `[B]` in `0..K-1`.
+        label_weight: Weight of the cross-entropy.
+        teacher_weight: Weight of the distillation loss.
+        temperature: `T > 0` of the distillation loss, applied to both sides.
+        impl: Which implementation.
+
+    Returns:
+        `[B]`.
+
+    Raises:
+        ValueError: Shapes or devices do not fit, fewer than two classes, the temperature is not positive, or on a CPU a
+            label is out of range; on a GPU that gives NaN.
+        TypeError: Logits are not of floating point, or labels not int64.
+        RuntimeError: The wanted implementation cannot run.
+
+    Reference:
+        arXiv 1503.02531.
+    """
+    _require_labelled_rows(student_logits, teacher_logits, labels, temperature, least_classes=2)
+    options = {"label_weight": label_weight, "teacher_weight": teacher_weight, "temperature": temperature}
+    return _KD_CE(student_logits, teacher_logits.detach(), labels, impl=impl, **options)
+
+
+def standardized_kl(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 2.0, impl: Impl = "auto"
+) -> Tensor:
     """Distillation loss on standard scores, `T^2 * KL(softmax(Z(t)/T) || softmax(Z(s)/T))`.
 
     `Z` subtracts a row's mean and divides by its population deviation, so the student matches the order and spacing of
@@ -145,19 +237,22 @@ def standardized_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperatu
         student_logits: `[B, K]`.
         teacher_logits: `[B, K]`; no gradient reaches it.
         temperature: Base temperature `T > 0`, applied to both sides.
+        impl: Which implementation of the loss between the scores.
 
     Returns:
         `[B]`.
 
     Raises:
-        ValueError: Shapes differ or the temperature is not positive.
+        ValueError: Shapes or devices differ, the batch is empty, or the temperature is not positive.
+        TypeError: Logits are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 2403.01427; the deviation divides by `K` as the paper's algorithm does, the authors' code by `K - 1`.
     """
-    require_same_shape(student_logits, teacher_logits)
+    require_pair(student_logits=student_logits, teacher_logits=teacher_logits)
     student, teacher = (standardised(widened(logits), 1) for logits in (student_logits, teacher_logits.detach()))
-    return kd_kl(student, teacher, temperature=temperature)
+    return kd_kl(student, teacher, temperature=temperature, impl=impl)
 
 
 def curriculum_kl(
@@ -168,6 +263,7 @@ def curriculum_kl(
     gradient_scale: float,
     least: float = 1.0,
     span: float = 20.0,
+    impl: Impl = "auto",
 ) -> Tensor:
     """Distillation loss at a learned temperature, `T^2 * KL(softmax(t/T) || softmax(s/T))`.
 
@@ -181,29 +277,31 @@ def curriculum_kl(
         gradient_scale: Multiplies the gradient of `raw_temperature`; it does not change the value.
         least: Lower bound of `T`, positive.
         span: Upper bound of `T` less `least`, not negative.
+        impl: Which implementation of the loss between the softened logits.
 
     Returns:
         `[B]`.
 
     Raises:
-        ValueError: Shapes do not fit or the bounds of the temperature are not positive.
+        ValueError: Shapes or devices do not fit, the batch is empty, or the bounds of the temperature are not positive.
+        TypeError: Logits are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 2211.16231, its global temperature.
     """
-    require_same_shape(student_logits, teacher_logits)
+    require_pair(student_logits=student_logits, teacher_logits=teacher_logits)
     if raw_temperature.dim() != 0:
         raise ValueError(f"raw_temperature has shape {tuple(raw_temperature.shape)}, expected a scalar")
     if not (least > 0 and span >= 0):
         raise ValueError(f"least must be positive and span not negative, got {least} and {span}")
     raw = widened(raw_temperature)
     temperature = least + span * torch.sigmoid(raw.detach() + gradient_scale * (raw - raw.detach()))
-    student = F.log_softmax(widened(student_logits) / temperature, dim=1)
-    teacher = F.log_softmax(widened(teacher_logits.detach()) / temperature, dim=1)
-    return _kl(teacher, student) * temperature.square()
+    student, teacher = (widened(logits) / temperature for logits in (student_logits, teacher_logits.detach()))
+    return branch_kl(student, teacher, impl=impl) * temperature.square()
 
 
-def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0) -> Tensor:
+def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0, impl: Impl = "auto") -> Tensor:
     """Channel-wise distillation, `T^2 / C * sum over channels of KL(softmax(t_c/T) || softmax(s_c/T))`.
 
     The softmax of a channel is over its positions: what is matched is where a channel responds, not how strongly.
@@ -212,37 +310,25 @@ def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0) -
         student_map: `[B, C, ...]`, already projected to the teacher's width and size.
         teacher_map: The same shape; no gradient reaches it.
         temperature: `T > 0`, applied to both sides.
+        impl: Which implementation.
 
     Returns:
         `[B]`.
 
     Raises:
-        ValueError: Shapes differ, there are no positions, or the temperature is not positive.
+        ValueError: Shapes or devices differ, the batch is empty, there are no positions, or the temperature is not
+            positive.
+        TypeError: Maps are not of floating point.
+        RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 2011.13256.
     """
-    require_same_shape(student_map, teacher_map)
+    require_pair(student_map=student_map, teacher_map=teacher_map)
+    _require_positive(temperature)
     if student_map.dim() < 3:
         raise ValueError(f"feature maps have shape {tuple(student_map.shape)}, expected [B, C, positions...]")
-    student, teacher = (feature_map.flatten(2).flatten(0, 1) for feature_map in (student_map, teacher_map))
-    return kd_kl(student, teacher, temperature=temperature).view(student_map.shape[:2]).mean(dim=1)
-
-
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
-
-
-def _label_apart(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the label's logit `[B]` and the other logits `[B, K-1]` in their order."""
-    label = labels.unsqueeze(1)
-    others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
-    return logits.gather(1, label).squeeze(1), logits.gather(1, others + (others >= label))
-
-
-def _log_pair(target: Tensor, rest: Tensor) -> Tensor:
-    """Return log probabilities `[B, 2]` of the label and of all the rest, `log(1 - p)` without forming `1 - p`."""
-    return F.log_softmax(torch.stack([target, rest.logsumexp(dim=1)], dim=1), dim=1)
+    return _KD_KL(student_map, teacher_map.detach(), impl=impl, temperature=temperature, is_spatial=True)
 
 
 def _require_positive(temperature: float) -> None:
@@ -250,9 +336,16 @@ def _require_positive(temperature: float) -> None:
         raise ValueError(f"temperature must be positive, got {temperature}")
 
 
-def _require_labelled_rows(student: Tensor, teacher: Tensor, labels: Tensor, *, least_classes: int) -> None:
-    require_same_shape(student, teacher)
+def _require_labelled_rows(
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, *, least_classes: int
+) -> None:
+    require_pair(student_logits=student, teacher_logits=teacher)
+    _require_positive(temperature)
     if student.dim() != 2 or student.shape[1] < least_classes:
         raise ValueError(f"logits have shape {tuple(student.shape)}, expected [B, K] with K >= {least_classes}")
     if labels.shape != student.shape[:1]:
         raise ValueError(f"labels have shape {tuple(labels.shape)}, expected ({len(student)},)")
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels have dtype {labels.dtype}, expected torch.int64")
+    if labels.device != student.device:
+        raise ValueError(f"devices differ: labels are on {labels.device}, student_logits on {student.device}")

@@ -41,13 +41,25 @@ SHAPES = {
     "similarity": (4, 6),
     "bank": (6, 5),
     "projection": (3, 3),
+    "weight": (3, 3),
 }
+
+
+def _grouped(student_first, student_last, teacher_first, teacher_last):
+    return K.hint_mse_grouped((student_first, student_last), (teacher_first, teacher_last), weights=(1.0, 0.5))
+
+
+FUNCTIONS = {"hint_mse_grouped": _grouped}
 LOSSES = sorted(set(K.__all__) - NOT_LOSSES)
+
+
+def _function(name):
+    return FUNCTIONS.get(name) or getattr(K, name)
 
 
 def _arguments(name, generator):
     tensors = {}
-    for parameter in inspect.signature(getattr(K, name)).parameters.values():
+    for parameter in inspect.signature(_function(name)).parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY or parameter.name in OPTIONS.get(name, {}):
             continue
         if parameter.name == "labels":
@@ -72,7 +84,7 @@ def test_gradients_are_those_of_finite_differences(name, seed):
     fixed = {key: value for key, value in tensors.items() if key not in taught}
 
     def loss(*values):
-        return getattr(K, name)(**fixed, **dict(zip(taught, values, strict=True)), **OPTIONS.get(name, {}))
+        return _function(name)(**fixed, **dict(zip(taught, values, strict=True)), **OPTIONS.get(name, {}))
 
     assert taught
     assert torch.autograd.gradcheck(loss, [tensors[key].requires_grad_() for key in taught])
@@ -84,7 +96,7 @@ def test_the_teacher_gets_no_gradient(name):
     for key, value in tensors.items():
         if key != "labels":
             value.requires_grad_()
-    getattr(K, name)(**tensors, **OPTIONS.get(name, {})).mean().backward()
+    _function(name)(**tensors, **OPTIONS.get(name, {})).mean().backward()
     for key, value in tensors.items():
         if key in UNTAUGHT - {"bank", "projection"}:
             continue
@@ -105,7 +117,7 @@ def test_gradients_stay_finite_on_zeros_and_on_large_values(name):
         }
         for key in taught:
             scaled[key].requires_grad_()
-        values = getattr(K, name)(**scaled, **OPTIONS.get(name, {}))
+        values = _function(name)(**scaled, **OPTIONS.get(name, {}))
         values.mean().backward()
         assert torch.isfinite(values).all(), scale
         assert all(torch.isfinite(scaled[key].grad).all() for key in taught), scale

@@ -12,6 +12,7 @@ LABELS = torch.arange(B) % CLASSES
 EXTRA = {
     "dkd": {"labels": LABELS},
     "nkd": {"labels": LABELS},
+    "kd_ce": {"labels": LABELS},
     "crd": {"log_normaliser": torch.tensor(1.0), "bank_size": 20},
     "transformed_kd": {"labels": LABELS},
     "vid": {"raw_variance": torch.ones(6)},
@@ -19,21 +20,31 @@ EXTRA = {
     "gaussian_nll": {"targets": torch.rand(B, 3)},
     "pixel_cross_entropy": {"labels": torch.arange(B * 16).reshape(B, 4, 4) % 6},
     "projected_match": {"projection": torch.rand(6, 6)},
+    "projected_mse": {"weight": torch.rand(6, 6)},
+    "hint_mse_grouped": {
+        "student_last": torch.rand(MAP),
+        "teacher_first": torch.rand(MAP),
+        "teacher_last": torch.rand(MAP),
+    },
     "partial_l2": {"margin": -torch.ones(6)},
     "fsp": {"student_last": torch.rand(MAP), "teacher_first": torch.rand(MAP), "teacher_last": torch.rand(MAP)},
     "hidden_relation": {"is_token": torch.ones(B, 3, dtype=torch.bool)},
 }
 GAUSSIAN = {"gaussian_nll", "gaussian_kl"}
 ROWWISE = {
-    "dkd", "nkd", "kd_kl", "standardized_kl", "dist", "mlkd", "curriculum_kl", "batch_correlation", "class_correlation",
-    "transformed_kd", "similarity_transfer", "info_nce", "self_supervision", "branch_kl", "crd",
+    "dkd", "nkd", "kd_kl", "kd_ce", "standardized_kl", "dist", "mlkd", "curriculum_kl", "batch_correlation",
+    "class_correlation", "transformed_kd", "similarity_transfer", "info_nce", "self_supervision", "branch_kl", "crd",
 }  # fmt: skip
 SEQUENCES = {"gradient_match", "hidden_relation", "modality_gram"}
 NO_LOSSES = {"bank_similarity", "crd_log_normaliser", "linear_cka", "relu_margin", "view_similarity"}
 
 
+def _grouped(student_first, student_last, teacher_first, teacher_last):
+    return K.hint_mse_grouped((student_first, student_last), (teacher_first, teacher_last))
+
+
 def _tensors(name):
-    function = getattr(K, name)
+    function = _grouped if name == "hint_mse_grouped" else getattr(K, name)
     shape = ROW if name in ROWWISE else ROWS if name in SEQUENCES else MAP
     shape = (B, 6) if name in GAUSSIAN else shape
     torch.manual_seed(0)

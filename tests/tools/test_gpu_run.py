@@ -104,3 +104,17 @@ def test_a_miniature_of_the_cifar100_study_runs_on_a_cpu_and_resumes(plan, tmp_p
     assert all(row["val_accuracy"] == "" and 0 <= float(row["test_accuracy"]) <= 1 for row in rows.values())
     again = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert "3 rows, 0 to go" in again.stderr and "kd" not in again.stdout
+
+
+def test_the_kernel_step_leaves_the_benchmark_time_to_stop_and_is_done_when_its_file_is_there(run, plan, monkeypatch):
+    commands = []
+    monkeypatch.setattr(run, "_python", lambda command, _: commands.append(command) or 0)
+    assert run.run_step("kernels", plan) == 0
+    options = dict(option.removeprefix("--").split("=") for option in commands[0][1:])
+    assert 8.5 < float(options.pop("minutes")) < 9.01
+    into = Path(options.pop("into"))
+    trial = {"table": "small", "compile": "no", "repeats": "2"}
+    assert options == {"device": "cpu", "commit": "0000000", **trial}
+    into.parent.mkdir(parents=True)
+    into.touch()
+    assert run.run_step("kernels", plan) == 0 and len(commands) == 1

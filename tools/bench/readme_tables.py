@@ -20,11 +20,12 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
+from kernel_tables import losses_table, speed_table
 from paired import Paired, paired
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tools" / "bench" / "results"
-DOCUMENTS = (ROOT / "README.md",)
+DOCUMENTS = (ROOT / "README.md", ROOT / "kernels" / "README.md")
 _TABLE = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -115,6 +116,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": lambda: run_table("digits-jetson-orin_*.json"),
     "methods": lambda: methods_table("methods-digits_*.csv"),
     "cifar10": lambda: run_table("cifar-strips-cpu_*.json"),
+    "kernels-losses": losses_table,
+    "kernels-cpu": lambda: speed_table("kernels_cpu-*.csv"),
+    "kernels-gpu": lambda: speed_table("kernels_gpu-*.csv"),
 }
 
 

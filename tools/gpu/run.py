@@ -8,7 +8,7 @@ done, the accuracy study goes on where it paused (its state lies in `--state`, k
 Steps, what each needs beside torch, and its result under `tools/bench/results`:
 
 - `tests`: those marked `gpu`; pytest and what the engine needs. `gpu-tests_*.json`.
-- `kernels`: triton; runs once `tools/bench/kernels.py` exists. `kernels_*.csv`.
+- `kernels`: triton and numpy. `kernels_*.csv`; until it is complete, what there is lies beside it in `*.csv.part`.
 - `methods`: what the engine needs (numpy, accelerate, pydantic, PyYAML, safetensors, Pillow) and `--data`, CIFAR-100
   packed by `tools/bench/pack_images.py`. `methods-cifar100_*.csv`.
 
@@ -159,12 +159,15 @@ def test_outcomes(junit: str) -> Mapping[str, str]:
 
 
 def _kernels(plan: Plan) -> int:
-    script = ROOT / "tools" / "bench" / "kernels.py"
-    if not script.exists():
-        print("kernels: tools/bench/kernels.py is not there yet")
-        return 0
     path = plan.results / f"kernels_{_where(plan)}.csv"
-    return 0 if path.exists() else _python([str(script), "--into", str(path)], plan)
+    if path.exists():
+        print(f"kernels: done, {path}")
+        return 0
+    minutes = max(0.0, plan.left_s - 60) / 60
+    command = [str(ROOT / "tools" / "bench" / "kernels.py"), f"--into={path}", f"--minutes={minutes:.2f}"]
+    is_trial = plan.device == "cpu"
+    trial = ["--table=small", "--compile=no", "--repeats=2"] if is_trial else ["--compile=default"]
+    return _python([*command, f"--device={plan.device}", f"--commit={plan.commit}", *trial], plan)
 
 
 def _methods(plan: Plan) -> int:
@@ -225,7 +228,7 @@ class Step:
 
 STEPS: Mapping[str, Step] = {
     "tests": Step(_tests, ("torch", "pytest", *ENGINE), 60),
-    "kernels": Step(_kernels, ("torch", "triton", "numpy"), 60),
+    "kernels": Step(_kernels, ("torch", "triton", "numpy"), 90),
     "methods": Step(_methods, ("torch", *ENGINE), 30),
 }
 

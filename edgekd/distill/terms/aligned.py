@@ -83,10 +83,12 @@ class AlignedFeatures(nn.Module):
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`."""
-        values = []
-        for (on, to), frozen in zip(self.pairs, self.frozen, strict=True):
-            values.append(K.hint_mse(*frozen(*same_size(student.feats[on], teacher.feats[to]))))
-        return torch.stack(values).mean(dim=0)
+        maps = [
+            frozen(*same_size(student.feats[on], teacher.feats[to]))
+            for (on, to), frozen in zip(self.pairs, self.frozen, strict=True)
+        ]
+        predicted, taught = zip(*maps, strict=True)
+        return K.hint_mse_grouped(predicted, taught, weights=[1 / len(maps)] * len(maps))
 
     def _maps(self, preparation: Preparation, on: str, to: str) -> Iterator[tuple[Tensor, Tensor]]:
         for student, teacher in preparation.traces(self.images):

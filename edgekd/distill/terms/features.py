@@ -51,11 +51,12 @@ class FitNetHint(nn.Module):
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`."""
-        values = []
+        predicted, taught = [], []
         for (on, to), projector in zip(self.pairs, self.projectors, strict=True):
             mine, theirs = same_size(student.feats[on], teacher.feats[to])
-            values.append(K.hint_mse(projector(mine), theirs))
-        return torch.stack(values).mean(dim=0)
+            predicted.append(projector(mine))
+            taught.append(theirs)
+        return K.hint_mse_grouped(predicted, taught, weights=[1 / len(taught)] * len(taught))
 
 
 @TERMS.register("fitnet-normalized")

@@ -1,0 +1,1 @@
+"""Losses in torch operations, their gradients written out."""

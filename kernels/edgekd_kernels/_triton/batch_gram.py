@@ -1,0 +1,288 @@
+"""The batch Gram matrix, squared distances from it, and the product that carries a gradient back to features.
+
+The Gram matrix is summed over parts of `D` into float32 partials and these in float64, in a fixed order. Float32
+features, and all that are centred, are multiplied exactly; half-precision ones that are not go to tensor cores. Where
+a difference of entries would cancel, `q_ij < 1e-4 (G_ii + G_jj)`, the distance is taken from the rows themselves; a
+cosine seen from such a pair keeps an error of about `1e-7 |x| / d_ij`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from edgekd_kernels._dispatch import is_interpreted
+from edgekd_kernels._rows import ROUNDING
+from edgekd_kernels._triton.launch import device_of
+from edgekd_kernels._triton.variants import Variant
+
+MEAN_COLUMNS = 128
+MEAN_ROWS = 16
+BLOCK = 128
+NEAR_BLOCK = 32
+STEP = 32
+COMBINED_COLUMNS = 64
+PROGRAMS = 256
+"""Programs that the Gram kernel is split into at least, about two for each multiprocessor of a large GPU."""
+
+
+@triton.jit
+def _mean_kernel(
+    rows, means, moments,  # [B, D], [D], [D / COLUMNS]
+    batch, columns, sb, sd,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    # The first sample is subtracted first: the mean of equal samples is then exact.
+    column = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < columns
+    first = tl.load(rows + column * sd, mask=inside, other=0.0).to(tl.float32)
+    total = tl.zeros((COLUMNS,), dtype=tl.float32)
+    for start in range(0, batch, ROWS):
+        row = start + tl.arange(0, ROWS).to(tl.int64)
+        mask = (row < batch)[:, None] & inside[None, :]
+        x = tl.load(rows + row[:, None] * sb + column[None, :] * sd, mask=mask, other=0.0).to(tl.float32)
+        total += tl.sum(tl.where(mask, x - first[None, :], 0.0), axis=0)
+    mean = first + total / batch
+    tl.store(means + column, mean, mask=inside)
+    tl.store(moments + tl.program_id(0), tl.sum(tl.where(inside, mean * mean, 0.0), axis=0))
+
+
+@triton.jit
+def _gram_kernel(
+    rows, means, partials,  # [B, D], [D], [P, B, B]
+    batch, columns, per_part, sb, sd,
+    TILE: tl.constexpr, STEP: tl.constexpr, CENTRED: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    # Tiles on and below the diagonal, each over its part of the columns.
+    i, j, part = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
+    if i >= j:
+        left = i.to(tl.int64) * TILE + tl.arange(0, TILE)
+        right = j.to(tl.int64) * TILE + tl.arange(0, TILE)
+        is_left, is_right = left < batch, right < batch
+        sums = tl.zeros((TILE, TILE), dtype=tl.float32)
+        stop = tl.minimum((part + 1) * per_part, columns)
+        for start in range(part * per_part, stop, STEP):
+            column = start + tl.arange(0, STEP)
+            inside = column < stop
+            mask_a, mask_b = is_left[:, None] & inside[None, :], inside[:, None] & is_right[None, :]
+            a = tl.load(rows + left[:, None] * sb + column[None, :] * sd, mask=mask_a, other=0.0)
+            b = tl.load(rows + column[:, None] * sd + right[None, :] * sb, mask=mask_b, other=0.0)
+            if EXACT:
+                a, b = a.to(tl.float32), b.to(tl.float32)
+            if CENTRED:
+                mean = tl.load(means + column, mask=inside, other=0.0)
+                a, b = tl.where(mask_a, a - mean[None, :], 0.0), tl.where(mask_b, b - mean[:, None], 0.0)
+            sums = tl.dot(a, b, acc=sums, input_precision="ieee")
+        place = part * batch * batch + left[:, None] * batch + right[None, :]
+        tl.store(partials + place, sums, mask=is_left[:, None] & is_right[None, :])
+
+
+@triton.jit
+def _sum_kernel(
+    partials, gram,  # [P, B, B], [B, B]
+    batch, parts,
+    BLOCK: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < batch
+    is_below = row // TILE >= column // TILE
+    place = tl.where(is_below, row * batch + column, column * batch + row)
+    total = tl.zeros((BLOCK,), dtype=tl.float64)
+    for _ in range(parts):
+        total += tl.load(partials + place, mask=inside, other=0.0).to(tl.float64)
+        place += batch.to(tl.int64) * batch
+    tl.store(gram + row * batch + column, total, mask=inside)
+
+
+@triton.jit
+def is_uniform(gram, moments, batch, tiles, rounding, BLOCK: tl.constexpr):
+    """Return whether samples differ by no more than rounding, of which their mean's square is the measure."""
+    norms, moment = tl.zeros((BLOCK,), dtype=tl.float64), tl.zeros((BLOCK,), dtype=tl.float64)
+    for start in range(0, batch, BLOCK):
+        at = start + tl.arange(0, BLOCK).to(tl.int64)
+        norms += tl.load(gram + at * batch + at, mask=at < batch, other=0.0)
+    for start in range(0, tiles, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        moment += tl.load(moments + at, mask=at < tiles, other=0.0).to(tl.float64)
+    spread = tl.sum(norms, axis=0)
+    return spread <= rounding * (spread + batch * tl.sum(moment, axis=0))
+
+
+@triton.jit
+def _squares_kernel(
+    rows, gram, moments, squares,  # [B, D], [B, B], [tiles], [B, B]
+    batch, columns, tiles, sb, sd, rounding,
+    BLOCK: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    # Squared distances from one sample, exactly 0 to coincident ones.
+    row = tl.program_id(0).to(tl.int64)
+    norm = tl.load(gram + row * batch + row)
+    uniform = is_uniform(gram, moments, batch, tiles, rounding, BLOCK)
+    for start in range(0, batch, BLOCK):
+        other = start + tl.arange(0, BLOCK).to(tl.int64)
+        inside = other < batch
+        both = norm + tl.load(gram + other * batch + other, mask=inside, other=0.0)
+        square = both - 2 * tl.load(gram + row * batch + other, mask=inside, other=0.0)
+        near = inside & (other != row) & (square < 1e-4 * both)
+        if tl.sum(near.to(tl.int32), axis=0) > 0:
+            direct = tl.zeros((BLOCK,), dtype=tl.float32)
+            for at in range(0, columns, STEP):
+                column = at + tl.arange(0, STEP).to(tl.int64)
+                held = column < columns
+                mask = near[:, None] & held[None, :]
+                a = tl.load(rows + row * sb + column * sd, mask=held, other=0.0).to(tl.float32)
+                b = tl.load(rows + other[:, None] * sb + column[None, :] * sd, mask=mask, other=0.0).to(tl.float32)
+                gap = tl.where(mask, a[None, :] - b, 0.0)
+                direct += tl.sum(gap * gap, axis=1)
+            square = tl.where(near, direct.to(tl.float64), square)
+        square = tl.where(uniform, 0.0, tl.where(square <= rounding * both, 0.0, square))
+        tl.store(squares + row * batch + other, square, mask=inside)
+
+
+@triton.jit
+def _combine_kernel(
+    matrix, rows, combined,  # [B, B], [B, D], [B, D]
+    batch, columns, sb, sd, cb, cd,
+    TILE: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr, SHIFTED: tl.constexpr,
+):  # fmt: skip
+    # matrix @ rows. A matrix whose rows sum to 0 does not see what is subtracted from all samples.
+    row = tl.program_id(1).to(tl.int64) * TILE + tl.arange(0, TILE)
+    column = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
+    is_row, is_column = row < batch, column < columns
+    first = tl.load(rows + column * sd, mask=is_column, other=0.0).to(tl.float32)
+    sums = tl.zeros((TILE, COLUMNS), dtype=tl.float32)
+    for start in range(0, batch, STEP):
+        other = start + tl.arange(0, STEP).to(tl.int64)
+        held = other < batch
+        mask = held[:, None] & is_column[None, :]
+        m = tl.load(matrix + row[:, None] * batch + other[None, :], mask=is_row[:, None] & held[None, :], other=0.0)
+        x = tl.load(rows + other[:, None] * sb + column[None, :] * sd, mask=mask, other=0.0).to(tl.float32)
+        if SHIFTED:
+            x = tl.where(mask, x - first[None, :], 0.0)
+        sums = tl.dot(m, x, acc=sums, input_precision="ieee")
+    place = combined + row[:, None] * cb + column[None, :] * cd
+    tl.store(place, sums.to(combined.dtype.element_ty), mask=is_row[:, None] & is_column[None, :])
+
+
+def gram_matrix(rows: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
+    """Return the Gram matrix of samples `[B, B]` in float64, and parts whose sum is the square of their mean.
+
+    Args:
+        rows: `[B, D]`.
+        centred: Whether samples are taken about their mean.
+    """
+    batch, columns = rows.shape
+    means = rows.new_empty(columns if centred else 0, dtype=torch.float32)
+    tiles = triton.cdiv(columns, MEAN_COLUMNS) if centred else 0
+    moments = rows.new_empty(tiles, dtype=torch.float32)
+    tile, is_exact = tile_of(batch), centred or is_interpreted() or rows.dtype == torch.float32
+    across = triton.cdiv(batch, tile)
+    parts = max(1, min(2 * PROGRAMS // (across * (across + 1)), triton.cdiv(columns, 4 * STEP)))
+    per_part = STEP * triton.cdiv(columns, STEP * parts)
+    partials = rows.new_empty(parts, batch, batch, dtype=torch.float32)
+    gram = rows.new_empty(batch, batch, dtype=torch.float64)
+    with device_of(rows):
+        if tiles:
+            _mean_kernel[(tiles,)](
+                rows, means, moments, batch, columns, *rows.stride(), ROWS=MEAN_ROWS, COLUMNS=MEAN_COLUMNS, num_warps=4
+            )
+        _gram_kernel[(across, across, parts)](
+            rows, means, partials, batch, columns, per_part, *rows.stride(), TILE=tile, STEP=STEP, CENTRED=centred,
+            EXACT=is_exact, num_warps=warps_of(tile),
+        )  # fmt: skip
+        _sum_kernel[(batch, triton.cdiv(batch, BLOCK))](
+            partials, gram, batch, parts, BLOCK=BLOCK, TILE=tile, num_warps=1
+        )
+    return gram, moments
+
+
+def squared_distances(rows: Tensor) -> Tensor:
+    """Return squared distances between samples in float64, `[B, B]`, exactly 0 between coincident ones."""
+    gram, moments = gram_matrix(rows, centred=True)
+    squares = torch.empty_like(gram)
+    with device_of(rows):
+        _squares_kernel[(len(rows),)](
+            rows, gram, moments, squares, *rows.shape, len(moments), *rows.stride(), ROUNDING,
+            BLOCK=NEAR_BLOCK, STEP=NEAR_BLOCK, num_warps=4,
+        )  # fmt: skip
+    return squares
+
+
+def combined(matrix: Tensor, rows: Tensor, *, is_balanced: bool) -> Tensor:
+    """Return `matrix @ rows`, in the rows' dtype and layout.
+
+    Args:
+        matrix: float32 `[B, B]`.
+        rows: `[B, D]`.
+        is_balanced: Whether the matrix's rows sum to 0; what samples have in common is then subtracted before rounding.
+    """
+    batch, columns = rows.shape
+    result = torch.empty_like(rows)
+    tile = tile_of(batch)
+    with device_of(rows):
+        _combine_kernel[(triton.cdiv(columns, COMBINED_COLUMNS), triton.cdiv(batch, tile))](
+            matrix, rows, result, batch, columns, *rows.stride(), *result.stride(), TILE=tile, COLUMNS=COMBINED_COLUMNS,
+            STEP=16, SHIFTED=is_balanced, num_warps=warps_of(tile),
+        )  # fmt: skip
+    return result
+
+
+def tile_of(batch: int) -> int:
+    """Return the side of a Gram tile."""
+    return 64 if batch > 32 else 32 if batch > 16 else 16
+
+
+def warps_of(tile: int) -> int:
+    """Return the warps of a program with a tile of such a side."""
+    return 4 if tile == 16 else 8
+
+
+def batch_variants() -> Iterator[Variant]:
+    """Yield the kernels that all relations share, in the configurations that launches pick."""
+    strides = {"sb": "i32", "sd": "i32"}
+    sizes = {"batch": "i32", "columns": "i32"}
+    for dtype in ("fp32", "bf16", "fp16"):
+        rows = {"rows": f"*{dtype}"}
+        statistics = {"means": "*fp32", "moments": "*fp32"}
+        yield Variant(
+            _mean_kernel, {**rows, **statistics, **sizes, **strides}, {"ROWS": MEAN_ROWS, "COLUMNS": MEAN_COLUMNS}
+        )
+        yield Variant(
+            _squares_kernel,
+            {
+                **rows, "gram": "*fp64", "moments": "*fp32", "squares": "*fp64", **sizes, "tiles": "i32", **strides,
+                "rounding": "fp32",
+            },
+            {"BLOCK": NEAR_BLOCK, "STEP": NEAR_BLOCK},
+        )  # fmt: skip
+        for tile, is_centred in product((16, 32, 64), (True, False)):
+            is_exact = is_centred or dtype == "fp32"
+            yield Variant(
+                _gram_kernel,
+                {**rows, "means": "*fp32", "partials": "*fp32", **sizes, "per_part": "i32", **strides},
+                {"TILE": tile, "STEP": STEP, "CENTRED": is_centred, "EXACT": is_exact},
+                num_warps=warps_of(tile),
+                is_exact=is_exact,
+            )  # fmt: skip
+            yield Variant(
+                _combine_kernel,
+                {
+                    "matrix": "*fp32", **rows, "combined": f"*{dtype}", **sizes, **strides,
+                    "cb": "i32", "cd": "i32",
+                },
+                {"TILE": tile, "COLUMNS": COMBINED_COLUMNS, "STEP": 16, "SHIFTED": is_centred},
+                num_warps=warps_of(tile),
+            )  # fmt: skip
+    for tile in (16, 32, 64):
+        yield Variant(
+            _sum_kernel,
+            {"partials": "*fp32", "gram": "*fp64", "batch": "i32", "parts": "i32"},
+            {"BLOCK": BLOCK, "TILE": tile},
+            num_warps=1,
+        )

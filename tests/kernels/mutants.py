@@ -1,0 +1,270 @@
+"""One deliberate bug for each kernel and each closed form, which the accuracy check of test_mutations.py must see."""
+
+from dataclasses import dataclass, field
+
+from kernel_cases import Size
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A change of a module's text.
+
+    Attributes:
+        module: Under `edgekd_kernels`, `"_triton.rowwise"`.
+        old: Text that occurs there once.
+        new: What replaces it.
+        loss: Public loss whose check must fail.
+        size: Of the tensors, where the small table would not do.
+        options: Of the loss.
+    """
+
+    module: str
+    old: str
+    new: str
+    loss: str
+    size: Size | None = None
+    options: dict = field(default_factory=dict)
+
+
+MUTATIONS = [
+    Mutation(
+        "_torch.rowwise",
+        "_sample_sums(difference.mul_(p)).mul_(temperature * scale)",
+        "_sample_sums(difference.mul_(p)).mul_(scale)",
+        "kd_kl",
+    ),
+    Mutation("_torch.rowwise", "terms.sub_(p.mul_(divergence)).mul_(scale)", "terms.mul_(scale)", "branch_kl"),
+    Mutation(
+        "_torch.labelled",
+        "at_label = (q - p).mul_(alpha * temperature)",
+        "at_label = (p - q).mul_(alpha * temperature)",
+        "dkd",
+    ),
+    Mutation(
+        "_torch.labelled",
+        "sub_(p_rest), alpha=gamma * temperature)",
+        "sub_(p_rest), alpha=gamma)",
+        "nkd",
+        options={"temperature": 2.0},
+    ),
+    Mutation(
+        "_torch.labelled",
+        "values.sub_(_at(plain, label).squeeze(1), alpha=label_weight)",
+        "values.add_(_at(plain, label).squeeze(1), alpha=label_weight)",
+        "kd_ce",
+    ),
+    Mutation(
+        "_torch.channelwise", "offsets = (weights * gaps).mean(dim=0)", "offsets = (weights * gaps).sum(dim=0)", "pkd"
+    ),
+    Mutation("_torch.channelwise", "(1 - squares / (variance * positions))", "(1 - squares / variance)", "vid"),
+    Mutation("_torch.contrastive", "excess.diagonal().sub_(1)", "excess.diagonal().sub_(0)", "info_nce"),
+    Mutation(
+        "_torch.contrastive",
+        "products.gather(1, rows).div_(temperature)",
+        "products.gather(1, rows)",
+        "bank_similarity",
+    ),
+    Mutation("_torch.contrastive", "slope[:, 0].neg_()", "slope[:, 0].abs_()", "crd"),
+    Mutation("_torch.differences", "weight * len(squares) / squares.numel()", "weight / squares.numel()", "hint_mse"),
+    Mutation("_torch.gram", "weighted + weighted.T", "weighted + weighted", "similarity_preserving"),
+    Mutation(
+        "_torch.gram",
+        "mine * (2 * (grad * values).sum() / square)",
+        "mine * ((grad * values).sum() / square)",
+        "linear_cka",
+    ),
+    Mutation(
+        "_torch.gram", "slopes = slopes - (slopes * relative).sum() / count", "slopes = slopes / 1", "rkd_distance"
+    ),
+    Mutation(
+        "_torch.gram",
+        "errors.mul_(weighted.unsqueeze(2)).sum(dim=0) / 2",
+        "errors.mul_(weighted.unsqueeze(2)).sum(dim=0)",
+        "rkd_angle",
+    ),
+    Mutation("_torch.pooled", "grad = 2 * grad.view(-1, 1, 1)", "grad = grad.view(-1, 1, 1)", "pooled_mse"),
+    Mutation(
+        "_torch.projection", "(grad * (2 / residual[0].numel()))", "(grad * (2 / residual.numel()))", "projected_mse"
+    ),
+    Mutation("_torch.spatial", "(inverse_s * cosines)", "inverse_s", "hint_l2"),
+    Mutation(
+        "_torch.spatial",
+        "errors - mine * (mine * errors).sum(dim=1, keepdim=True)",
+        "errors.clone()",
+        "attention_transfer",
+    ),
+    Mutation(
+        "_triton.rowwise",
+        "divergence = tl.sum(tl.exp(log_p) * (log_p - log_q), axis=1)",
+        "divergence = tl.sum(tl.exp(log_q) * (log_p - log_q), axis=1)",
+        "kd_kl",
+    ),
+    Mutation(
+        "_triton.rowwise",
+        "divergence += tl.sum(tl.exp(log_p) * (log_p - log_q), axis=1)",
+        "divergence = tl.sum(tl.exp(log_p) * (log_p - log_q), axis=1)",
+        "kd_kl",
+        size=Size(2, classes=5000),
+    ),
+    Mutation("_triton.rowwise", "grad + outer * go + row * gr, mask", "grad + outer * go + row * 0, mask", "kd_kl"),
+    Mutation(
+        "_triton.rowwise",
+        "divergence = tl.sum(p * (log_p - log_q), axis=1)",
+        "divergence = 0 * tl.sum(p * (log_p - log_q), axis=1)",
+        "branch_kl",
+    ),
+    Mutation(
+        "_triton.rowwise",
+        "temperature**2 / (1 if is_per_row else rows)",
+        "temperature / (1 if is_per_row else rows)",
+        "kd_kl",
+    ),
+    Mutation(
+        "_triton.rows",
+        "total * tl.exp(largest - larger)",
+        "total",
+        "kd_kl",
+        size=Size(8, classes=8000),
+        options={"temperature": 0.5},
+    ),
+    Mutation(
+        "_triton.rows",
+        "tl.where((column < columns)[None, :], tile * inverse_temperature, FILL)",
+        "tile * inverse_temperature",
+        "kd_kl",
+    ),
+    Mutation(
+        "_triton.labelled",
+        "return label + tl.exp(-_softplus(teacher_odds))",
+        "return tl.exp(-_softplus(teacher_odds))",
+        "dkd",
+    ),
+    Mutation("_triton.labelled", "of_p * upstream, own * upstream", "of_p * upstream, own", "dkd"),
+    Mutation("_triton.channelwise", "s = tl.where(inside, s - tile_s[:, None], 0.0)", "s = s - tile_s[:, None]", "pkd"),
+    Mutation("_triton.channelwise", "distance = xx - 2 * xy + yy", "distance = xx - xy + yy", "pkd"),
+    Mutation("_triton.channelwise", "upstream * (xx - xy)", "upstream * (xx + xy)", "pkd"),
+    Mutation("_triton.channelwise", "(x - y) - offset - x * slope)", "(x - y) - offset)", "pkd"),
+    Mutation(
+        "_triton.channelwise", "total += tl.sum((m - t) * (m - t), axis=1)", "total += tl.sum(m - t, axis=1)", "vid"
+    ),
+    Mutation(
+        "_triton.channelwise",
+        "total += tl.where(inside, square / (variance * positions) + tl.log(variance), 0.0)",
+        "total += square / (variance * positions) + tl.log(variance)",
+        "vid",
+    ),
+    Mutation("_triton.channelwise", "* (1.0 - ratio), axis=0)", "* ratio, axis=0)", "vid"),
+    Mutation("_triton.channelwise", "result = (m - t) * (tl.load(grad", "result = (t - m) * (tl.load(grad", "vid"),
+    Mutation(
+        "_triton.differences", "total = (s - t) * (s - t) * scales[stage]", "total = (s - t) * (s - t)", "hint_mse"
+    ),
+    Mutation("_triton.differences", "(2 * scales[stage] * upstream)", "(scales[stage] * upstream)", "hint_mse_grouped"),
+    Mutation("_triton.pooled", "total += mean * mean * WEIGHTS[step]", "total += mean * WEIGHTS[step]", "pooled_mse"),
+    Mutation("_triton.pooled", "(j < LEVELS[step]) & (top <= row) &", "(j < LEVELS[step]) &", "pooled_mse"),
+    Mutation("_triton.projection", "product -= load_tile(teacher", "product += load_tile(teacher", "projected_mse"),
+    Mutation(
+        "_triton.spatial",
+        "tl.where(known, lengths - 2 * cosine, 0.0)",
+        "tl.where(known, lengths - cosine, 0.0)",
+        "hint_l2",
+    ),
+    Mutation("_triton.spatial", "result = (cosine[None, :] * s - t)", "result = (s - t)", "hint_l2"),
+    Mutation(
+        "_triton.spatial",
+        "tl.sum(_power(x / higher[None, :], p, POWER), axis=0)",
+        "tl.sum(_power(x, p, POWER), axis=0)",
+        "attention_transfer",
+    ),
+    Mutation(
+        "_triton.spatial",
+        "slope = (mine - theirs - mine * along) * factor",
+        "slope = (mine - theirs) * factor",
+        "attention_transfer",
+    ),
+    Mutation("_triton.spatial", "inside) * tl.load(scales + sample)", "inside)", "attention_transfer"),
+    Mutation(
+        "_triton.contrastive",
+        "squares += tl.sum(tile * tile, axis=1)",
+        "squares += tl.sum(tl.abs(tile), axis=1)",
+        "info_nce",
+    ),
+    Mutation(
+        "_triton.contrastive", "scores = tl.where((column < count)[None, :], scores, FILL)", "scores += 0.0", "info_nce"
+    ),
+    Mutation(
+        "_triton.contrastive",
+        "result = (shares - tl.where(column[None, :] == row[:, None], 1.0, 0.0))",
+        "result = shares",
+        "info_nce",
+    ),
+    Mutation("_triton.contrastive", "((e - x * share) * scale)", "(e * scale)", "info_nce"),
+    Mutation(
+        "_triton.contrastive",
+        'tl.where(is_row, products * inverse_temperature, float("nan"))',
+        "products",
+        "bank_similarity",
+    ),
+    Mutation(
+        "_triton.contrastive",
+        "total += tl.sum(tile * upstream[:, None], axis=0)",
+        "total += tl.sum(tile, axis=0)",
+        "bank_similarity",
+    ),
+    Mutation("_triton.contrastive", "total += tl.where(column < chosen, softplus, 0.0)", "total += softplus", "crd"),
+    Mutation("_triton.contrastive", "tl.where(column == 0, -upstream, upstream)", "upstream", "crd"),
+    Mutation("_triton.gram", "slope = (error - s * share)", "slope = error", "similarity_preserving"),
+    Mutation("_triton.gram", "mine + others, mask=inside", "mine + mine, mask=inside", "similarity_preserving"),
+    Mutation(
+        "_triton.gram",
+        "statistics + 3 * row + 1, tl.sum(square,",
+        "statistics + 3 * row + 1, tl.sum(target_square,",
+        "linear_cka",
+    ),
+    Mutation(
+        "_triton.gram",
+        "pull += target * tl.load(grad + at, mask=at < batch, other=0.0)",
+        "pull += target",
+        "linear_cka",
+    ),
+    Mutation("_triton.gram", "(batch * _inverse(norms))", "_inverse(norms)", "linear_cka"),
+    Mutation("_triton.gram", "(both + mean - pull) - shrink * k)", "(both + mean - pull))", "linear_cka"),
+    Mutation("_triton.gram", "    count += tl.where(s == 0, 0.0, 1.0)", "    count += 1.0", "rkd_distance"),
+    Mutation(
+        "_triton.gram",
+        "tl.store(losses + row, (tl.sum(total, axis=0) / batch)",
+        "tl.store(losses + row, tl.sum(total, axis=0)",
+        "rkd_distance",
+    ),
+    Mutation("_triton.gram", "total += s * slope", "total += slope", "rkd_distance"),
+    Mutation("_triton.gram", "* _inverse(s) * scale * scale / batch", "* _inverse(s) * scale / batch", "rkd_distance"),
+    Mutation("_triton.angles", "0.5 * gap * gap, gap - 0.5), 0.0)", "gap * gap, gap - 0.5), 0.0)", "rkd_angle"),
+    Mutation("_triton.angles", "total -= 0.5 * errors", "total += 0.5 * errors", "rkd_angle"),
+    Mutation("_triton.angles", "-scale * tl.sum(balance, axis=0)", "scale * tl.sum(balance, axis=0)", "rkd_angle"),
+    Mutation("_triton.batch_gram", "mean = first + total / batch", "mean = total / batch", "linear_cka"),
+    Mutation(
+        "_triton.batch_gram", "tl.where(mask_a, a - mean[None, :], 0.0)", "tl.where(mask_a, a, 0.0)", "linear_cka"
+    ),
+    Mutation(
+        "_triton.batch_gram",
+        "row * batch + column, column * batch + row)",
+        "row * batch + column, row * batch + column)",
+        "rkd_distance",
+        size=Size(70, features=9, teacher_features=9),
+    ),
+    Mutation("_triton.batch_gram", "square = both - 2 * tl.load(gram", "square = both - tl.load(gram", "rkd_distance"),
+    Mutation(
+        "_triton.batch_gram",
+        "tl.dot(m, x, acc=sums, ",
+        "tl.dot(m, x, ",
+        "rkd_distance",
+        size=Size(70, features=9, teacher_features=9),
+    ),
+    Mutation(
+        "_triton.labelled",
+        "softening * (first * _pair_divergence(odds_s, odds_t) + second * rest)",
+        "softening * (first * _pair_divergence(odds_s, odds_t) + rest)",
+        "dkd",
+    ),
+    Mutation("_triton.labelled", "tl.exp(-_softplus(odds_t)) * rest", "rest", "kd_ce"),
+    Mutation("_triton.labelled", "second * softening * rest", "second * rest", "nkd", options={"temperature": 2.0}),
+]

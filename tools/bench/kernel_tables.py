@@ -1,0 +1,124 @@
+"""The tables of kernels/README.md: the fused losses, and their speed from result files of `kernels.py`."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import re
+from pathlib import Path
+from statistics import geometric_mean
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "tools" / "bench" / "results"
+_OURS = ("auto", "triton", "cuda", "torch")
+_REFERENCES = ("eager", "peer", "compile")
+
+
+def losses_table() -> str:
+    """Return the fused losses with formula, source, implementations and traffic as Markdown."""
+    import kernel_cases
+    from edgekd_kernels.traffic import bytes_moved
+
+    size = kernel_cases.Size(
+        16, classes=4096, channels=32, teacher_channels=48, height=48, width=48, features=4096, teacher_features=6144,
+        bank=2048, negatives=1023,
+    )  # fmt: skip
+    lines = ["| loss | what | paper | kernels | forward | backward |", "| --- | --- | --- | --- | --- | --- |"]
+    for loss in kernel_cases.fused_losses():
+        case = kernel_cases.Case(loss, size)
+        function, arguments = case.function, case.arguments()
+        document = inspect.getdoc(function) or ""
+        paper = re.search(r"arXiv ([\d.]+\d)", document)
+        tensors = kernel_cases.tensors_of(arguments)
+        n = sum(each.numel() for each in tensors.values() if each.requires_grad)
+        m = sum(each.numel() for each in tensors.values() if not each.requires_grad)
+        moved = bytes_moved(function, **arguments)
+        cells = (
+            f"`{loss}`",
+            document.splitlines()[0].rstrip(".").replace("|", "\\|"),
+            f"[{paper[1]}](https://arxiv.org/abs/{paper[1]})" if paper else "",
+            ", ".join(("torch", *kernel_cases.implementations(loss)[::-1])),
+            _in_elements(moved.forward_bytes / 4, n, m),
+            _in_elements(moved.backward_bytes / 4, n, m),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def speed_table(pattern: str) -> str:
+    """Return how many times faster the losses are than what they replace, as Markdown.
+
+    Args:
+        pattern: Glob of a file of `kernels.py` under the results folder; the last of several.
+    """
+    files = sorted(RESULTS.glob(pattern))
+    if not files:
+        return "Not yet run.\n"
+    rows = [row for row in csv.DictReader(files[-1].open(encoding="utf-8")) if not row["error"]]
+    lines = [
+        "| loss | tensors | implementation | ms | of a copy's rate | over eager | over published | over compile |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for group in _groups(rows):
+        ours = _fastest(group)
+        if ours:
+            lines.append("| " + " | ".join(_cells(ours, group)) + " |")
+    summary = _summary(rows)
+    return "\n".join([*lines, "", summary, "", f"Source: `{files[-1].relative_to(ROOT)}`."]) + "\n"
+
+
+def _in_elements(count: float, n: int, m: int) -> str:
+    """Return a count of elements as whole multiples of two sizes, which are so large that small tensors vanish."""
+    pairs = [(a, b) for a in range(7) for b in range(7)]
+    a, b = min(
+        pairs, key=lambda pair: (round(abs(pair[0] * n + pair[1] * m - count) / count, 2), abs(pair[0] - pair[1]))
+    )
+    off = abs(a * n + b * m - count)
+    if off > 0.05 * count:
+        return f"{count / n:.2f} n"
+    terms = [f"{times if times > 1 else ''}{name}" for times, name in ((a, "n"), (b, "m")) if times]
+    return " + ".join(terms)
+
+
+def _groups(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in rows:
+        key = row["loss"], row["shape"], row["student_dtype"], row["teacher_dtype"]
+        groups.setdefault(key, []).append(row)
+    return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
+
+
+def _cells(ours: dict[str, str], group: list[dict[str, str]]) -> tuple[str, ...]:
+    dtypes = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+    pair = [dtypes.get(ours[f"{side}_dtype"], "") for side in ("student", "teacher")]
+    rate = f"{100 * float(ours['gb_s']) / float(ours['copy_gb_s']):.0f} %" if ours["gb_s"] else ""
+    ratios = (_ratio(ours, group, reference) for reference in _REFERENCES)
+    tensors = f"{ours['shape']} {'/'.join(dict.fromkeys(pair))}".replace("|", "\\|")
+    times = (f"{ratio:.2f}" if ratio else "" for ratio in ratios)
+    return (f"`{ours['loss']}`", tensors, ours["impl"], f"{float(ours['both_ms']):.3f}", rate, *times)
+
+
+def _fastest(group: list[dict[str, str]]) -> dict[str, str]:
+    """Return the fastest of our own implementations; empty when there is none."""
+    return min((row for row in group if row["impl"] in _OURS), key=lambda row: float(row["both_ms"]), default={})
+
+
+def _ratio(ours: dict[str, str], group: list[dict[str, str]], reference: str) -> float | None:
+    found = [float(row["both_ms"]) for row in group if row["impl"].startswith(reference)]
+    return min(found) / float(ours["both_ms"]) if found else None
+
+
+def _summary(rows: list[dict[str, str]]) -> str:
+    ratios: dict[str, list[float]] = {name: [] for name in _REFERENCES}
+    for group in _groups([row for row in rows if not row["loss"].startswith("step:")]):
+        ours = _fastest(group)
+        for name in _REFERENCES if ours else ():
+            ratio = _ratio(ours, group, name)
+            ratios[name] += [ratio] if ratio else []
+    words = {"eager": "the textbook", "peer": "published code", "compile": "torch.compile"}
+    parts = [
+        f"{geometric_mean(each):.2f} over {words[name]}, slower in {sum(ratio < 1 for ratio in each)} of {len(each)}"
+        for name, each in ratios.items()
+        if each
+    ]
+    return f"Geometric means, losses alone: {'; '.join(parts)}."
