@@ -3,6 +3,7 @@
 Without a GPU the kernels run in Triton's interpreter, which knows neither races nor TF32 nor registers.
 """
 
+import importlib
 import math
 
 import numpy as np
@@ -13,6 +14,8 @@ from edgekd_kernels import rowwise
 from edgekd_kernels._dispatch import implementation
 
 pytest.importorskip("triton")
+tiling_of = importlib.import_module("edgekd_kernels._triton.rows").tiling_of
+rowwise_kernels = implementation("triton", "rowwise")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAST = torch.channels_last
 
@@ -65,6 +68,20 @@ def _assert_close(name, student, teacher, tolerance=2e-6, of_gradient=None):
 @pytest.mark.parametrize("shape", [(1, 3), (7, 10), (70, 16), (5, 100), (2, 1025), (2, 4097)])
 def test_kernels_equal_float64_on_logits(name, shape):
     _assert_close(name, *_pair(*shape))
+
+
+@pytest.mark.parametrize("name", OF_LOGITS)
+def test_kernels_equal_float64_where_the_largest_logit_is_in_the_last_block(name):
+    student, teacher = (tensor + 9.0 * (torch.arange(4100) > 4097) for tensor in _pair(2, 4100))
+    _assert_close(name, student, teacher)
+
+
+def test_tiles_lie_along_what_is_adjacent_in_memory():
+    maps = torch.zeros(2, 96, 14, 14)
+    in_rows, across = (rowwise_kernels.as_rows(each, True) for each in (maps, maps.to(memory_format=LAST)))
+    assert (tiling_of(in_rows).rows, tiling_of(in_rows).block) == (4, 256)
+    assert (tiling_of(across).rows, tiling_of(across).block, tiling_of(across).is_blocked) == (64, 64, True)
+    assert in_rows.data_ptr() == maps.data_ptr() and across.stride() == (96 * 196, 1, 96)
 
 
 @pytest.mark.parametrize("name", LABELLED)

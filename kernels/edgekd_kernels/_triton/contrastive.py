@@ -82,9 +82,9 @@ def _info_nce_forward_kernel(
         larger = tl.maximum(largest, tl.max(scores, axis=1))
         total = total * tl.exp(largest - larger) + tl.sum(tl.exp(scores - larger[:, None]), axis=1)
         largest = larger
-    log_sum = largest + tl.log(total)
-    tl.store(values + row, log_sum - own, mask=row < count)
-    tl.store(log_total + row, log_sum, mask=row < count)
+    log_sum = tl.log(total)
+    tl.store(values + row, log_sum + (largest - own), mask=row < count)
+    tl.store(log_total + row, log_sum + largest, mask=row < count)
 
 
 @triton.jit
