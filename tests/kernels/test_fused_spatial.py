@@ -96,16 +96,22 @@ def test_triton_takes_vectors_and_expanded_teachers(loss):
 
 
 def test_pkd_in_triton_joins_the_moments_of_several_tiles_beside_a_large_offset():
-    s, t = _randn(2, 1, 50, 43) + 100, _randn(2, 1, 50, 43, seed=1) - 50
+    s, t = _randn(2, 1, 50, 43), _randn(2, 1, 50, 43, seed=1)
+    trend = torch.linspace(-3, 3, 50, device=DEVICE).view(50, 1)  # so that the means of tiles differ
     s[1] += 3
-    _agrees(K.pkd, [s], [t], tolerance=1e-4)
-    last = LAYOUTS["channels_last"]
-    _agrees(K.pkd, [last(_randn(34, 2, 3, 6) + 9)], [last(_randn(34, 2, 3, 6, seed=1))], tolerance=1e-5)
+    _agrees(K.pkd, [s + trend], [t + trend], tolerance=1e-5)
+    _agrees(K.pkd, [s + 100], [t - 50], tolerance=1e-4)
+
+
+def test_pkd_in_triton_takes_more_samples_than_a_block():
+    s, t = (LAYOUTS["channels_last"](_randn(34, 2, 3, 6, seed=seed)) for seed in range(2))
+    t[7] -= 2
+    _agrees(K.pkd, [s + 9], [t], tolerance=1e-5)
 
 
 @pytest.mark.parametrize("p", [1.0, 1.5, 3.0])
 def test_attention_transfer_in_triton_takes_any_power_and_width(p):
-    s, t = _randn(2, 35, 3, 3), _randn(2, 4, 5, 5, seed=1)
+    s, t = _randn(2, 70, 3, 3), _randn(2, 4, 5, 5, seed=1)  # more channels than a tile
     s[0, 0, 0, 0] = 0
     _agrees(K.attention_transfer, [s], [t], p=p, tolerance=1e-5)
 
