@@ -181,7 +181,8 @@ def gram_matrix(rows: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
     means = rows.new_empty(columns if centred else 0, dtype=torch.float32)
     tiles = triton.cdiv(columns, MEAN_COLUMNS) if centred else 0
     moments = rows.new_empty(tiles, dtype=torch.float32)
-    tile, is_exact = tile_of(batch), centred or is_interpreted() or rows.dtype == torch.float32
+    is_exact = centred or is_interpreted() or rows.dtype == torch.float32
+    tile = tile_of(batch, _largest_tile(rows.dtype == torch.float32, is_exact))
     across = triton.cdiv(batch, tile)
     parts = max(1, min(2 * PROGRAMS // (across * (across + 1)), triton.cdiv(columns, 4 * STEP)))
     per_part = STEP * triton.cdiv(columns, STEP * parts)
@@ -224,7 +225,7 @@ def combined(matrix: Tensor, rows: Tensor, *, is_balanced: bool) -> Tensor:
     """
     batch, columns = rows.shape
     result = torch.empty_like(rows)
-    tile = tile_of(batch)
+    tile = tile_of(batch, _largest_tile(rows.dtype == torch.float32, is_exact=True))
     with device_of(rows):
         _combine_kernel[(triton.cdiv(columns, COMBINED_COLUMNS), triton.cdiv(batch, tile))](
             matrix, rows, result, batch, columns, *rows.stride(), *result.stride(), TILE=tile, COLUMNS=COMBINED_COLUMNS,
@@ -233,9 +234,9 @@ def combined(matrix: Tensor, rows: Tensor, *, is_balanced: bool) -> Tensor:
     return result
 
 
-def tile_of(batch: int) -> int:
+def tile_of(batch: int, largest: int) -> int:
     """Return the side of a Gram tile."""
-    return 64 if batch > 32 else 32 if batch > 16 else 16
+    return 16 if batch <= 16 else largest
 
 
 def warps_of(tile: int) -> int:
@@ -261,8 +262,9 @@ def batch_variants() -> Iterator[Variant]:
             },
             {"BLOCK": NEAR_BLOCK, "STEP": NEAR_BLOCK},
         )  # fmt: skip
-        for tile, is_centred in product((16, 32, 64), (True, False)):
+        for is_small, is_centred in product((True, False), (True, False)):
             is_exact = is_centred or dtype == "fp32"
+            tile = 16 if is_small else _largest_tile(dtype == "fp32", is_exact)
             yield Variant(
                 _gram_kernel,
                 {**rows, "means": "*fp32", "partials": "*fp32", **sizes, "per_part": "i32", **strides},
@@ -270,6 +272,7 @@ def batch_variants() -> Iterator[Variant]:
                 num_warps=warps_of(tile),
                 is_exact=is_exact,
             )  # fmt: skip
+            tile = 16 if is_small else _largest_tile(dtype == "fp32", is_exact=True)
             yield Variant(
                 _combine_kernel,
                 {
@@ -286,3 +289,12 @@ def batch_variants() -> Iterator[Variant]:
             {"BLOCK": BLOCK, "TILE": tile},
             num_warps=1,
         )
+
+
+def _largest_tile(is_float32: bool, is_exact: bool) -> int:
+    """Return the side of the tiles of a large batch.
+
+    From 64 on, Triton multiplies operands widened from half precision in TF32 on compute capability 10 and 11, although
+    told not to.
+    """
+    return 32 if is_exact and not is_float32 else 64
