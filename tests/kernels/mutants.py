@@ -29,11 +29,11 @@ class Mutation:
 MUTATIONS = [
     Mutation(
         "_torch.rowwise",
-        "_sample_sums(difference.mul_(p)).mul_(temperature * scale)",
-        "_sample_sums(difference.mul_(p)).mul_(scale)",
+        "_sample_sums(difference.mul_(p)).mul_(temperature**2 / ",
+        "_sample_sums(difference.mul_(p)).mul_(temperature / ",
         "kd_kl",
     ),
-    Mutation("_torch.rowwise", "terms.sub_(p.mul_(divergence)).mul_(scale)", "terms.mul_(scale)", "branch_kl"),
+    Mutation("_torch.rowwise", "terms.sub_(p.mul_(divergence))", "terms", "branch_kl"),
     Mutation(
         "_torch.labelled",
         "at_label = (q - p).mul_(alpha * temperature)",
