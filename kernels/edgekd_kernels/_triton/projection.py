@@ -55,7 +55,7 @@ def _residual_kernel(
         product += tl.load(bias + output, mask=known, other=0.0)[:, None]
     product -= load_tile(teacher, sample, output, position, tb, tc, tp, inside)
     store_tile(residual, sample, output, position, rb, rc, rp, inside, product)
-    total = tl.sum(tl.sum(tl.where(inside, product * product, 0.0), axis=1), axis=0)
+    total = tl.sum(tl.where(inside, product * product, 0.0))
     tile = tl.program_id(1) * tl.num_programs(2) + tl.program_id(2)
     tl.store(partials + sample * tl.num_programs(1) * tl.num_programs(2) + tile, total * scale)
 

@@ -19,6 +19,7 @@ FILL = tl.constexpr(-1e30)
 
 _BLOCKS = (16, 64, 256, 1024, 4096)
 _TILE = 1024
+_NARROW_TILE = 256
 _SIDE = 64
 
 
@@ -43,8 +44,8 @@ class Tiling:
 
     @property
     def num_warps(self) -> int:
-        """Warps of a program: 8 elements a thread, 16 in the largest tiles."""
-        return max(1, min(8, self.rows * self.block // 256))
+        """Warps of a program: 8 elements a thread, or 16 where rows lie side by side. Other numbers spill registers."""
+        return max(1, self.rows * self.block // (512 if self.rows == _SIDE else 256))
 
 
 def tiling_of(rows: Tensor, *, sideways: bool = True) -> Tiling:
@@ -52,14 +53,15 @@ def tiling_of(rows: Tensor, *, sideways: bool = True) -> Tiling:
 
     Args:
         rows: The student's.
-        sideways: Whether the kernel is made for rows that are adjacent in memory too.
+        sideways: Whether the kernel is made for rows that are adjacent in memory too. One that is not holds more of a
+            tile at once, and gets a quarter of the elements.
     """
     columns = rows.shape[2]
     if sideways and rows.stride(1) < rows.stride(2) and rows.shape[1] > 1:
         block = next((block for block in (16, _SIDE) if columns <= block), _SIDE)
         return Tiling(_SIDE, block, columns > block)
     block = next((block for block in _BLOCKS if columns <= block), _BLOCKS[-1])
-    return Tiling(max(1, _TILE // block), block, columns > block)
+    return Tiling(_rows_of(block, sideways), block, columns > block)
 
 
 def tilings(*, sideways: bool = True) -> Iterator[tuple[Tiling, str]]:
@@ -69,11 +71,15 @@ def tilings(*, sideways: bool = True) -> Iterator[tuple[Tiling, str]]:
         sideways: Whether tensors whose rows are adjacent are among them.
     """
     for block in _BLOCKS:
-        yield Tiling(max(1, _TILE // block), block, is_blocked=False), "columns"
+        yield Tiling(_rows_of(block, sideways), block, is_blocked=False), "columns"
     yield Tiling(1, _BLOCKS[-1], is_blocked=True), "columns"
     if sideways:
         for block, is_blocked in ((16, False), (_SIDE, False), (_SIDE, True)):
             yield Tiling(_SIDE, block, is_blocked), "rows"
+
+
+def _rows_of(block: int, sideways: bool) -> int:
+    return max(1, (_TILE if sideways else _NARROW_TILE) // block)
 
 
 @triton.jit
