@@ -42,6 +42,7 @@ _VID = FusedLoss(
         kept=("mean", "teacher", "raw_variance"),
         saved=("squares",),
         fake=_fake_vid,
+        offered=("triton", "cuda", "torch"),
     )
 )
 

@@ -2,7 +2,8 @@
 
 Every function returns `[B]` in float32 or wider, such that the mean over `[B]` is the loss as its paper defines it.
 Gradients never reach the teacher's tensors, but do reach embeddings of them by a learned head (`info_nce`), and both
-sides where a network is compared with its own branch (`branch_kl`). Here each loss is its textbook formula in PyTorch.
+sides where a network is compared with its own branch (`branch_kl`). Losses that take `impl` are fused, with their
+gradients written out; the others are textbook formulas left to autograd.
 """
 
 from edgekd_kernels.activation import activation_boundary, partial_l2, relu_margin

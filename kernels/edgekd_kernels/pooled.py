@@ -28,6 +28,7 @@ _POOLED_MSE = FusedLoss(
         kept=("student", "teacher"),
         saved=("means",),
         fake=_fake_pooled_mse,
+        offered=("triton", "cuda", "torch"),
     )
 )
 

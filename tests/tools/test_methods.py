@@ -189,9 +189,9 @@ def test_the_table_ranks_by_mean_compares_by_seed_and_hides_no_loser(bench, tmp_
     text = tables.methods_table("methods-x_*.csv")
     lines = [line for line in text.splitlines() if line.startswith("| `")]
     assert [line.split("`")[1] for line in lines] == ["teacher", "kd", "plain", "at"]
-    assert lines[0] == "| `teacher` | 95.00 % |  |  |  |  |"
+    assert lines[0] == "| `teacher` | 95.00 % | 1 |  |  |  |  |"
     # differences 3.0, 2.9, 3.1: mean 3, deviation 0.1, t(0.975, 2) = 4.3027
-    assert "| 84.00 ± 1.05 % | **+3.00 ± 0.25** |  |  | 9.0 |" in lines[1]
+    assert "| 84.00 ± 1.05 % | 3 | **+3.00 ± 0.25** |  |  | 9.0 |" in lines[1]
     assert "| -30.00 ± 0.00 | -32.95 ± 0.64 | 0 of 2 (p = 0.500) | 9.0 |" in lines[3]
     assert "`at` failed: TrainingDiverged: nan." in text
 

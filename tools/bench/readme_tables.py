@@ -1,4 +1,4 @@
-"""Writes the tables of README.md from the result files, or checks that they are what the files say.
+"""Writes the tables of README.md and docs from the result files, or checks that they are what the files say.
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. Each NAME is a function here; each result file under
 `tools/bench/results` carries device, versions and commit in its name.
@@ -25,7 +25,7 @@ from paired import Paired, paired
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tools" / "bench" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "kernels" / "README.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "studies.md", ROOT / "kernels" / "README.md")
 _TABLE = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -62,7 +62,7 @@ def methods_table(pattern: str, pair: str = "") -> str:
     ranked = sorted((result for result in results if result.accuracies), key=lambda result: -result.mean)
     lines = [_method_row(result, by_method) for result in ranked]
     table = _markdown(
-        ("method", "test top-1", "over `plain`", "over `kd`", "seeds better than `kd`", "ms a step"), lines
+        ("method", "test top-1", "seeds", "over `plain`", "over `kd`", "seeds better than `kd`", "ms a step"), lines
     )
     failures = [f"`{result.method}` failed: {error}." for result in results for error in result.errors]
     return "\n\n".join([table, *failures, f"Source: `{file.relative_to(ROOT)}`."]) + "\n"
@@ -99,6 +99,7 @@ def _method_row(result: _Result, by_method: dict[str, dict[int, float]]) -> tupl
     return (
         f"`{result.method}`",
         f"{result.mean:.2f}{spread} %",
+        str(len(result.accuracies)),
         *(_difference(found) for found in over.values()),
         "" if better is None else f"{better.better} of {better.seeds} (p = {better.wilcoxon_p:.3f})",
         "" if result.ms_per_step is None else f"{result.ms_per_step:.1f}",
@@ -115,6 +116,7 @@ def _difference(found: Paired | None) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "demo": lambda: run_table("digits-jetson-orin_*.json"),
     "methods": lambda: methods_table("methods-digits_*.csv"),
+    "methods-fashion": lambda: methods_table("methods-fashion-mnist_*.csv"),
     "cifar10": lambda: run_table("cifar-strips-cpu_*.json"),
     "kernels-losses": losses_table,
     "kernels-cpu": lambda: speed_table("kernels_cpu-*.csv"),
