@@ -62,6 +62,7 @@ class TargetEntry(StrictModel):
     power_modes: tuple[PowerModeEntry, ...] = ()
     notes: tuple[str, ...] = ()
     status: dict[str, str]
+    latency: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _figures_are_possible(self) -> TargetEntry:
@@ -119,7 +120,7 @@ def fma_rates(sm: int) -> dict[str, int]:
 
 
 def _status_by_field(entry: TargetEntry, given: set[str]) -> dict[str, str]:
-    plain = {"name", "title", "kind", "generation", "notes"}
+    plain = {"name", "title", "kind", "generation", "notes", "latency"}
     default = entry.status["default"]
     fields = {key: entry.status.get(key, default) for key in sorted(given - plain - {"peaks_tflops"})}
     for precision in entry.peaks_tflops:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from edgekd.core.digest import sha256_of_json
 
@@ -66,6 +66,8 @@ class Target:
         power_modes: Modes of the module.
         notes: What a reader must know before trusting the figures.
         sources: Status letter and source by field (S read in a source, D derived, M from memory).
+        latency: Latency parameters fitted on this very board, as `edgekd.latency` keeps them; `None` for those of its
+            generation.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Target:
     power_modes: tuple[PowerMode, ...] = ()
     notes: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    latency: Mapping[str, Any] | None = None
 
     @property
     def digest(self) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Devices that a student can be made for.")
 
-_NOT_FACTS = ("name", "power_modes", "notes", "sources")
+_NOT_FACTS = ("name", "power_modes", "notes", "sources", "latency")
 
 
 def list_targets() -> Outcome:
