@@ -1,11 +1,12 @@
-"""Put a user's own board together from what is known of it, and keep it as a file that is checked like the built-in ones.
+"""Put a user's own board together from what is known of it, and keep it as a file checked like the built-in ones.
 
-What a user states wins over what the board says, and that over the built-in device it resembles. All figures belong to the
-power mode the board is in. Peaks are computed from SMs and clock, never taken from advertised figures.
+What a user states wins over what the board says, and that over the built-in device it resembles. All figures belong to
+the power mode the board is in. Peaks are computed from SMs and clock, never taken from advertised figures.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,34 @@ def board_document(name: str, known: BoardKnowledge) -> dict[str, Any]:
 def board_from(document: Mapping[str, Any]) -> Target:
     """Return the target of a board's document; raises `ConfigError` when it is not valid."""
     return target_from_entry(validated(TargetFile, document, "board").targets[0])
+
+
+def document_of(target: Target, name: str, *, latency: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Write a target down as a board of another name, in the power mode it is in.
+
+    Args:
+        target: What the board is.
+        name: Name of the board.
+        latency: Latency parameters of its own.
+
+    Returns:
+        The checked document.
+
+    Raises:
+        ConfigError: The name is none.
+    """
+    facts = dataclasses.asdict(target)
+    taken = ("name", "device", "l2_bytes", "sources", "latency", "power_modes", "notes")
+    entry = {key: value for key, value in facts.items() if key not in taken and value not in (None, "", {})}
+    entry["l2_mb"] = target.l2_bytes and target.l2_bytes / 2**20
+    entry["power_modes"] = [
+        {key: value for key, value in mode.items() if value is not None} for mode in facts["power_modes"]
+    ]
+    entry |= {"notes": list(target.notes), "status": {"default": f"as of {target.device}", **target.sources}}
+    entry |= {"latency": dict(latency)} if latency is not None else {}
+    document = {"schema_version": 1, "targets": [{"name": name, **entry}]}
+    validated(TargetFile, document, f"board {name!r}")
+    return document
 
 
 def save_board(path: Path, document: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Read what a Jetson says about its power modes: `nvpmodel -q` and `/etc/nvpmodel.conf`.
 
-Numbers of modes differ between modules and releases, so a mode is known by its name. In the file clocks are in hertz; 0, -1
-and absurdly high values mean "as fast as it goes"; the bits of `TPC_PG_MASK` switch texture clusters of two SMs off.
+Numbers of modes differ between modules and releases, so a mode is known by its name. In the file clocks are in hertz;
+0, -1 and absurdly high values mean "as fast as it goes"; the bits of `TPC_PG_MASK` switch clusters of two SMs off.
 """
 
 from __future__ import annotations
