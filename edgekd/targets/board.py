@@ -25,6 +25,7 @@ from edgekd.targets.target import Target
 
 _SMS_PER_TPC = 2
 _JETSON_SM = (53, 62, 72, 87, 110)
+_ITS_FIELD = object()
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,8 @@ class _Entry:
             "generation": stated.get("generation") or (like.generation if like else _generation(sm)),
             "sm": sm,
             "sms": self.pick("sms", self.gpu and self.gpu.sms, self._sms_like()),
-            "clock_mhz": self.pick("clock_mhz", self._clock_seen(), self._clock_like()),
-            "emc_mhz": self.pick("emc_mhz", self.mode and self.mode.emc_mhz),
+            "clock_mhz": self.pick("clock_mhz", self._clock_seen(), self._like_in_mode("clock_mhz")),
+            "emc_mhz": self.pick("emc_mhz", self.mode and self.mode.emc_mhz, self._like_in_mode("emc_mhz")),
             "l2_mb": self.pick("l2_mb", self.gpu and self.gpu.l2_mb, like and like.l2_bytes and like.l2_bytes / 2**20),
             "memory_gb": self.pick("memory_gb", None if like else self.gpu and round(self.gpu.memory_gb, 2)),
             "dla_cores": self.pick("dla_cores", None) or 0,
@@ -179,7 +180,7 @@ class _Entry:
             return "as found" if self.gpu or self.like is None else self.like.power_mode
         return self.mode.name if self.mode else str(said)
 
-    def pick(self, key: str, seen: Any, like: Any = None) -> Any:
+    def pick(self, key: str, seen: Any, like: Any = _ITS_FIELD) -> Any:
         """Choose the first known of stated, seen and like, and note where it comes from."""
         stated = self.known.stated.get(key)
         noun = {"l2_mb": "l2_bytes"}.get(key, key)
@@ -189,7 +190,7 @@ class _Entry:
         if seen is not None:
             self.status[noun] = f"S {self.known.seen_by}"
             return seen
-        value = like if like is not None else getattr(self.like, key, None)
+        value = getattr(self.like, key, None) if like is _ITS_FIELD else like
         if value is not None and self.like is not None:
             self.status[noun] = f"{self.like.sources.get(noun, 'M')} of {self.like.device}"
         return value
@@ -199,13 +200,13 @@ class _Entry:
             return self.mode.gpu_mhz
         return self.gpu.clock_mhz if self.gpu else None
 
-    def _clock_like(self) -> float | None:
-        is_same = (
-            self.known.mode is None
-            or self.mode is not None
-            or self.known.mode == getattr(self.like, "power_mode", None)
-        )
-        return self.like.clock_mhz if self.like and is_same else None
+    def _like_in_mode(self, key: str) -> float | None:
+        """Take a figure that depends on the power mode only where the mode is that of the device it resembles."""
+        said = self.known.stated.get("power_mode") or self.known.mode
+        if self.like is None or (said is not None and self.mode is None and said != self.like.power_mode):
+            return None
+        value: float | None = getattr(self.like, key)
+        return value
 
     def _sms_like(self) -> int | None:
         if self.like is None or self.like.sms is None:
@@ -219,7 +220,7 @@ class _Entry:
         if self.like is None or self.like.bandwidth_gb_s is None:
             return None
         if emc_mhz is None or self.like.emc_mhz is None:
-            return self.like.bandwidth_gb_s
+            return self._like_in_mode("bandwidth_gb_s")
         return round(self.like.bandwidth_gb_s * emc_mhz / self.like.emc_mhz, 1)
 
     def _peaks(self, entry: Mapping[str, Any]) -> dict[str, float]:

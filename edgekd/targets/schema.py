@@ -77,7 +77,13 @@ class TargetFile(StrictModel):
 
     schema_version: Literal[1]
     shared: dict[str, Any] = Field(default_factory=dict)
-    targets: Annotated[tuple[TargetEntry, ...], Field(min_length=1)]
+    targets: tuple[TargetEntry, ...]
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> TargetFile:
+        if not self.targets:
+            raise ValueError("there is no target in it")
+        return self
 
 
 def target_from_entry(entry: TargetEntry) -> Target:
