@@ -3,6 +3,7 @@
 import pytest
 
 from edgekd.core.errors import DataError
+from edgekd.targets import get_target
 from edgekd.targets.device_query import parse_device_query, parse_pairs
 
 
@@ -60,16 +61,19 @@ def test_text_of_no_or_two_devices_is_refused(text: str, count: int) -> None:
         parse_device_query(text)
 
 
+# What the probe's program printed on an NVIDIA H200 (driver 580.159.04).
 PAIRS = (
-    "name=NVIDIA H100 80GB HBM3\nmemory_bytes=84929347584\nsm=90\nsms=132\nclock_khz=1980000\nl2_bytes=52428800\n"
-    "integrated=0\nmemory_khz=2619000\nbus_bits=5120\n"
+    "name=NVIDIA H200\nmemory_bytes=150109880320\nsm=90\nsms=132\nclock_khz=1980000\nl2_bytes=62914560\n"
+    "integrated=0\nmemory_khz=3201000\nbus_bits=6016\n"
 )
 
 
-def test_pairs_of_the_probe_say_the_same() -> None:
-    facts = parse_pairs(PAIRS)
-    assert (facts.sm, facts.sms, facts.clock_mhz, facts.l2_mb) == (90, 132, 1980, 50)
-    assert facts.bandwidth_gb_s == pytest.approx(3352, rel=1e-3)
+def test_pairs_of_a_real_card_agree_with_its_data_sheet() -> None:
+    facts, sheet = parse_pairs(PAIRS), get_target("h200")
+    assert (facts.sm, facts.sms, facts.clock_mhz) == (sheet.sm, sheet.sms, 1980)
+    assert facts.l2_mb * 2**20 == sheet.l2_bytes
+    assert facts.bandwidth_gb_s == pytest.approx(sheet.bandwidth_gb_s, rel=0.005)
+    assert facts.memory_gb == pytest.approx(sheet.memory_gb, rel=0.01)
 
 
 def test_pairs_that_lack_something_or_are_no_numbers_are_refused() -> None:
