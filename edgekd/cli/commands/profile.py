@@ -53,14 +53,12 @@ def profile(
       edgekd profile net.onnx --budget "p99<8ms" --threads 1 --json
     """
     from edgekd.core.budget import LATENCY_METRICS, parse_budget
-    from edgekd.latency import require_above_launch_floor
     from edgekd.targets import get_target
 
     limits = parse_budget(budget) if budget is not None else None
     device = get_target(target)
     if limits is not None:
         limits.require_known(LATENCY_METRICS, device.name)
-        require_above_launch_floor(limits, device)
     with tempfile.TemporaryDirectory(prefix="edgekd-profile-") as scratch:
         onnx = _readable(model, shape, Path(scratch))
         sampling = _Sampling(batch or onnx.batch or 1, threads, min_samples, min_seconds)
