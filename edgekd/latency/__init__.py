@@ -2,6 +2,7 @@
 
 from edgekd.latency.fusion import graph_from_onnx
 from edgekd.latency.kernel_model import Hardware, KernelParameters, KernelTimes, kernel_times
+from edgekd.latency.launch_floor import launch_floor_ms, require_above_launch_floor
 from edgekd.latency.layer_tables import graphs_from_csv
 from edgekd.latency.layers import KINDS, Layer, LayerGraph, LayerKind, with_batch
 from edgekd.latency.parameters import ParameterFile, load_parameters, parameters_for, predictable_precisions
@@ -21,10 +22,12 @@ __all__ = [
     "graph_from_onnx",
     "graphs_from_csv",
     "kernel_times",
+    "launch_floor_ms",
     "load_parameters",
     "parameters_for",
     "predict",
     "predictable_precisions",
     "predict_many",
+    "require_above_launch_floor",
     "with_batch",
 ]
