@@ -4,11 +4,15 @@ from edgekd.latency.fusion import graph_from_onnx
 from edgekd.latency.kernel_model import Hardware, KernelParameters, KernelTimes, kernel_times
 from edgekd.latency.layer_tables import graphs_from_csv
 from edgekd.latency.layers import KINDS, Layer, LayerGraph, LayerKind, with_batch
+from edgekd.latency.many import CandidateTimes, predict_columns
 from edgekd.latency.parameters import ParameterFile, load_parameters, parameters_for, predictable_precisions
 from edgekd.latency.predict import LayerTime, explain, predict, predict_many
+from edgekd.latency.template import GraphTemplate
 
 __all__ = [
     "KINDS",
+    "CandidateTimes",
+    "GraphTemplate",
     "Hardware",
     "KernelParameters",
     "KernelTimes",
@@ -24,6 +28,7 @@ __all__ = [
     "load_parameters",
     "parameters_for",
     "predict",
+    "predict_columns",
     "predictable_precisions",
     "predict_many",
     "with_batch",
