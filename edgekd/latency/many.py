@@ -57,7 +57,7 @@ def predict_columns(columns: Columns, owner: Ints, target: Target, precision: Pr
     if not kernels.all():
         raise DataError("nothing to predict: a network has no kernels")
     chosen, times, constant_s = scaled_times(columns, target, precision)
-    p50_ms = 1e3 * (constant_s + np.bincount(owner, weights=times.total_s))
+    p50_ms = np.asarray(1e3 * (constant_s + np.bincount(owner, weights=times.total_s)), dtype=np.float64)
     half_width = half_width_of_many_log(columns, owner, times.total_s, chosen=chosen, precision=precision)
     high_ms = p50_ms * np.exp(half_width)
     return CandidateTimes(

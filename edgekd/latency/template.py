@@ -17,11 +17,12 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from edgekd.core.errors import DataError
-from edgekd.latency.layers import Columns, Ints, LayerGraph, concatenated
+from edgekd.latency.layers import Columns, Ints, Layer, LayerGraph, concatenated
 
 Analyse = Callable[[int, int], LayerGraph]
 """Width and resolution to the kernels of that member, at batch 1."""
@@ -112,10 +113,7 @@ class GraphTemplate:
             return self._member(width, resolution).graph
         like = self._member(width, structure.resolution).graph
         numbers = structure.numbers([(width, resolution)])[0]
-        layers = tuple(
-            dataclasses.replace(layer, macs=_macs(row), **dict(zip(_NUMBERS, map(int, row), strict=True)))
-            for layer, row in zip(like.layers, numbers, strict=True)
-        )
+        layers = tuple(_with_numbers(layer, row) for layer, row in zip(like.layers, numbers, strict=True))
         parents = self._member(structure.width, resolution).graph.parents
         return dataclasses.replace(
             like,
@@ -185,6 +183,11 @@ def _member(graph: LayerGraph) -> _Member:
         for layer in graph.layers
     )
     return _Member(graph, key, numbers)
+
+
+def _with_numbers(layer: Layer, row: Ints) -> Layer:
+    numbers: dict[str, Any] = dict(zip(_NUMBERS, map(int, row), strict=True))
+    return dataclasses.replace(layer, macs=_macs(row), **numbers)
 
 
 def _macs(row: Ints) -> int:

@@ -121,11 +121,11 @@ def _traced(module: nn.Module, input_shape: tuple[int, ...], *, name: str, paren
     return graph_from_ops(recorder.op_graph(name, output), parents=parents)
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every operator that depends on the input; what does not is a constant."""
 
     def __init__(self, weights: Mapping[int, str], example: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._weights = weights
         self._names: dict[int, str] = {}
         self._kept: list[Tensor] = []  # so that no identity is used twice
@@ -202,9 +202,9 @@ def _with_slices_merged(ops: Sequence[Op]) -> list[Op]:
     for op in ops:
         before = merged.get(op.inputs[0]) if op.type == "Slice" else None
         if before is not None and before.type == "Slice" and readers[op.inputs[0]] == 1:
-            del merged[op.inputs[0]]
-            op = Op("Slice", op.name, before.inputs, op.outputs, {})
-        merged[op.outputs[0]] = op
+            merged[op.outputs[0]] = Op("Slice", op.name, merged.pop(op.inputs[0]).inputs, op.outputs, {})
+        else:
+            merged[op.outputs[0]] = op
     return list(merged.values())
 
 
