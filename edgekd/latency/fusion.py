@@ -19,7 +19,7 @@ from edgekd.core.config import read_yaml
 from edgekd.core.digest import sha256_of_file
 from edgekd.core.errors import DataError
 from edgekd.latency.kernel_shapes import layer_of
-from edgekd.latency.layers import LayerGraph
+from edgekd.latency.layers import Layer, LayerGraph, with_gates
 from edgekd.latency.onnx_ops import Op, OpGraph, read_ops, require_sizes
 
 _LONGEST_ACTIVATION = 12
@@ -111,20 +111,12 @@ def graph_from_ops(ops: OpGraph, *, batch: int = 1, parents: tuple[str, ...] = (
     roles = tuple(_role_in_place(op, role, ops, rule) for op, role in zip(ops.ops, roles, strict=True))
     kernels = fused_kernels(ops, roles, rule)
     shape = ops.shapes[ops.inputs[0]] if ops.inputs else ()
+    layers = [_layer(kernel, ops) for kernel in kernels]
+    batch = shape[0] if shape else batch
     return LayerGraph(
         name=ops.name,
-        batch=shape[0] if shape else batch,
-        layers=tuple(
-            layer_of(
-                kernel.role,
-                kernel.anchor,
-                ops,
-                reads=kernel.reads,
-                output=kernel.output,
-                fused=(kernel.pointwise, kernel.residuals),
-            )
-            for kernel in kernels
-        ),
+        batch=batch,
+        layers=with_gates(layers, batch),
         resolution=shape[2] if len(shape) == 4 else 0,
         parents=parents,
     )
@@ -150,6 +142,11 @@ def fused_kernels(graph: OpGraph, roles: tuple[str, ...], rule: Mapping[str, Any
         reads = list({_memory(state, name): name for name in graph.activations(op)}.values())
         kernels.append(_extended(state, Kernel(roles[position], op, reads, op.outputs[0])))
     return _launch_order(kernels, state.wiring)
+
+
+def _layer(kernel: Kernel, ops: OpGraph) -> Layer:
+    fused = (kernel.pointwise, kernel.residuals)
+    return layer_of(kernel.role, kernel.anchor, ops, reads=kernel.reads, output=kernel.output, fused=fused)
 
 
 def _launch_order(kernels: list[Kernel], wiring: Wiring) -> list[Kernel]:
