@@ -4,8 +4,8 @@ For a kernel with compute time `c` and traffic time `t`, both in seconds,
 
     time = ((c + t)^overlap + (floor_cycles / clock)^overlap)^(1 / overlap),   latency = constant + sum over kernels.
 
-`c = 2 MACs' / (peak x efficiency x occupancy)`: MACs' counts channels padded to what the tensor cores take, and grows by
-`1 + half_columns / columns` and `1 + half_inner / inner length`, because a narrow product reads its operands for few
+`c = 2 MACs' / (peak x efficiency x occupancy)`: MACs' counts channels padded to what the tensor cores take, and grows
+by `1 + half_columns / columns` and `1 + half_inner / inner length`, because a narrow product reads its operands for few
 results and a short one hardly leaves its prologue; efficiency depends on the kind; with `w` waves of 64 x 64 output
 tiles over the SMs, occupancy is `w^occupancy_exponent` below one wave and `(w / ceil(w))^tail_exponent` above.
 `t = bytes / (bandwidth x efficiency) + bytes / (SMs x clock x chip_bytes)`: memory and the way from the L2 cache to the
@@ -210,9 +210,8 @@ def _occupancy(columns: Columns, hardware: Hardware, parameters: KernelParameter
 
 
 def _traffic_seconds(columns: Columns, hardware: Hardware, parameters: KernelParameters) -> Floats:
-    moved = traffic_bytes(columns, hardware.bytes_per_elem) * np.where(
-        columns.is_kind("gate"), parameters.gate_cost, 1.0
-    )
+    cost = np.where(columns.is_kind("gate"), parameters.gate_cost, 1.0)
+    moved = cost * traffic_bytes(columns, hardware.bytes_per_elem)
     memory = moved / (hardware.bandwidth_bytes_s * parameters.eff_bandwidth)
     chip = moved / (hardware.sms * hardware.clock_hz * parameters.chip_bytes)
     copied = np.where(columns.is_kind("input"), INPUT_BYTES * columns.in_elems, 0) / (parameters.host_gb_s * 1e9)

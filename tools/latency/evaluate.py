@@ -189,7 +189,7 @@ def other_sources(tables: Tables, fits: Mapping[str, Fit]) -> list[Row]:
 
 
 def coverage(tables: Tables, fits: Mapping[str, Fit]) -> list[Row]:
-    """Test G: intervals calibrated on the errors of the other models (families, boards), held against those left out."""
+    """Test G: intervals calibrated on other models (families, boards), held against the one left out."""
     found: list[Row] = []
     for name in ("orin", "turing", "ampere-desktop", CLASSIFIERS):
         recipe = RECIPES[name]

@@ -22,7 +22,7 @@ from points import (
 from edgekd.latency.layers import LayerGraph
 
 CLASSIFIER_NOISE_LOG = 0.3
-"""Classifiers of many families scatter around any model of kernels: what runtimes do with each is not in a layer list."""
+"""Classifiers of many families scatter this much around any model of kernels: a layer list does not say everything."""
 
 
 @dataclass(frozen=True)
