@@ -5,11 +5,15 @@ from edgekd.latency.kernel_model import Hardware, KernelParameters, KernelTimes,
 from edgekd.latency.launch_floor import launch_floor_ms, require_above_launch_floor
 from edgekd.latency.layer_tables import graphs_from_csv
 from edgekd.latency.layers import KINDS, Layer, LayerGraph, LayerKind, with_batch
+from edgekd.latency.many import CandidateTimes, predict_columns
 from edgekd.latency.parameters import ParameterFile, load_parameters, parameters_for, predictable_precisions
 from edgekd.latency.predict import LayerTime, explain, predict, predict_many
+from edgekd.latency.template import GraphTemplate
 
 __all__ = [
     "KINDS",
+    "CandidateTimes",
+    "GraphTemplate",
     "Hardware",
     "KernelParameters",
     "KernelTimes",
@@ -26,6 +30,7 @@ __all__ = [
     "load_parameters",
     "parameters_for",
     "predict",
+    "predict_columns",
     "predictable_precisions",
     "predict_many",
     "require_above_launch_floor",

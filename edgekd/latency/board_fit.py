@@ -102,6 +102,11 @@ class _Point:
     batch: int
     latency_ms: float
 
+    @property
+    def family(self) -> str:
+        """Networks of one's own are not sorted into families."""
+        return ""
+
 
 @dataclass(frozen=True)
 class _Data:

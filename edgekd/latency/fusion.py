@@ -19,7 +19,7 @@ from edgekd.core.config import read_yaml
 from edgekd.core.digest import sha256_of_file
 from edgekd.core.errors import DataError
 from edgekd.latency.kernel_shapes import layer_of
-from edgekd.latency.layers import LayerGraph
+from edgekd.latency.layers import Layer, LayerGraph, with_gates
 from edgekd.latency.onnx_ops import Op, OpGraph, read_ops, require_sizes
 
 _LONGEST_ACTIVATION = 12
@@ -88,29 +88,37 @@ def graph_from_onnx(path: Path, batch: int = 1) -> LayerGraph:
         DataError: The model cannot be analysed: unreadable, dynamic, operators unknown to the rules (all named).
     """
     ops = read_ops(path, batch)
-    document = _rules()
-    rule = document["rules"][-1]
-    roles = _known_roles(ops, rule, document["refused"], path)
+    _known_roles(ops, path)
     require_sizes(ops, path)
+    return graph_from_ops(ops, batch=batch, parents=(sha256_of_file(path),))
+
+
+def graph_from_ops(ops: OpGraph, *, batch: int = 1, parents: tuple[str, ...] = ()) -> LayerGraph:
+    """Group the operations of a network into kernels.
+
+    Args:
+        ops: The network, every size known.
+        batch: Batch size where the input does not say.
+        parents: Digests of what it was read from.
+
+    Returns:
+        Kernels in launch order.
+
+    Raises:
+        DataError: Operators unknown to the rules, all named.
+    """
+    rule, roles = _rules()["rules"][-1], _known_roles(ops, ops.name)
     roles = tuple(_role_in_place(op, role, ops, rule) for op, role in zip(ops.ops, roles, strict=True))
     kernels = fused_kernels(ops, roles, rule)
     shape = ops.shapes[ops.inputs[0]] if ops.inputs else ()
+    layers = [_layer(kernel, ops) for kernel in kernels]
+    batch = shape[0] if shape else batch
     return LayerGraph(
         name=ops.name,
-        batch=shape[0] if shape else batch,
-        layers=tuple(
-            layer_of(
-                kernel.role,
-                kernel.anchor,
-                ops,
-                reads=kernel.reads,
-                output=kernel.output,
-                fused=(kernel.pointwise, kernel.residuals),
-            )
-            for kernel in kernels
-        ),
+        batch=batch,
+        layers=with_gates(layers, batch),
         resolution=shape[2] if len(shape) == 4 else 0,
-        parents=(sha256_of_file(path),),
+        parents=parents,
     )
 
 
@@ -134,6 +142,11 @@ def fused_kernels(graph: OpGraph, roles: tuple[str, ...], rule: Mapping[str, Any
         reads = list({_memory(state, name): name for name in graph.activations(op)}.values())
         kernels.append(_extended(state, Kernel(roles[position], op, reads, op.outputs[0])))
     return _launch_order(kernels, state.wiring)
+
+
+def _layer(kernel: Kernel, ops: OpGraph) -> Layer:
+    fused = (kernel.pointwise, kernel.residuals)
+    return layer_of(kernel.role, kernel.anchor, ops, reads=kernel.reads, output=kernel.output, fused=fused)
 
 
 def _launch_order(kernels: list[Kernel], wiring: Wiring) -> list[Kernel]:
@@ -286,14 +299,15 @@ def _wiring(graph: OpGraph, roles: tuple[str, ...]) -> Wiring:
     return Wiring(source, {name: frozenset(found) for name, found in readers.items()}, frozenset(pinned), made_at)
 
 
-def _known_roles(graph: OpGraph, rule: Mapping[str, Any], refused: Mapping[str, str], path: Path) -> tuple[str, ...]:
+def _known_roles(graph: OpGraph, source: Path | str) -> tuple[str, ...]:
+    rule, refused = _rules()["rules"][-1], _rules()["refused"]
     role_of = {op_type: role for role, types in rule["roles"].items() for op_type in types}
     unknown = Counter(op.type for op in graph.ops if op.type not in role_of)
     if unknown:
         reasons = (
             f"{name} ({count}): {refused.get(name, 'not in the fusion rules')}" for name, count in unknown.items()
         )
-        raise DataError(f"{path}: operators whose cost cannot be predicted: {'; '.join(reasons)}")
+        raise DataError(f"{source}: operators whose cost cannot be predicted: {'; '.join(reasons)}")
     return tuple(role_of[op.type] for op in graph.ops)
 
 

@@ -9,10 +9,12 @@ import numpy as np
 
 from edgekd.core.artifacts import Precision
 from edgekd.latency.kernel_model import Floats
-from edgekd.latency.layers import KINDS, LayerGraph
+from edgekd.latency.layers import KINDS, Columns, Ints, LayerGraph
 from edgekd.latency.parameters import CalibrationEntry, ChosenSet
 
 COVERAGE = 0.9
+LEAST_UNCALIBRATED_SHARE = 0.05
+"""Less than this of the time in unseen kinds does not make a network unusual."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Distance:
         macs: Natural log of the ratio of its MACs to the nearest end of the range: negative below, 0 inside.
         kernels: The same for the number of kernels.
         macs_per_kernel: The same for MACs a kernel.
-        uncalibrated_share: Share of the predicted time spent in kinds of kernel that were never measured.
+        uncalibrated_share: Share of the predicted time in kinds of kernel that were never measured, or beyond the
+            largest share that they had in a network measured.
     """
 
     macs: float
@@ -44,7 +47,7 @@ class Distance:
     @property
     def is_inside(self) -> bool:
         """Whether the network resembles the calibration set in every respect."""
-        return self.below == 0 and self.above == 0 and self.uncalibrated_share < 0.05
+        return self.below == 0 and self.above == 0 and self.uncalibrated_share < LEAST_UNCALIBRATED_SHARE
 
 
 def size_of(graph: LayerGraph) -> tuple[float, float, float]:
@@ -65,13 +68,12 @@ def distance_of(graph: LayerGraph, total_s: Floats, calibration: CalibrationEntr
         The distances.
     """
     macs, kernels, density = size_of(graph)
-    is_seen = np.array([kind in calibration.kinds for kind in KINDS])
-    unseen = total_s[~is_seen[graph.columns.kind]].sum()
+    owner = np.zeros(len(graph.columns), dtype=np.int64)
     return Distance(
         macs=_outside(macs, calibration.log_macs),
         kernels=_outside(kernels, calibration.log_kernels),
         macs_per_kernel=_outside(density, calibration.log_macs_per_kernel),
-        uncalibrated_share=float(unseen / total_s.sum()),
+        uncalibrated_share=float(_uncalibrated_shares(graph.columns, owner, total_s, calibration)[0]),
     )
 
 
@@ -88,7 +90,7 @@ def half_widths_log(chosen: ChosenSet, distance: Distance, precision: Precision)
     """
     calibration = chosen.parameters.calibration
     parts = {"model": calibration.model_half_width_log}
-    if calibration.family_half_width_log > 0:
+    if calibration.family_half_width_log > 0 and not distance.is_inside:
         parts["family"] = calibration.family_half_width_log
     if not chosen.is_fitted_device:
         parts["device"] = calibration.device_half_width_log
@@ -104,6 +106,48 @@ def half_widths_log(chosen: ChosenSet, distance: Distance, precision: Precision)
     if precision != "fp16":
         parts["precision"] = chosen.parameters.precisions[precision].half_width_log
     return parts
+
+
+def half_width_of_many_log(
+    columns: Columns, owner: Ints, total_s: Floats, *, chosen: ChosenSet, precision: Precision
+) -> Floats:
+    """Return the half-width of the interval of many networks at once, in natural log.
+
+    Args:
+        columns: Kernels of all networks `[L]`.
+        owner: Index of the network of each kernel `[L]`; every network from 0 on has some.
+        total_s: Predicted kernel times `[L]`.
+        chosen: The fit.
+        precision: Precision predicted.
+
+    Returns:
+        `[N]`, the root sum of squares of what `half_widths_log` lists for each.
+    """
+    calibration = chosen.parameters.calibration
+    log_macs = np.log(np.maximum(np.bincount(owner, weights=columns.macs), 1.0))
+    log_kernels = np.log(np.bincount(owner))
+    sizes = np.stack([log_macs, log_kernels, log_macs - log_kernels])
+    ranges = np.array([calibration.log_macs, calibration.log_kernels, calibration.log_macs_per_kernel])
+    below = np.maximum(ranges[:, :1] - sizes, 0.0).max(axis=0)
+    above = np.maximum(sizes - ranges[:, 1:], 0.0).max(axis=0)
+    unseen = _uncalibrated_shares(columns, owner, total_s, calibration)
+    inside = half_widths_log(chosen, Distance(0.0, 0.0, 0.0, 0.0), precision)
+    squares = (calibration.slope_below_log * below) ** 2 + (calibration.slope_above_log * above) ** 2
+    squares += (calibration.uncalibrated_half_width_log * unseen) ** 2
+    is_outside = (below > 0) | (above > 0) | (unseen >= LEAST_UNCALIBRATED_SHARE)
+    squares += np.where(is_outside, calibration.family_half_width_log**2, 0.0)
+    half_width: Floats = np.sqrt(squares + sum(part**2 for part in inside.values()))
+    return half_width
+
+
+def _uncalibrated_shares(columns: Columns, owner: Ints, total_s: Floats, calibration: CalibrationEntry) -> Floats:
+    """Share of each network's time `[N]` in kinds of kernel never measured, or beyond what was measured of a kind."""
+    count, kinds = int(owner.max()) + 1, len(KINDS)
+    times = np.bincount(owner * kinds + columns.kind, weights=total_s, minlength=count * kinds).reshape(count, kinds)
+    shares = times / times.sum(axis=1, keepdims=True)
+    known = [calibration.kind_shares.get(kind, 1.0) if kind in calibration.kinds else 0.0 for kind in KINDS]
+    excess: Floats = np.maximum(shares - np.array(known), 0.0).sum(axis=1)
+    return excess
 
 
 def _outside(value: float, bounds: tuple[float, float]) -> float:

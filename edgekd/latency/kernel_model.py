@@ -1,13 +1,17 @@
-r"""The OPS model: one smooth roofline a kernel, plus a launch floor in GPU clock cycles.
+r"""The OPS model: arithmetic and memory traffic of every kernel, plus a launch floor in GPU clock cycles.
 
 For a kernel with compute time `c` and traffic time `t`, both in seconds,
 
-    time = (c^3 + t^3)^(1/3) + floor_cycles / clock,   latency = constant + sum over kernels.
+    time = ((c + t)^overlap + (floor_cycles / clock)^overlap)^(1 / overlap),   latency = constant + sum over kernels.
 
-`c = 2 MACs' / (peak x efficiency x occupancy)`: MACs' counts channels padded to what the tensor cores take; efficiency
-depends on the kind; with `w` waves of 64 x 64 output tiles over the SMs, occupancy is `w^occupancy_exponent` below one
-wave and `(w / ceil(w))^tail_exponent` above. `t = bytes / (bandwidth x efficiency)`, higher efficiency for what stays
-in the L2 cache. Floors are in cycles because that is what carries over between boards of one generation.
+`c = 2 MACs' / (peak x efficiency x occupancy)`: MACs' counts channels padded to what the tensor cores take, and grows
+by `1 + half_columns / columns` and `1 + half_inner / inner length`, because a narrow product reads its operands for few
+results and a short one hardly leaves its prologue; efficiency depends on the kind; with `w` waves of 64 x 64 output
+tiles over the SMs, occupancy is `w^occupancy_exponent` below one wave and `(w / ceil(w))^tail_exponent` above.
+`t = bytes / (bandwidth x efficiency) + bytes / (SMs x clock x chip_bytes)`: memory and the way from the L2 cache to the
+SMs, one after the other. Everything but memory scales with SMs and clock, which is what carries over between boards of
+one generation; so is the floor in cycles. Arithmetic and traffic add up: classifiers on T4 and detectors on Orin say
+so both. The floor adds to them where `overlap` is 1; above that, launches run ahead of the kernels before them.
 """
 
 from __future__ import annotations
@@ -23,7 +27,6 @@ from edgekd.latency.layers import Columns, Ints
 Floats = npt.NDArray[np.float64]
 
 TILE = 64
-SMOOTHNESS = 3
 INPUT_BYTES = 4
 
 
@@ -38,7 +41,6 @@ class Hardware:
         sms: Streaming multiprocessors.
         bytes_per_elem: Size of an activation or weight.
         channel_multiple: Channels are padded to a multiple of this.
-        l2_bytes: Size of the L2 cache.
     """
 
     peak_ops_s: float
@@ -47,7 +49,6 @@ class Hardware:
     sms: int
     bytes_per_elem: int
     channel_multiple: int
-    l2_bytes: float
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,26 @@ class KernelParameters:
     """Fitted numbers, shared by the devices of one generation.
 
     Attributes:
-        eff_kxk: Share of the peak reached by k x k convolutions.
+        eff_kxk: Share of the peak that wide and long k x k convolutions approach.
         eff_1x1: The same for 1 x 1 convolutions and matrix products with weights.
         eff_depthwise: The same for depthwise convolutions.
         eff_grouped: The same for grouped convolutions.
         eff_matmul: The same for products of two activations.
+        half_columns: Columns of a product at which half of that share is left.
+        half_inner: Inner length of a product at which half of it is left.
         eff_bandwidth: Share of the memory bandwidth reached.
-        l2_gain: Bandwidth of tensors that fit the L2 cache over that of memory.
+        chip_bytes: Bytes a clock cycle that each SM gets from the L2 cache.
         floor_cycles: Launch floor of a kernel.
         light_share: Part of the floor and traffic that concatenations keep (most are written in place).
         constant_us: Time of an inference that no kernel explains.
+        overlap: How far launches run ahead: 1 where the floor adds to the work, large where the longer of both counts.
         occupancy_exponent: How occupancy falls below one wave of tiles.
         tail_exponent: How a partly filled last wave costs.
+        group_share: Part of a floor that each further group of a grouped convolution costs; runtimes that launch one
+            group after another have it, others next to nothing.
+        gate_cost: Traffic of a gate over that of other element-wise kernels; 1 where the runtime runs it like them.
+        host_gb_s: Rate at which the network's input is copied to the device inside the time measured; very large where
+            it lies there already.
     """
 
     eff_kxk: float
@@ -74,13 +83,19 @@ class KernelParameters:
     eff_depthwise: float
     eff_grouped: float
     eff_matmul: float
+    half_columns: float
+    half_inner: float
     eff_bandwidth: float
-    l2_gain: float
+    chip_bytes: float
     floor_cycles: float
     light_share: float
     constant_us: float
+    overlap: float
     occupancy_exponent: float
     tail_exponent: float
+    group_share: float
+    gate_cost: float
+    host_gb_s: float
 
 
 PARAMETER_NAMES: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(KernelParameters))
@@ -117,9 +132,12 @@ def kernel_times(columns: Columns, hardware: Hardware, parameters: KernelParamet
     compute = _compute_seconds(columns, hardware, parameters)
     share = np.where(columns.is_kind("concat"), parameters.light_share, 1.0)
     traffic = share * _traffic_seconds(columns, hardware, parameters)
-    floor = share * parameters.floor_cycles / hardware.clock_hz
-    smooth = (compute**SMOOTHNESS + traffic**SMOOTHNESS) ** (1.0 / SMOOTHNESS)
-    return KernelTimes(compute, traffic, floor, smooth + floor)
+    launches = share + np.where(
+        columns.is_kind("conv_grouped"), parameters.group_share * np.maximum(columns.groups - 1, 0), 0.0
+    )
+    floor = launches * parameters.floor_cycles / hardware.clock_hz
+    work, q = compute + traffic, parameters.overlap
+    return KernelTimes(compute, traffic, floor, (work**q + floor**q) ** (1.0 / q))
 
 
 def latencies_s(total_s: Floats, graph: Ints, count: int, parameters: KernelParameters) -> Floats:
@@ -165,8 +183,16 @@ def _compute_seconds(columns: Columns, hardware: Hardware, parameters: KernelPar
         [parameters.eff_kxk, parameters.eff_depthwise, parameters.eff_grouped, parameters.eff_matmul],
         parameters.eff_1x1,
     )
-    operations = 2.0 * padded_macs(columns, hardware.channel_multiple)
+    operations = 2.0 * padded_macs(columns, hardware.channel_multiple) * _thinness(columns, parameters)
     return operations / (hardware.peak_ops_s * efficiency * _occupancy(columns, hardware, parameters))
+
+
+def _thinness(columns: Columns, parameters: KernelParameters) -> Floats:
+    """Factor by which narrow and short products are slower than wide and long ones `[L]`."""
+    is_product = (columns.gemm_k > 0) & ~columns.is_kind("conv_depthwise")
+    narrow = 1.0 + parameters.half_columns / np.maximum(columns.gemm_n, 1)
+    short = 1.0 + parameters.half_inner / np.maximum(columns.gemm_k, 1)
+    return np.where(is_product, narrow * short, 1.0)
 
 
 def _occupancy(columns: Columns, hardware: Hardware, parameters: KernelParameters) -> Floats:
@@ -184,10 +210,13 @@ def _occupancy(columns: Columns, hardware: Hardware, parameters: KernelParameter
 
 
 def _traffic_seconds(columns: Columns, hardware: Hardware, parameters: KernelParameters) -> Floats:
-    moved = traffic_bytes(columns, hardware.bytes_per_elem)
-    cached = 1.0 / (1.0 + (moved / hardware.l2_bytes) ** 2)
-    speed = 1.0 + (parameters.l2_gain - 1.0) * cached
-    return moved / (hardware.bandwidth_bytes_s * parameters.eff_bandwidth * speed)
+    cost = np.where(columns.is_kind("gate"), parameters.gate_cost, 1.0)
+    moved = cost * traffic_bytes(columns, hardware.bytes_per_elem)
+    memory = moved / (hardware.bandwidth_bytes_s * parameters.eff_bandwidth)
+    chip = moved / (hardware.sms * hardware.clock_hz * parameters.chip_bytes)
+    copied = np.where(columns.is_kind("input"), INPUT_BYTES * columns.in_elems, 0) / (parameters.host_gb_s * 1e9)
+    seconds: Floats = memory + chip + copied
+    return seconds
 
 
 def _rounded_up(values: Ints, multiple: int) -> Ints:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgekd.core.digest import sha256_of_file
 from edgekd.core.errors import DataError
-from edgekd.latency.layers import KINDS, Layer, LayerGraph, LayerKind
+from edgekd.latency.layers import KINDS, Layer, LayerGraph, LayerKind, with_gates
 
 _NUMBERS = (
     "macs",
@@ -55,7 +55,7 @@ def graphs_from_csv(path: Path) -> dict[tuple[str, int], LayerGraph]:
             raise DataError(f"{path}, line {line}: {error}") from error
     digest = sha256_of_file(path)
     return {
-        (model, resolution): LayerGraph(f"{model}@{resolution}", 1, tuple(rows), resolution, (digest,))
+        (model, resolution): LayerGraph(f"{model}@{resolution}", 1, with_gates(rows, 1), resolution, (digest,))
         for (model, resolution), rows in layers.items()
     }
 

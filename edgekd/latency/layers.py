@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ LayerKind = Literal[
     "matmul_activations",
     "concat",
     "pointwise",
+    "gate",
     "copy_or_gather",
     "pool",
     "reduce",
@@ -154,6 +156,27 @@ def concatenated(columns: Sequence[Columns]) -> tuple[Columns, Ints]:
     joined = (np.concatenate([getattr(part, field.name) for part in columns]) for field in dataclasses.fields(Columns))
     graph = np.repeat(np.arange(len(columns)), [len(part) for part in columns])
     return Columns(*joined), graph
+
+
+def with_gates(layers: Sequence[Layer], batch: int) -> tuple[Layer, ...]:
+    """Tell gates from other element-wise kernels: those that multiply a map by one value a channel.
+
+    Squeeze-and-excitation ends in one. A layer list has no operators, but it shows the product with a single row a
+    picture that the values come from, right before a map larger than them.
+
+    Args:
+        layers: Kernels in launch order.
+        batch: Their batch size.
+
+    Returns:
+        The same kernels, gates of kind `"gate"`.
+    """
+    found = list(layers[:1])
+    for before, layer in itertools.pairwise(layers):
+        is_vector = before.weight_elems > 0 and before.gemm_m == batch and before.groups == 1
+        is_gate = layer.kind == "pointwise" and is_vector and layer.out_elems > before.out_elems
+        found.append(dataclasses.replace(layer, kind="gate") if is_gate else layer)
+    return tuple(found)
 
 
 def with_batch(graph: LayerGraph, batch: int) -> LayerGraph:

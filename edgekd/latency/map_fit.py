@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,6 +56,11 @@ class MeasuredPoint(Protocol):
         ...
 
     @property
+    def family(self) -> str:
+        """Family of the model; points of one count together, though not in full."""
+        ...
+
+    @property
     def latency_ms(self) -> float:
         """Median, where known."""
         ...
@@ -63,14 +70,23 @@ NOISE_LOG = 0.06
 """Repeats and sources differ by a few per cent; errors beyond this count linearly, not squared."""
 OFFSET_SD_LOG = 0.1
 """Boards of one generation differ by about this much from their data sheets."""
+LEVEL_SD_LOG = 0.01
+"""What all boards of a fit share belongs to the parameters, not to the boards: their mean offset is this close to 0."""
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What is believed before the data: independent normals on the log of each parameter `[P]`."""
+    """What is believed before the data.
+
+    Attributes:
+        log_mean: Mean of the log of each parameter `[P]`, normal and independent.
+        log_sd: Its standard deviation `[P]`.
+        noise_log: How far a right model would be off, in natural log.
+    """
 
     log_mean: Floats
     log_sd: Floats
+    noise_log: float = NOISE_LOG
 
     @classmethod
     def of(cls, values: Mapping[str, tuple[float, float]]) -> Prior:
@@ -80,7 +96,13 @@ class Prior:
 
     def around(self, fit: Fit, scale: float) -> Prior:
         """Return a prior centred on another fit, its spreads multiplied by `scale`."""
-        return Prior(fit.log_values, self.log_sd * scale)
+        return dataclasses.replace(self, log_mean=fit.log_values, log_sd=self.log_sd * scale)
+
+    def with_values(self, **values: tuple[float, float]) -> Prior:
+        """Return a prior with other medians and spreads for some parameters."""
+        old = zip(PARAMETER_NAMES, np.exp(self.log_mean), self.log_sd, strict=True)
+        new = Prior.of({name: values.get(name, (mean, sd)) for name, mean, sd in old})
+        return dataclasses.replace(new, noise_log=self.noise_log)
 
 
 @dataclass(frozen=True)
@@ -101,23 +123,37 @@ class Fit:
         return KernelParameters(*map(float, np.exp(self.log_values)))
 
 
-# Spec sheet and the medians of latency.md section 2b; grouped and depthwise from the T4 classification networks.
+_CERTAIN = 1e-4
+"""Spread of what a runtime does not have: the data have no say in it."""
+
+# Efficiencies from data sheets and the usual share of them; floor, depthwise and exponents from latency.md section 2b;
+# a gate's 5 is what a runtime moves that runs it apart in fp32 (two reformats around it), over what it moves at best.
 GENERIC_PRIOR = Prior.of(
     {
-        "eff_kxk": (0.5, 0.3),
-        "eff_1x1": (0.5, 0.3),
+        "eff_kxk": (0.6, 0.3),
+        "eff_1x1": (0.6, 0.3),
         "eff_depthwise": (0.05, 0.7),
-        "eff_grouped": (0.06, 0.7),
+        "eff_grouped": (0.2, 0.7),
         "eff_matmul": (0.3, 0.7),
-        "eff_bandwidth": (0.4, 0.4),
-        "l2_gain": (1.5, 0.5),
+        "half_columns": (32.0, 1.0),
+        "half_inner": (64.0, 1.0),
+        "eff_bandwidth": (0.7, 0.4),
+        "chip_bytes": (30.0, 0.5),
         "floor_cycles": (13000.0, 0.5),
         "light_share": (0.3, 0.7),
         "constant_us": (100.0, 1.0),
+        "overlap": (1.2, 0.3),
         "occupancy_exponent": (0.5, 0.5),
         "tail_exponent": (0.3, 0.7),
+        "group_share": (1e-6, _CERTAIN),
+        "gate_cost": (1.0, _CERTAIN),
+        "host_gb_s": (1e6, _CERTAIN),
     }
 )
+
+
+_HIGHEST = np.array([0.0 if name.startswith("eff_") else np.inf for name in PARAMETER_NAMES])
+"""Logs that no parameter may exceed: nothing runs above its peak."""
 
 
 @dataclass(frozen=True)
@@ -152,17 +188,20 @@ def map_fit(
     """
     boards = _by_board(points, graphs, hardware or {}, factors)
     measured = log_seconds(points)
+    weights = _family_weights(points)
     count = len(PARAMETER_NAMES)
 
     def residuals(state: Floats) -> Floats:
         offsets = state[count:]
         predicted = _predicted(boards, KernelParameters(*np.exp(state[:count])), offsets, len(points))
-        error = (predicted - measured) / NOISE_LOG
-        robust = np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error**2) - 1))
-        return np.concatenate([robust, (state[:count] - prior.log_mean) / prior.log_sd, offsets / OFFSET_SD_LOG])
+        error = (predicted - measured) / prior.noise_log
+        robust = weights * np.sign(error) * np.sqrt(2 * (np.sqrt(1 + error**2) - 1))
+        belief = (state[:count] - prior.log_mean) / prior.log_sd
+        return np.concatenate([robust, belief, offsets / OFFSET_SD_LOG, [offsets.mean() / LEVEL_SD_LOG]])
 
-    start = np.concatenate([prior.log_mean, np.zeros(len(boards))])
-    solution = least_squares(residuals, start, diff_step=1e-4, xtol=1e-5, ftol=1e-6).x
+    start = np.concatenate([np.minimum(prior.log_mean, _HIGHEST - 1e-9), np.zeros(len(boards))])
+    highest = np.concatenate([_HIGHEST, np.full(len(boards), np.inf)])
+    solution = least_squares(residuals, start, bounds=(-np.inf, highest), diff_step=1e-4, xtol=1e-5, ftol=1e-6).x
     return Fit(solution[:count], {board.name: float(x) for board, x in zip(boards, solution[count:], strict=True)})
 
 
@@ -200,6 +239,13 @@ def fit_linear(features: Floats, points: Sequence[MeasuredPoint]) -> Floats:
 def graph_of(point: MeasuredPoint, graphs: Graphs) -> LayerGraph:
     """Return the graph of a point at its batch size."""
     return with_batch(graphs[(point.model, point.resolution)], point.batch)
+
+
+def _family_weights(points: Sequence[MeasuredPoint]) -> Floats:
+    """Weights `[N]`, 1 on average: a family of many networks says more than one of few, not in proportion."""
+    counts = Counter(point.family for point in points)
+    weights = np.array([counts[point.family] ** -0.5 for point in points])
+    return weights / weights.mean()
 
 
 def _by_board(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def read_ops(path: Path, batch: int) -> OpGraph:
             ops.append(_op_of(node))
     inputs = tuple(item.name for item in graph.input if item.name not in constants)
     outputs = tuple(item.name for item in graph.output)
-    used = _used(ops, outputs)
+    used = used_ops(ops, outputs)
     return OpGraph(path.stem, inputs, outputs, used, shapes, frozenset(constants), _small_integers(graph))
 
 
@@ -114,7 +114,8 @@ def require_sizes(graph: OpGraph, path: Path) -> None:
         raise DataError(f"{path}: tensors without elements: {_names(empty)}; the network does nothing there")
 
 
-def _used(ops: list[Op], outputs: tuple[str, ...]) -> tuple[Op, ...]:
+def used_ops(ops: Sequence[Op], outputs: tuple[str, ...]) -> tuple[Op, ...]:
+    """Return the operations that the outputs depend on, in the order given."""
     wanted, kept = set(outputs), []
     for op in reversed(ops):
         if wanted.intersection(op.outputs):

@@ -29,13 +29,19 @@ class KernelEntry(StrictModel):
     eff_depthwise: Positive
     eff_grouped: Positive
     eff_matmul: Positive
+    half_columns: Positive
+    half_inner: Positive
     eff_bandwidth: Positive
-    l2_gain: Positive
+    chip_bytes: Positive
     floor_cycles: Positive
     light_share: Positive
     constant_us: Positive
+    overlap: Positive
     occupancy_exponent: Positive
     tail_exponent: Positive
+    group_share: Positive
+    gate_cost: Positive
+    host_gb_s: Positive
 
 
 class PrecisionEntry(StrictModel):
@@ -50,15 +56,18 @@ class PrecisionEntry(StrictModel):
 class CalibrationEntry(StrictModel):
     """Where the interval comes from; half-widths are in natural log, for 90 % coverage, independent of each other.
 
-    `model` is the error on a network that was not fitted, `family` what is added because all networks measured are of
-    one kind, `device` the error on a board that was not fitted, the slopes what is
-    added for each e-fold below and above the ranges, `uncalibrated` what is added if all time is in unseen kinds.
+    `model` is the error on a network that was not fitted, `family` what is added outside the ranges because all
+    networks measured are of one kind, `device` what is added on a board that was not fitted, the slopes what is added
+    for each e-fold below and above the ranges, `uncalibrated` what is added if all time is in unseen kinds of kernel.
+    `kind_shares` is the largest share of a network's time that a kind with an efficiency of its own had: more than that
+    counts as unseen.
     """
 
     models: Annotated[int, Field(ge=1)]
     points: Annotated[int, Field(ge=1)]
     families: tuple[str, ...]
     kinds: tuple[str, ...]
+    kind_shares: dict[str, NotNegative]
     model_half_width_log: Positive
     family_half_width_log: NotNegative
     device_half_width_log: Positive
@@ -231,7 +240,7 @@ def fp16_hardware(target: Target) -> Hardware:
         target: The device.
 
     Returns:
-        Peak, bandwidth, clock and caches.
+        Peak, bandwidth and clock.
 
     Raises:
         TargetError: The figures are not known, or the device has no fast fp16.
@@ -255,7 +264,6 @@ def fp16_hardware(target: Target) -> Hardware:
         sms=target.sms,
         bytes_per_elem=2,
         channel_multiple=8,
-        l2_bytes=float(target.l2_bytes or 4 * 2**20),
     )
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edgekd.latency import Layer, LayerGraph, load_parameters, parameters_for
-from edgekd.latency.interval import Distance, distance_of, half_widths_log
+from edgekd.latency.interval import Distance, distance_of, half_width_of_many_log, half_widths_log
+from edgekd.latency.layers import concatenated
 from edgekd.latency.parameters import CalibrationEntry
 from edgekd.targets import get_target
 
@@ -14,7 +15,8 @@ CALIBRATION = CalibrationEntry(
     models=9,
     points=90,
     families=("a",),
-    kinds=("conv_kxk", "pool"),
+    kinds=("conv_kxk", "conv_1x1", "pool"),
+    kind_shares={"conv_kxk": 0.9, "conv_1x1": 0.5, "conv_grouped": 0.01},
     model_half_width_log=0.2,
     family_half_width_log=0.0,
     device_half_width_log=0.3,
@@ -58,6 +60,26 @@ def test_share_of_unseen_kinds_is_a_share_of_time() -> None:
     assert not distance.is_inside
 
 
+def test_more_of_a_kind_than_was_measured_counts_as_unseen() -> None:
+    distance = distance_of(graph(1000, ("conv_kxk", "conv_1x1")), np.array([1.0, 3.0]), CALIBRATION)
+    assert distance.uncalibrated_share == pytest.approx(0.75 - 0.5)
+
+
+@pytest.mark.parametrize("target", ["jetson-orin", "jetson-orin-nx-16gb", "titan-rtx", "t4", "h200"])
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_half_widths_of_many_are_those_of_each(target: str, precision: str) -> None:
+    chosen, rng = parameters_for(get_target(target)), np.random.default_rng(0)
+    kinds = ("conv_kxk", "conv_1x1", "conv_grouped", "matmul_activations", "pool")
+    graphs = [graph(10 ** int(rng.integers(3, 12)), (*rng.choice(kinds, rng.integers(1, 300)),)) for _ in range(40)]
+    columns, owner = concatenated([item.columns for item in graphs])
+    total_s = rng.random(len(owner))
+    found = half_width_of_many_log(columns, owner, total_s, chosen=chosen, precision=precision)  # type: ignore[arg-type]
+    for index, item in enumerate(graphs):
+        distance = distance_of(item, total_s[owner == index], chosen.parameters.calibration)
+        parts = half_widths_log(chosen, distance, precision)  # type: ignore[arg-type]
+        assert found[index] == pytest.approx(math.sqrt(sum(part**2 for part in parts.values())))
+
+
 def test_parts_of_the_half_width() -> None:
     chosen = parameters_for(get_target("jetson-orin-nx-16gb"))
     calibration = load_parameters().sets["orin"].calibration
@@ -70,7 +92,9 @@ def test_parts_of_the_half_width() -> None:
     assert parts["precision"] == load_parameters().sets["orin"].precisions["int8"].half_width_log
 
 
-def test_detector_only_set_is_widened_for_other_families() -> None:
-    parts = half_widths_log(parameters_for(get_target("titan-rtx")), Distance(0.0, 0.0, 0.0, 0.0), "fp16")
+def test_detector_only_set_is_widened_for_what_is_no_such_network() -> None:
+    chosen = parameters_for(get_target("titan-rtx"))
+    parts = half_widths_log(chosen, Distance(0.0, -0.1, 0.0, 0.0), "fp16")
     assert parts["family"] > 0.1
     assert "device" not in parts
+    assert "family" not in half_widths_log(chosen, Distance(0.0, 0.0, 0.0, 0.0), "fp16")

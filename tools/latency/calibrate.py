@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from points import Point
-from scipy.stats import norm, t  # type: ignore[import-untyped]
 
 from edgekd.latency.interval import COVERAGE, size_of
 from edgekd.latency.kernel_model import Floats, kernel_times
@@ -19,12 +18,14 @@ from edgekd.targets import get_target
 LONE_DEVICE_HALF_WIDTH_LOG = 0.3
 """A generation with one measured board says nothing about board spread; Orin boards alone differ by up to 0.16."""
 FAMILY_HALF_WIDTH_LOG = 0.19
-"""Sets that saw detectors only: on AGX Orin a classifier family scored 0.24 where detectors score 0.15."""
+"""Added outside the ranges of sets that saw detectors only: classifiers on AGX Orin came out up to this much slower."""
 PRECISION_FLOOR_LOG = 0.2
 """Ratios between precisions come from a few YOLO nets: never trusted better than this."""
 BORROWED_PRECISION_LOG = 0.5
 UNCALIBRATED_HALF_WIDTH_LOG = 1.15
 """The prior's own 90 % half-width for the efficiency of a kind of kernel."""
+HIGHEST_LEVEL = 0.95
+LEAST_DEVICE_HALF_WIDTH_LOG = 0.03
 DEFAULT_SLOPE_LOG = 0.1
 """For sets whose networks are all of one size."""
 _SHARE_TO_COUNT_AS_SEEN = 0.02
@@ -48,37 +49,49 @@ def errors_of(fit: Fit, points: Sequence[Point], graphs: Graphs) -> Floats:
     return log_predictions(fit, points, graphs) - log_seconds(points)
 
 
-def conformal_half_width(scores: Sequence[float]) -> float:
-    """Return the half-width that covers a new model with 90 %.
+def clustered_half_width(points: Sequence[Point], errors: Floats, *, key: Callable[[Point], str]) -> float:
+    """Return the half-width that covers a point of a new group with 90 %: split conformal, corrected for grouping.
 
-    One score a model. With too few models the conformal quantile does not exist: the largest score then grows by the
-    ratio of Student's t to the normal quantile.
+    Points of one group (a model, a board) resemble each other, so that `n` points in groups are worth only
+    `n / (1 + (k - 1) icc)`, `k` the size of a group and `icc` the intraclass correlation of the absolute errors. The
+    conformal quantile is taken for that many points, each group weighing the same. With so few groups that it is above
+    95 %, that is where it stops: the number of groups is printed beside every interval.
+
+    Args:
+        points: Points that were not fitted.
+        errors: Their log errors `[N]`.
+        key: Group of a point.
     """
-    ordered, count = sorted(scores), len(scores)
-    rank = math.ceil((count + 1) * COVERAGE)
-    if rank <= count:
-        return ordered[rank - 1]
-    tail = 1 - (1 - COVERAGE) / 2
-    return ordered[-1] * (float(t.ppf(tail, count - 1) / norm.ppf(tail)) if count > 1 else 6.0)
+    names = [key(point) for point in points]
+    groups = [np.abs(errors[[name == group for name in names]]) for group in sorted(set(names))]
+    size = len(errors) / len(groups)
+    independent = max(len(errors) / (1 + (size - 1) * _intraclass_correlation(groups)), len(groups))
+    level = min(COVERAGE * (1 + 1 / independent), HIGHEST_LEVEL)
+    values = np.concatenate(groups)
+    weights = np.concatenate([np.full(len(group), 1 / len(group)) for group in groups]) / len(groups)
+    order = np.argsort(values)
+    reached = np.searchsorted(np.cumsum(weights[order]), level - 1e-12)
+    return float(values[order][min(reached, len(values) - 1)])
 
 
-def scores_by_model(points: Sequence[Point], errors: Floats) -> dict[str, float]:
-    """Return each model's 90th percentile of absolute log error."""
-    found = {}
-    for model in sorted({point.model for point in points}):
-        own = np.abs([error for point, error in zip(points, errors, strict=True) if point.model == model])
-        found[model] = float(np.quantile(own, COVERAGE))
-    return found
+def _intraclass_correlation(groups: Sequence[Floats]) -> float:
+    """One-way analysis of variance; 1 where every group has a single point, 0 where groups do not differ."""
+    sizes = np.array([len(group) for group in groups])
+    if len(groups) < 2 or sizes.max() == 1:
+        return 1.0
+    total, count = np.concatenate(groups), len(groups)
+    between = sum(len(group) * (group.mean() - total.mean()) ** 2 for group in groups) / (count - 1)
+    within = sum(((group - group.mean()) ** 2).sum() for group in groups) / max(len(total) - count, 1)
+    size = (len(total) - (sizes**2).sum() / len(total)) / (count - 1)
+    spread = between + (size - 1) * within
+    return float(np.clip((between - within) / spread, 0.0, 1.0)) if spread > 0 else 0.0
 
 
-def calibration_of(
-    points: Sequence[Point], extra: Sequence[Point], graphs: Graphs, *, fit: Fit, prior: Prior
-) -> CalibrationEntry:
+def calibration_of(points: Sequence[Point], graphs: Graphs, *, fit: Fit, prior: Prior) -> CalibrationEntry:
     """Calibrate the interval of a set.
 
     Args:
         points: What was fitted.
-        extra: What was not fitted and calibrates too.
         graphs: Their graphs.
         fit: The fit on all `points`.
         prior: The prior it used.
@@ -87,23 +100,23 @@ def calibration_of(
         Half-widths and ranges.
     """
     errors = held_out_errors(points, graphs, prior)
-    scores = scores_by_model(points, errors)
-    scores |= scores_by_model(extra, errors_of(fit, extra, graphs)) if extra else {}
-    families = {point.family for point in (*points, *extra)}
-    model_half_width = conformal_half_width(list(scores.values()))
-    sizes = np.array([size_of(graph_of(point, graphs)) for point in (*points, *extra)])
+    families = {point.family for point in points}
+    model_half_width = clustered_half_width(points, errors, key=lambda point: point.model)
+    sizes = np.array([size_of(graph_of(point, graphs)) for point in points])
+    shares = _kind_shares(points, graphs, fit)
     ranges = [
         (math.floor(low * 1e4) / 1e4, math.ceil(high * 1e4) / 1e4)
         for low, high in zip(sizes.min(0), sizes.max(0), strict=True)
     ]
     return CalibrationEntry(
-        models=len(scores),
-        points=len(points) + len(extra),
+        models=len({point.model for point in points}),
+        points=len(points),
         families=tuple(sorted(families)),
-        kinds=_seen_kinds((*points, *extra), graphs, fit),
+        kinds=tuple(kind for kind in KINDS if shares.get(kind, 1.0) >= _SHARE_TO_COUNT_AS_SEEN),
+        kind_shares={kind: round(share, 4) for kind, share in shares.items()},
         model_half_width_log=round(model_half_width, 4),
         family_half_width_log=0.0 if len(families) > len(_DETECTORS & families) else FAMILY_HALF_WIDTH_LOG,
-        device_half_width_log=round(_device_half_width(fit), 4),
+        device_half_width_log=round(_device_half_width(points, graphs, prior, model=model_half_width), 4),
         slope_below_log=round(_extrapolation_slope(points, graphs, prior, is_below=True), 4),
         slope_above_log=round(_extrapolation_slope(points, graphs, prior, is_below=False), 4),
         uncalibrated_half_width_log=UNCALIBRATED_HALF_WIDTH_LOG,
@@ -171,13 +184,22 @@ def tail_factor(points: Sequence[Point]) -> float | None:
     return round(float(np.quantile(ratios, 0.9)), 3) if ratios else None
 
 
-def _device_half_width(fit: Fit) -> float:
-    offsets = np.array(list(fit.offsets.values()))
-    if len(offsets) < 2:
+def board_errors(points: Sequence[Point], graphs: Graphs, prior: Prior) -> Floats:
+    """Return log errors `[N]`, each device predicted from the other devices and its own data sheet."""
+    errors = np.empty(len(points))
+    for device in sorted({point.device for point in points}):
+        rows = [row for row, point in enumerate(points) if point.device == device]
+        fit = map_fit([point for point in points if point.device != device], graphs, prior)
+        errors[rows] = errors_of(fit, [points[row] for row in rows], graphs)
+    return errors
+
+
+def _device_half_width(points: Sequence[Point], graphs: Graphs, prior: Prior, *, model: float) -> float:
+    """What to add to the half-width of a new model so that a board that was not fitted is covered as well."""
+    if len({point.device for point in points}) < 2:
         return LONE_DEVICE_HALF_WIDTH_LOG
-    count = len(offsets)
-    spread = float(np.sqrt((offsets**2).mean()))
-    return max(float(t.ppf(1 - (1 - COVERAGE) / 2, count - 1)) * math.sqrt(1 + 1 / count) * spread, 0.1)
+    both = clustered_half_width(points, board_errors(points, graphs, prior), key=lambda point: point.board)
+    return math.sqrt(max(both**2 - model**2, LEAST_DEVICE_HALF_WIDTH_LOG**2))
 
 
 def _extrapolation_slope(points: Sequence[Point], graphs: Graphs, prior: Prior, *, is_below: bool) -> float:
@@ -197,15 +219,15 @@ def _extrapolation_slope(points: Sequence[Point], graphs: Graphs, prior: Prior, 
     return float(np.quantile(errors / outside[far], COVERAGE))
 
 
-def _seen_kinds(points: Sequence[Point], graphs: Graphs, fit: Fit) -> tuple[str, ...]:
+def _kind_shares(points: Sequence[Point], graphs: Graphs, fit: Fit) -> dict[str, float]:
+    """Return the largest share of a network's time that each kind with an efficiency of its own has."""
     share = dict.fromkeys(_KINDS_WITH_OWN_EFFICIENCY, 0.0)
     for point in points:
         columns = graph_of(point, graphs).columns
         total = kernel_times(columns, fp16_hardware(get_target(point.device)), fit.parameters).total_s
         for kind in share:
             share[kind] = max(share[kind], float(total[columns.kind == KINDS.index(kind)].sum() / total.sum()))
-    unseen = {kind for kind, value in share.items() if value < _SHARE_TO_COUNT_AS_SEEN}
-    return tuple(kind for kind in KINDS if kind not in unseen)
+    return share
 
 
 def _floor_share(point: Point, graph: LayerGraph, fit: Fit) -> float:

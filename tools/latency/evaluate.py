@@ -1,56 +1,63 @@
-"""Print the evidence for the latency model: tests A to E and G of the design notes, with the baselines beside them.
+"""Print the evidence for the latency model: tests A to G of the design notes, with the baselines beside them.
 
-    python tools/latency/evaluate.py --data FOLDER [--tests A,B,C,D,E,G] [--sets orin,xavier] [--json] [--csv FILE]
+    python tools/latency/evaluate.py --data FOLDER [--tests A,B,C,D,E,F,G] [--sets orin,xavier] [--json]
+    python tools/latency/evaluate.py --data FOLDER --all      # every test, kept under tools/bench/results
 
-A leaves one model out, B one family, C one board, D gives ten points of a board that was not fitted, E applies the
-Orin fit to another source, G counts how often intervals cover models left out. The bars were set on the same tables:
-A to D guard against regressions; only E and boards measured by users are evidence.
+A leaves one model out, B one family, C one board (its data sheet remains), D gives ten points of a board that was not
+fitted, E applies a fit to other sources, F leaves one family of classifiers out, G counts how often intervals cover
+what was left out. Structure and priors of the model were chosen on the tables of A to D and F; E was looked at once,
+when everything was fixed. Boards and families that are in no table here remain the proof.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from calibrate import conformal_half_width, held_out_errors, scores_by_model
+from bars import Bar, bars_of
+from calibrate import board_errors, clustered_half_width, held_out_errors
 from fit import fit_all, prior_of
-from points import DEVKIT, ULTRALYTICS, Point
+from points import JETSON_OTHER, ULTRALYTICS, Point
+from predictors import Predictor, baselines, ops
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from sets import RECIPES, Tables, fitted_points, read_tables
 
 from edgekd.core.atomic import write_text
+from edgekd.core.digest import sha256_of_file, sha256_of_json
 from edgekd.latency.kernel_model import Floats
-from edgekd.latency.lin4 import lin4_ms
-from edgekd.latency.map_fit import (
-    GENERIC_PRIOR,
-    Fit,
-    Prior,
-    fit_lin4,
-    fit_linear,
-    graph_of,
-    log_predictions,
-    log_seconds,
-    map_fit,
-)
+from edgekd.latency.map_fit import Fit, log_predictions, log_seconds, map_fit
 
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "tools" / "bench" / "results"
 SETS = ("orin", "xavier", "turing", "ampere-desktop")
+CLASSIFIERS = "t4"
 DRAWS = 10
 POINTS_GIVEN = 10
 
 
 @dataclass(frozen=True)
 class Score:
-    """One row of a table: errors of one predictor on points it did not see."""
+    """One row of a table: errors of one predictor on points it did not see.
+
+    Attributes:
+        test: Letter of the test.
+        case: Board or source predicted.
+        predictor: Who predicted.
+        points: Points predicted.
+        mape: Mean relative error.
+        hit10: Share within 10 %.
+        hit20: Share within 20 %.
+        spearman: Rank correlation.
+    """
 
     test: str
-    board: str
+    case: str
     predictor: str
     points: int
     mape: float
@@ -59,23 +66,42 @@ class Score:
     spearman: float
 
 
-Predictor = Callable[[Sequence[Point], Sequence[Point]], Floats]
-"""Fit on the first points, return log seconds of the second."""
+@dataclass(frozen=True)
+class Coverage:
+    """How often 90 % intervals cover what they were not calibrated on.
+
+    Attributes:
+        test: `"G"`.
+        case: Set and what was left out.
+        groups: How many were left out, one after another.
+        points: Points covered or not.
+        coverage: Share covered.
+        half_width: Median half-width, relative.
+    """
+
+    test: str
+    case: str
+    groups: int
+    points: int
+    coverage: float
+    half_width: float
 
 
-def score(test: str, board: str, predictor: str, *, errors: Floats, measured: Floats) -> Score:
-    """Summarise log errors `[N]`."""
+Row = Score | Coverage
+
+
+def score(test: str, case: str, predictor: str, *, errors: Floats, measured: Floats) -> Score:
+    """Summarise log errors `[N]` of measurements `[N]` in log seconds."""
     relative = np.abs(np.expm1(errors))
-    rank = float(spearmanr(measured, measured + errors).statistic) if len(errors) > 2 else float("nan")
     return Score(
         test=test,
-        board=board,
+        case=case,
         predictor=predictor,
         points=len(errors),
         mape=round(float(relative.mean()), 4),
         hit10=round(float((relative <= 0.1).mean()), 3),
         hit20=round(float((relative <= 0.2).mean()), 3),
-        spearman=round(rank, 4),
+        spearman=round(float(spearmanr(measured, measured + errors).statistic), 4) if len(errors) > 2 else float("nan"),
     )
 
 
@@ -89,166 +115,195 @@ def leave_out(points: Sequence[Point], key: Callable[[Point], str], predictor: P
     return errors
 
 
-def ops_predictor(tables: Tables, prior: Prior) -> Predictor:
-    """Return the model itself under a prior."""
-
-    def predictor(known: Sequence[Point], wanted: Sequence[Point]) -> Floats:
-        return log_predictions(map_fit(known, tables.graphs, prior), wanted, tables.graphs)
-
-    return predictor
-
-
-def baselines(tables: Tables) -> dict[str, Predictor]:
-    """Return LIN4, constant + MACs, and FLOPs x constant, each fitted per board."""
-    graphs = tables.graphs
-
-    def lin4(known: Sequence[Point], wanted: Sequence[Point]) -> Floats:
-        entry = fit_lin4(known, graphs)
-        return np.log([max(lin4_ms(graph_of(p, graphs), entry), 1e-3) * 1e-3 for p in wanted])
-
-    def linear(columns: Callable[[float], list[float]]) -> Predictor:
-        def predictor(known: Sequence[Point], wanted: Sequence[Point]) -> Floats:
-            coefficients = fit_linear(np.array([columns(graph_of(p, graphs).macs / 1e9) for p in known]), known)
-            rows = np.array([columns(graph_of(p, graphs).macs / 1e9) for p in wanted])
-            return np.log(np.maximum(rows @ coefficients, 1e-3) * 1e-3)
-
-        return predictor
-
-    return {"LIN4": lin4, "constant+MACs": linear(lambda g: [1.0, g]), "FLOPs": linear(lambda g: [g])}
-
-
 def leave_group_out(
     test: str, tables: Tables, fits: Mapping[str, Fit], *, key: Callable[[Point], str], sets: Sequence[str]
-) -> list[Score]:
-    """Tests A and B: OPS fitted on a generation, baselines on each board."""
-    found = []
+) -> list[Row]:
+    """Tests A, B and F: OPS fitted on a generation, baselines on each board."""
+    found: list[Row] = []
     for name in sets:
         points = fitted_points(RECIPES[name], tables)
         if len({key(point) for point in points}) < 2:
             continue
-        errors = leave_out(points, key, ops_predictor(tables, prior_of(RECIPES[name], fits)))
+        errors = leave_out(points, key, ops(tables, prior_of(RECIPES[name], fits)))
         for board in sorted({point.board for point in points}):
             rows = [row for row, point in enumerate(points) if point.board == board]
             own = [points[row] for row in rows]
-            measured = log_seconds(own)
-            found.append(score(test, board, "OPS", errors=errors[rows], measured=measured))
+            found.append(score(test, board, "OPS", errors=errors[rows], measured=log_seconds(own)))
             for label, predictor in baselines(tables).items():
-                found.append(score(test, board, label, errors=leave_out(own, key, predictor), measured=measured))
+                left_out = leave_out(own, key, predictor)
+                found.append(score(test, board, label, errors=left_out, measured=log_seconds(own)))
     return found
 
 
-def leave_board_out(tables: Tables, fits: Mapping[str, Fit]) -> list[Score]:
-    """Test C: each Orin board from the others' fit and its own data sheet; Xavier NX from Orin."""
-    found = []
-    points = fitted_points(RECIPES["orin"], tables)
-    for board in sorted({point.board for point in points}):
-        own = [point for point in points if point.board == board]
-        # The developer kit is the same module as the 64 GB board: knowing one would give the other away.
-        relatives = {board, DEVKIT, "jetson-agx-orin-64gb"} if board != "jetson-orin-nano-8gb" else {board}
-        fit = map_fit([p for p in points if p.board not in relatives], tables.graphs, GENERIC_PRIOR)
-        found.append(_applied("C", board, fit, own, tables))
-    own = fitted_points(RECIPES["xavier"], tables)
-    return [*found, _applied("C", "jetson-xavier-nx", Fit(fits["orin"].log_values, {}), own, tables)]
+def leave_board_out(tables: Tables, fits: Mapping[str, Fit]) -> list[Row]:
+    """Test C: each Orin board from other devices of its generation; Xavier NX from Orin; all by their data sheet.
+
+    The developer kit has the module of the 64 GB board: knowing one would give the other away, so both are left out.
+    """
+    orins = fitted_points(RECIPES["orin"], tables)
+    cases = [
+        (board, [p for p in orins if p.board == board], [p for p in orins if p.device != _device_of(orins, board)])
+        for board in sorted({point.board for point in orins})
+    ]
+    cases.append(("jetson-xavier-nx", fitted_points(RECIPES["xavier"], tables), orins))
+    found: list[Row] = []
+    for board, own, others in cases:
+        predictors = {"OPS": ops(tables, prior_of(RECIPES["orin"], fits)), **baselines(tables)}
+        found += [_predicted("C", board, label, predictor(others, own), own) for label, predictor in predictors.items()]
+    return found
 
 
-def ten_points(tables: Tables, fits: Mapping[str, Fit], sets: Sequence[str]) -> list[Score]:
-    """Test D: ten random points of a board, prior from the rest of its generation (or the generic one)."""
-    found = []
+def ten_points(tables: Tables, fits: Mapping[str, Fit], sets: Sequence[str]) -> list[Row]:
+    """Test D: ten random points of a board, prior from the other boards of its generation (or the recipe's)."""
+    found: list[Row] = []
     for name in sets:
         points = fitted_points(RECIPES[name], tables)
         for board in sorted({point.board for point in points}):
             own, rest = [p for p in points if p.board == board], [p for p in points if p.board != board]
-            prior = GENERIC_PRIOR
+            prior = prior_of(RECIPES[name], fits)
             if rest:
                 prior = prior.around(map_fit(rest, tables.graphs, prior), 0.5)
-            elif name == "xavier":
-                prior = prior.around(fits["orin"], 0.5)
-            errors, measured = [], []
-            for draw in range(DRAWS):
-                given = set(np.random.default_rng(draw).permutation(len(own))[:POINTS_GIVEN].tolist())
-                fit = map_fit([own[row] for row in given], tables.graphs, prior)
-                wanted = [point for row, point in enumerate(own) if row not in given]
-                measured.append(log_seconds(wanted))
-                errors.append(log_predictions(fit, wanted, tables.graphs) - measured[-1])
-            found.append(score("D", board, "OPS", errors=np.concatenate(errors), measured=np.concatenate(measured)))
+            for label, predictor in {"OPS": ops(tables, prior), **baselines(tables)}.items():
+                errors, measured = _over_draws(own, predictor)
+                found.append(score("D", board, label, errors=errors, measured=measured))
     return found
 
 
-def untouched_source(tables: Tables, fits: Mapping[str, Fit]) -> list[Score]:
-    """Test E: the Orin fit on the Ultralytics rows of AGX Orin, no refit."""
-    wanted = [p for p in tables.points[ULTRALYTICS] if p.board == "jetson-agx-orin-64gb" and p.precision == "fp16"]
-    return [_applied("E", "jetson-agx-orin-64gb", fits["orin"], wanted, tables)]
+def other_sources(tables: Tables, fits: Mapping[str, Fit]) -> list[Row]:
+    """Test E: fits on one source applied to the rows of others, no refit."""
+    board = "jetson-agx-orin-64gb"
+    cases = {
+        "AGX Orin, Ultralytics": ("orin", board, _rows(tables, ULTRALYTICS, board)),
+        "AGX Orin, EfficientViT": ("orin", board, _rows(tables, JETSON_OTHER, board)),
+        "AGX Xavier, torch2trt": ("xavier", "jetson-xavier-nx", _rows(tables, JETSON_OTHER, "jetson-agx-xavier-32gb")),
+    }
+    found: list[Row] = []
+    for case, (name, fitted_board, wanted) in cases.items():
+        known = [p for p in fitted_points(RECIPES[name], tables) if p.board == fitted_board]
+        found.append(_predicted("E", case, "OPS", log_predictions(fits[name], wanted, tables.graphs), wanted))
+        found += [
+            _predicted("E", case, label, predictor(known, wanted), wanted)
+            for label, predictor in baselines(tables).items()
+        ]
+    return found
 
 
-def coverage(tables: Tables, fits: Mapping[str, Fit]) -> list[dict[str, object]]:
-    """Test G: for each model left out, the interval calibrated on the others; how many of its points it covers."""
-    rows: list[dict[str, object]] = []
-    for name in ("orin", "turing", "ampere-desktop", "t4"):
-        points = fitted_points(RECIPES[name], tables)
-        errors = held_out_errors(points, tables.graphs, prior_of(RECIPES[name], fits))
-        scores = scores_by_model(points, errors)
-        covered: list[bool] = []
-        widths: list[float] = []
-        for model in scores:
-            width = conformal_half_width([value for other, value in scores.items() if other != model])
-            own = np.abs([error for point, error in zip(points, errors, strict=True) if point.model == model])
-            covered.extend(own <= width)
-            widths.append(width)
-        rows.append(
-            {
-                "test": "G",
-                "set": name,
-                "models": len(scores),
-                "points": len(points),
-                "coverage": round(float(np.mean(covered)), 3),
-                "median_half_width": round(float(np.expm1(np.median(widths))), 3),
-            }
-        )
-    return rows
+def coverage(tables: Tables, fits: Mapping[str, Fit]) -> list[Row]:
+    """Test G: intervals calibrated on other models (families, boards), held against the one left out."""
+    found: list[Row] = []
+    for name in ("orin", "turing", "ampere-desktop", CLASSIFIERS):
+        recipe = RECIPES[name]
+        points, prior = fitted_points(recipe, tables), prior_of(recipe, fits)
+        errors = held_out_errors(points, tables.graphs, prior)
+        found.append(_covered(f"{name}: new model", points, errors, key=lambda point: point.model))
+        if name == CLASSIFIERS:
+            errors = leave_out(points, lambda point: point.family, ops(tables, prior))
+            found.append(_covered(f"{name}: new family", points, errors, key=lambda point: point.family))
+    points = fitted_points(RECIPES["orin"], tables)
+    errors = board_errors(points, tables.graphs, prior_of(RECIPES["orin"], fits))
+    return [*found, _covered("orin: new board", points, errors, key=lambda point: point.board)]
 
 
-def _applied(test: str, board: str, fit: Fit, wanted: Sequence[Point], tables: Tables) -> Score:
-    errors = log_predictions(fit, wanted, tables.graphs) - log_seconds(wanted)
-    return score(test, board, "OPS", errors=errors, measured=log_seconds(wanted))
+def _covered(case: str, points: Sequence[Point], errors: Floats, *, key: Callable[[Point], str]) -> Coverage:
+    names = np.array([key(point) for point in points])
+    covered, widths = [], []
+    for group in sorted(set(names)):
+        rest = [point for point, name in zip(points, names, strict=True) if name != group]
+        width = clustered_half_width(rest, errors[names != group], key=key)
+        covered.extend(np.abs(errors[names == group]) <= width)
+        widths.append(width)
+    return Coverage(
+        test="G",
+        case=case,
+        groups=len(widths),
+        points=len(points),
+        coverage=round(float(np.mean(covered)), 3),
+        half_width=round(float(np.expm1(np.median(widths))), 3),
+    )
 
 
-def evaluate(data: Path, tests: Sequence[str], sets: Sequence[str]) -> list[dict[str, object]]:
-    """Run the tests asked for and return their rows as plain data."""
+def _over_draws(own: Sequence[Point], predictor: Predictor) -> tuple[Floats, Floats]:
+    errors, measured = [], []
+    for draw in range(DRAWS):
+        given = set(np.random.default_rng(draw).permutation(len(own))[:POINTS_GIVEN].tolist())
+        known = [own[row] for row in sorted(given)]
+        wanted = [point for row, point in enumerate(own) if row not in given]
+        measured.append(log_seconds(wanted))
+        errors.append(predictor(known, wanted) - measured[-1])
+    return np.concatenate(errors), np.concatenate(measured)
+
+
+def _predicted(test: str, case: str, predictor: str, predicted: Floats, wanted: Sequence[Point]) -> Score:
+    measured = log_seconds(wanted)
+    return score(test, case, predictor, errors=predicted - measured, measured=measured)
+
+
+def _rows(tables: Tables, table: str, board: str) -> list[Point]:
+    return [p for p in tables.points[table] if p.board == board and p.precision == "fp16"]
+
+
+def _device_of(points: Sequence[Point], board: str) -> str:
+    return next(point.device for point in points if point.board == board)
+
+
+def evaluate(data: Path, tests: Sequence[str], sets: Sequence[str]) -> list[Row]:
+    """Run the tests asked for."""
     tables = read_tables(data)
-    fits = fit_all(tables, ("orin",))
-    work: dict[str, Callable[[], list[Score]]] = {
+    fits = fit_all(tables, ("orin", "xavier"))
+    work: dict[str, Callable[[], list[Row]]] = {
         "A": lambda: leave_group_out("A", tables, fits, key=lambda point: point.model, sets=sets),
         "B": lambda: leave_group_out("B", tables, fits, key=lambda point: point.family, sets=sets),
         "C": lambda: leave_board_out(tables, fits),
         "D": lambda: ten_points(tables, fits, sets),
-        "E": lambda: untouched_source(tables, fits),
+        "E": lambda: other_sources(tables, fits),
+        "F": lambda: leave_group_out("F", tables, fits, key=lambda point: point.family, sets=(CLASSIFIERS,)),
+        "G": lambda: coverage(tables, fits),
     }
-    rows: list[dict[str, object]] = [asdict(item) for name in tests if name in work for item in work[name]()]
-    return rows + (coverage(tables, fits) if "G" in tests else [])
+    return [row for name in tests for row in work[name]()]
+
+
+def document(data: Path, rows: Sequence[Row], bars: Sequence[Bar]) -> dict[str, object]:
+    """Return rows and bars as plain data, with the digest of every table they rest on."""
+    digests = {path.name: sha256_of_file(path) for path in sorted(data.glob("*.csv.gz"))}
+    return {
+        "schema_version": 1,
+        "data_sha256": digests,
+        "rows": [asdict(row) for row in rows],
+        "bars": [asdict(bar) for bar in bars],
+    }
+
+
+def keep(found: Mapping[str, object]) -> Path:
+    """Write a document under the results, its name saying data and commit; an older one goes."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    for older in RESULTS.glob("latency-evidence_*.json"):
+        older.unlink()
+    path = RESULTS / f"latency-evidence_data-{sha256_of_json(found['data_sha256'])[:8]}_{commit}.json"
+    write_text(path, json.dumps(found, indent=1) + "\n")
+    return path
 
 
 def main() -> None:
-    """Print the tables; write them as CSV if asked."""
+    """Print the rows, or keep all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the latency tables")
-    parser.add_argument("--tests", default="A,B,C,D,E,G")
+    parser.add_argument("--tests", default="A,B,C,D,E,F,G")
     parser.add_argument("--sets", default=",".join(SETS), help="parameter sets of tests A, B and D")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.add_argument("--csv", type=Path, help="also write the rows here")
+    parser.add_argument("--all", action="store_true", help="run everything and keep it under tools/bench/results")
     arguments = parser.parse_args()
-    rows = evaluate(arguments.data, arguments.tests.split(","), arguments.sets.split(","))
-    if arguments.csv is not None:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(arguments.csv, text.getvalue())
+    tests = "A,B,C,D,E,F,G" if arguments.all else arguments.tests
+    rows = evaluate(arguments.data, tests.split(","), SETS if arguments.all else arguments.sets.split(","))
+    bars = bars_of(rows)
+    found = document(arguments.data, rows, bars)
     if arguments.json:
-        json.dump({"schema_version": 1, "rows": rows}, sys.stdout)
-    else:
-        for row in rows:
-            print("  ".join(f"{key}={value}" for key, value in row.items()))
+        json.dump(found, sys.stdout)
+        return
+    for item in (*rows, *bars):
+        print("  ".join(f"{key}={value}" for key, value in asdict(item).items()))
+    if arguments.all:
+        print(keep(found))
 
 
 if __name__ == "__main__":

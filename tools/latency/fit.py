@@ -8,6 +8,7 @@ FOLDER holds the `latency/*.csv.gz` tables. The same tables give the same file, 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -18,7 +19,7 @@ import numpy as np
 import yaml
 from calibrate import borrowed_precision, calibration_of, errors_of, precision_entry, tail_factor
 from points import DEVKIT, GPU_OTHER, JETSON_OTHER, LAYERS, PADDLECLAS, TRTUTILS, ULTRALYTICS, Point
-from sets import RECIPES, TRANSFERS, Recipe, Tables, extra_points, fitted_points, read_tables
+from sets import RECIPES, TRANSFERS, Recipe, Tables, fitted_points, read_tables
 
 from edgekd.core.atomic import write_text
 from edgekd.core.digest import sha256_of_file
@@ -51,9 +52,12 @@ def fit_all(tables: Tables, names: Sequence[str] = tuple(RECIPES)) -> dict[str, 
 
 def prior_of(recipe: Recipe, fits: Mapping[str, Fit]) -> Prior:
     """Return a recipe's prior, given the fits made so far."""
+    prior = dataclasses.replace(GENERIC_PRIOR, noise_log=recipe.noise_log)
+    if recipe.in_turn:
+        prior = prior.with_values(group_share=(0.5, 0.7), gate_cost=(5.0, 0.25), host_gb_s=(6.0, 0.5))
     if recipe.prior == "generic":
-        return GENERIC_PRIOR
-    return GENERIC_PRIOR.around(fits[recipe.prior], recipe.prior_scale)
+        return prior
+    return prior.around(fits[recipe.prior], recipe.prior_scale)
 
 
 def parameter_file(data: Path) -> ParameterFile:
@@ -93,9 +97,7 @@ def _set(
         kernel=KernelEntry(**{key: _rounded(value) for key, value in zip(PARAMETER_NAMES, values, strict=True)}),
         device_offsets_log={board: round(offset, 4) for board, offset in fit.offsets.items() if board != DEVKIT},
         precisions=precisions,
-        calibration=calibration_of(
-            points, extra_points(recipe, tables), tables.graphs, fit=fit, prior=prior_of(recipe, fits)
-        ),
+        calibration=calibration_of(points, tables.graphs, fit=fit, prior=prior_of(recipe, fits)),
         tail_factor=tails[source] or math.nan,
         tail_origin=f"90th percentile over nets of slowest run / median, {source} boards",
         lin4=_lin4(points, tables),

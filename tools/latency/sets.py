@@ -19,6 +19,10 @@ from points import (
 )
 
 from edgekd.latency.layers import LayerGraph
+from edgekd.latency.map_fit import NOISE_LOG
+
+CLASSIFIER_NOISE_LOG = 0.3
+"""Classifiers of many families scatter this much around any model of kernels: a layer list does not say everything."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,9 @@ class Recipe:
         prior: `"generic"`, or the set whose result is the prior's centre.
         prior_scale: Factor on the prior's spreads.
         runtime: How the runtime must begin.
-        extra: Table, board and model prefix of networks that calibrate the interval and are not fitted.
+        noise_log: How far a right model would be off.
+        in_turn: The runtime launches groups one after another and runs gates apart, and the network's input is copied
+            within the time measured.
         tail_from: Set whose tail factor is used where the source gives no slowest run.
     """
 
@@ -44,7 +50,8 @@ class Recipe:
     prior: str = "generic"
     prior_scale: float = 1.0
     runtime: str = ""
-    extra: tuple[str, str, str] | None = None
+    noise_log: float = NOISE_LOG
+    in_turn: bool = False
     tail_from: str | None = None
 
 
@@ -65,7 +72,6 @@ RECIPES: Mapping[str, Recipe] = {
         table=TRTUTILS,
         boards=("jetson-agx-orin-64gb", DEVKIT, "jetson-orin-nano-8gb"),
         measured=_ENGINE_ONLY,
-        extra=(JETSON_OTHER, "jetson-agx-orin-64gb", "efficientvit"),
     ),
     "xavier": Recipe(
         applies_to=("xavier",),
@@ -92,6 +98,8 @@ RECIPES: Mapping[str, Recipe] = {
         table=PADDLECLAS,
         boards=("t4",),
         measured="Paddle Inference with TensorRT 8.0, mean of 2000 runs, batch 1, 4 and 8",
+        noise_log=CLASSIFIER_NOISE_LOG,
+        in_turn=True,
         tail_from="ampere-desktop",
     ),
     "dgx-spark": Recipe(
@@ -107,7 +115,7 @@ RECIPES: Mapping[str, Recipe] = {
         boards=("jetson-nano",),
         measured="torch2trt, TensorRT 5 to 6, one call with synchronisation",
         runtime="TensorRT via torch2trt",
-        extra=(JETSON_OTHER, "jetson-nano", "efficientvit"),
+        noise_log=CLASSIFIER_NOISE_LOG,
         tail_from="orin",
     ),
 }
@@ -136,14 +144,4 @@ def fitted_points(recipe: Recipe, tables: Tables) -> list[Point]:
         p
         for p in tables.points[recipe.table]
         if p.board in recipe.boards and p.precision == "fp16" and p.runtime.startswith(recipe.runtime)
-    ]
-
-
-def extra_points(recipe: Recipe, tables: Tables) -> list[Point]:
-    """Return the fp16 points that calibrate a recipe's interval without being fitted."""
-    if recipe.extra is None:
-        return []
-    table, board, prefix = recipe.extra
-    return [
-        p for p in tables.points[table] if p.board == board and p.precision == "fp16" and p.model.startswith(prefix)
     ]
