@@ -88,10 +88,28 @@ def graph_from_onnx(path: Path, batch: int = 1) -> LayerGraph:
         DataError: The model cannot be analysed: unreadable, dynamic, operators unknown to the rules (all named).
     """
     ops = read_ops(path, batch)
+    return layer_graph_of(ops, origin=str(path), batch=batch, parents=(sha256_of_file(path),))
+
+
+def layer_graph_of(ops: OpGraph, *, origin: str, batch: int, parents: tuple[str, ...] = ()) -> LayerGraph:
+    """Fuse operations into kernels and count what each does.
+
+    Args:
+        ops: The network.
+        origin: Where it came from, for messages.
+        batch: Its batch size, should it have no input.
+        parents: Digests of what it was read from.
+
+    Returns:
+        Kernels in launch order.
+
+    Raises:
+        DataError: Operators unknown to the rules (all named), or sizes that cannot be known.
+    """
     document = _rules()
     rule = document["rules"][-1]
-    roles = _known_roles(ops, rule, document["refused"], path)
-    require_sizes(ops, path)
+    roles = _known_roles(ops, rule, document["refused"], origin)
+    require_sizes(ops, origin)
     roles = tuple(_role_in_place(op, role, ops, rule) for op, role in zip(ops.ops, roles, strict=True))
     kernels = fused_kernels(ops, roles, rule)
     shape = ops.shapes[ops.inputs[0]] if ops.inputs else ()
@@ -110,7 +128,7 @@ def graph_from_onnx(path: Path, batch: int = 1) -> LayerGraph:
             for kernel in kernels
         ),
         resolution=shape[2] if len(shape) == 4 else 0,
-        parents=(sha256_of_file(path),),
+        parents=parents,
     )
 
 
@@ -286,14 +304,14 @@ def _wiring(graph: OpGraph, roles: tuple[str, ...]) -> Wiring:
     return Wiring(source, {name: frozenset(found) for name, found in readers.items()}, frozenset(pinned), made_at)
 
 
-def _known_roles(graph: OpGraph, rule: Mapping[str, Any], refused: Mapping[str, str], path: Path) -> tuple[str, ...]:
+def _known_roles(graph: OpGraph, rule: Mapping[str, Any], refused: Mapping[str, str], origin: str) -> tuple[str, ...]:
     role_of = {op_type: role for role, types in rule["roles"].items() for op_type in types}
     unknown = Counter(op.type for op in graph.ops if op.type not in role_of)
     if unknown:
         reasons = (
             f"{name} ({count}): {refused.get(name, 'not in the fusion rules')}" for name, count in unknown.items()
         )
-        raise DataError(f"{path}: operators whose cost cannot be predicted: {'; '.join(reasons)}")
+        raise DataError(f"{origin}: operators whose cost cannot be predicted: {'; '.join(reasons)}")
     return tuple(role_of[op.type] for op in graph.ops)
 
 

@@ -99,19 +99,19 @@ def read_ops(path: Path, batch: int) -> OpGraph:
     return OpGraph(path.stem, inputs, outputs, used, shapes, frozenset(constants), _small_integers(graph))
 
 
-def require_sizes(graph: OpGraph, path: Path) -> None:
+def require_sizes(graph: OpGraph, origin: str) -> None:
     """Check that every activation has a known size above zero; raises `DataError` naming the first that have not."""
     made = [name for op in graph.ops for name in (*graph.activations(op), op.outputs[0])]
     needed = list(dict.fromkeys([*graph.inputs, *made]))
     unknown = [name for name in needed if name not in graph.shapes]
     if unknown:
         raise DataError(
-            f"{path}: the size of {len(unknown)} tensor(s) cannot be known before the network runs, first: "
+            f"{origin}: the size of {len(unknown)} tensor(s) cannot be known before the network runs, first: "
             f"{_names(unknown)}; make the shapes static (onnxslim or onnxsim) and try again"
         )
     empty = [name for name in needed if graph.elems(name) == 0]
     if empty:
-        raise DataError(f"{path}: tensors without elements: {_names(empty)}; the network does nothing there")
+        raise DataError(f"{origin}: tensors without elements: {_names(empty)}; the network does nothing there")
 
 
 def _used(ops: list[Op], outputs: tuple[str, ...]) -> tuple[Op, ...]:

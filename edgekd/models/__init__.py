@@ -6,18 +6,24 @@ from edgekd.models.evaluation import evaluating, takes_tokens, zeros_for
 from edgekd.models.family import Family
 from edgekd.models.inheritance import Layers, inherited_weights
 from edgekd.models.layers import Normalize, conv_bn_relu, initialise
+from edgekd.models.networks import build
+from edgekd.models.pruning import Prunable, Ranking, find_prunable, prune
 from edgekd.models.repvgg import RepBlock, deploy
+from edgekd.models.surgery import PRUNED, original_of
 from edgekd.models.taps import Tap, discover_taps, pair_taps, taps_at, trace_taps
 from edgekd.models.teachers import load_model, load_teacher, teacher_start
 from edgekd.models.weights import load_weights, save_weights, starting_weights
-from edgekd.models.zoo import FAMILIES, NetChoice, build, modalities_of, parse_net, spec_for
+from edgekd.models.zoo import FAMILIES, NetChoice, family_of, modalities_of, parse_net, spec_for
 
 __all__ = [
     "FAMILIES",
+    "PRUNED",
     "Family",
     "NetChoice",
     "Layers",
     "Normalize",
+    "Prunable",
+    "Ranking",
     "RepBlock",
     "Tap",
     "build",
@@ -27,14 +33,18 @@ __all__ = [
     "deploy",
     "discover_taps",
     "evaluating",
+    "family_of",
+    "find_prunable",
     "inherited_weights",
     "initialise",
     "load_model",
     "load_teacher",
     "load_weights",
     "modalities_of",
+    "original_of",
     "pair_taps",
     "parse_net",
+    "prune",
     "save_weights",
     "spec_between",
     "spec_for",
