@@ -1,0 +1,81 @@
+"""What a student costs on its target before it knows anything: time, memory, size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgekd.core.artifacts import LatencyReport, Precision, to_json
+from edgekd.core.budget import Budget
+from edgekd.latency import LayerGraph
+
+_BYTES: Mapping[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a student costs.
+
+    Attributes:
+        name: Its short name.
+        macs: Multiply-accumulates of one inference.
+        params: Weights of its convolutions and products.
+        memory_bytes: Weights and the largest activations that are needed at once; what the runtime adds is not in it.
+        latency: How long it takes, predicted or measured.
+    """
+
+    name: str
+    macs: int
+    params: int
+    memory_bytes: int
+    latency: LatencyReport
+
+    @property
+    def judged(self) -> dict[str, float]:
+        """Milliseconds by statistic that a budget is held against: as measured, or the upper end as predicted."""
+        return self.latency.judged_ms
+
+    def document(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "name": self.name,
+            "macs": self.macs,
+            "params": self.params,
+            "memory_bytes": self.memory_bytes,
+            "latency": to_json(self.latency),
+        }
+
+
+def memory_bytes(graph: LayerGraph, precision: Precision) -> int:
+    """Return the bytes of a network's weights and of the largest input and output of a kernel together.
+
+    Args:
+        graph: Its kernels.
+        precision: What both are held in.
+    """
+    columns = graph.columns
+    largest = int((columns.in_elems + columns.out_elems).max()) if len(columns) else 0
+    return _BYTES[precision] * (int(columns.weight_elems.sum()) + largest)
+
+
+def excesses(cost: Cost, budget: Budget | None) -> tuple[float, ...]:
+    """Return by how much each limit is missed, as a share of it; 0 or less where it is kept.
+
+    Args:
+        cost: What is judged.
+        budget: The limits; none gives none.
+
+    Raises:
+        ConfigError: A statistic that is limited is not known.
+    """
+    if budget is None:
+        return ()
+    budget.misses(cost.judged)
+    # A limit must be undercut: at the limit itself a student is over by the least there is.
+    return tuple(
+        max((cost.judged[limit.metric] - limit.limit_ms) / limit.limit_ms, -1.0)
+        if cost.judged[limit.metric] != limit.limit_ms
+        else 1e-12
+        for limit in budget.limits
+    )
