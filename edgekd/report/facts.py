@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from edgekd.core.artifacts import FileRef, LatencyReport, Precision
-from edgekd.core.budget import Budget, Limit
+from edgekd.core.budget import Budget, Clause
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Score: TypeAlias = Annotated[float, Field(le=1, description="In the metric of the task; 1 is perfect")]
@@ -169,19 +169,29 @@ class LatencyRow(ReportModel):
 
 
 class BudgetLimit(ReportModel):
-    """One limit, and the figure it was compared with."""
+    """One limit on latency, and the figure it was compared with."""
 
     metric: Literal["p50", "p90", "p99", "mean"]
     limit_ms: Milliseconds
     judged_ms: Milliseconds
 
 
+class ResourceLimit(ReportModel):
+    """One limit on memory or energy, and the figure it was compared with."""
+
+    metric: Literal["memory", "energy"]
+    unit: Literal["MB", "mJ"]
+    limit: Annotated[float, Field(gt=0)]
+    judged: Annotated[float, Field(gt=0)]
+
+
 class BudgetResult(ReportModel):
-    """The latency budget and what became of it."""
+    """The budget and what became of each clause."""
 
     text: str = Field(description="The budget as written, e.g. p99<8ms")
     kind: Kind = Field(description="Whether measured or predicted figures were compared with it")
-    limits: Annotated[tuple[BudgetLimit, ...], Field(min_length=1)]
+    limits: tuple[BudgetLimit, ...] = Field(description="Clauses on latency")
+    resources: tuple[ResourceLimit, ...] = Field((), description="Clauses on memory and energy")
     misses: tuple[str, ...] = Field(description="One sentence for each limit missed")
 
     @classmethod
@@ -191,25 +201,40 @@ class BudgetResult(ReportModel):
         Args:
             budget: The limits.
             kind: Where the figures come from.
-            judged_ms: Figure in milliseconds by statistic, the same that the gate compared.
+            judged_ms: Figure by metric, the same that the gate compared: milliseconds of a statistic, and where the
+                budget limits them `memory` in MB and `energy` in mJ.
 
         Returns:
             The result, misses in words.
 
         Raises:
-            ConfigError: A statistic that the budget limits is not in `judged_ms`.
+            ConfigError: A figure that the budget limits is not in `judged_ms`.
         """
         misses = budget.misses(judged_ms)
         limits = tuple(
-            BudgetLimit(metric=limit.metric, limit_ms=limit.limit_ms, judged_ms=judged_ms[limit.metric])  # type: ignore[arg-type]
-            for limit in budget.limits
+            BudgetLimit(metric=clause.metric, limit_ms=clause.limit, judged_ms=judged_ms[clause.metric])  # type: ignore[arg-type]
+            for clause in budget.limits
         )
-        return cls(text=str(budget), kind=kind, limits=limits, misses=misses)
+        resources = tuple(
+            ResourceLimit(
+                metric=clause.metric,  # type: ignore[arg-type]
+                unit=clause.unit,  # type: ignore[arg-type]
+                limit=clause.limit,
+                judged=judged_ms[clause.metric],
+            )
+            for clause in budget.resources
+        )
+        return cls(text=str(budget), kind=kind, limits=limits, resources=resources, misses=misses)
 
     @model_validator(mode="after")
     def _agrees(self) -> BudgetResult:
-        budget = Budget(tuple(Limit(item.metric, item.limit_ms) for item in self.limits))
-        if len(budget.misses({item.metric: item.judged_ms for item in self.limits})) != len(self.misses):
+        if not self.limits and not self.resources:
+            raise ValueError("a budget has at least one limit")
+        latency = {item.metric: (item.limit_ms, item.judged_ms) for item in self.limits}
+        rest = {item.metric: (item.limit, item.judged) for item in self.resources}
+        rows: dict[str, tuple[float, float]] = {**latency, **rest}
+        budget = Budget(tuple(Clause(metric, limit) for metric, (limit, _) in rows.items()))
+        if len(budget.misses({metric: judged for metric, (_, judged) in rows.items()})) != len(self.misses):
             raise ValueError("the misses do not follow from the limits and the judged figures")
         return self
 

@@ -115,7 +115,8 @@ def explanation(report: RunReport) -> str:
     budget = report.budget
     if budget is None:
         return f"Latencies below are for {report.target.title}; nothing was asked of them."
-    figures = ", ".join(f"{item.metric} {milliseconds(item.judged_ms)}" for item in budget.limits)
+    latencies = [f"{item.metric} {milliseconds(item.judged_ms)}" for item in budget.limits]
+    figures = ", ".join([*latencies, *(f"{item.metric} {item.judged:.4g} {item.unit}" for item in budget.resources)])
     if budget.kind == "measured":
         return f"{budget.text} on {report.target.title}. Measured: {figures}."
     return f"{budget.text} on {report.target.title}. Upper end of the prediction: {figures}. No device was timed."

@@ -174,7 +174,7 @@ def health_check(
     Returns:
         The health section.
     """
-    budget_ms = {limit.metric: limit.limit_ms for limit in budget.limits} if budget else {}
+    budget_ms = {clause.metric: clause.limit for clause in budget.limits} if budget else {}
     return Health(GOLDEN_PATH, metric, tolerance, budget_ms, warmup, max_memory_mib)
 
 

@@ -60,3 +60,13 @@ def test_a_statistic_that_was_not_measured_cannot_be_judged():
 def test_a_report_of_no_kind_is_refused():
     with pytest.raises(DataError, match="'guessed'"):
         verdict(dataclasses.replace(MEASURED, kind="guessed"), parse_budget("p99<8ms"))
+
+
+def test_each_clause_has_its_own_verdict():
+    result = verdict(MEASURED, parse_budget("p50<5ms, p99<8ms, memory<64MB"), {"memory": 32.0})
+    assert [(item.clause.metric, item.is_kept) for item in result.clauses] == [
+        ("p50", True),
+        ("p99", False),
+        ("memory", True),
+    ]
+    assert result.misses == ("cpu, measured: p99 is 9 ms, the budget is 8 ms",)

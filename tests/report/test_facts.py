@@ -137,3 +137,25 @@ def test_artifact_path_is_relative_inside_the_run_and_whole_outside(tmp_path):
     outside = FileRef("/elsewhere/a.onnx", "ab" * 32, 5)
     row = ArtifactRow.of("onnx", outside, folder=tmp_path)
     assert (row.path, row.sha256, row.bytes) == ("/elsewhere/a.onnx", "ab" * 32, 5)
+
+
+def test_budget_on_memory_is_judged_beside_latency():
+    figures = {"p99": 7.0, "memory": 70.0}
+    result = BudgetResult.of(parse_budget("memory<64MB, p99<8ms"), kind="predicted", judged_ms=figures)
+    assert result.misses == ("memory is 70 MB, the budget is 64 MB",)
+    assert [(item.metric, item.unit, item.limit, item.judged) for item in result.resources] == [
+        ("memory", "MB", 64.0, 70.0)
+    ]
+    assert [item.metric for item in result.limits] == ["p99"]
+
+
+@pytest.mark.parametrize("misses", [(), ("one", "two")])
+def test_memory_whose_miss_is_not_told_is_refused(misses):
+    missed = BudgetResult.of(parse_budget("memory<64MB"), kind="measured", judged_ms={"memory": 70.0})
+    with pytest.raises(ValidationError, match="do not follow"):
+        BudgetResult(text=missed.text, kind=missed.kind, limits=(), resources=missed.resources, misses=misses)
+
+
+def test_budget_without_clauses_is_refused():
+    with pytest.raises(ValidationError, match="at least one limit"):
+        BudgetResult(text="", kind="measured", limits=(), misses=())
