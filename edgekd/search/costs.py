@@ -32,9 +32,12 @@ class Cost:
     latency: LatencyReport
 
     @property
-    def judged(self) -> dict[str, float]:
-        """Milliseconds by statistic that a budget is held against: as measured, or the upper end as predicted."""
-        return self.latency.judged_ms
+    def figures(self) -> dict[str, float]:
+        """What a budget is held against, by metric.
+
+        Milliseconds of a statistic, as measured or the upper end as predicted, and memory in MB of 10^6 bytes.
+        """
+        return {**self.latency.judged_ms, "memory": self.memory_bytes / 1e6}
 
     def document(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -60,22 +63,19 @@ def memory_bytes(graph: LayerGraph, precision: Precision) -> int:
 
 
 def excesses(cost: Cost, budget: Budget | None) -> tuple[float, ...]:
-    """Return by how much each limit is missed, as a share of it; 0 or less where it is kept.
+    """Return by how much each clause is missed, as a share of its limit; above 0 exactly where it is missed.
 
     Args:
         cost: What is judged.
-        budget: The limits; none gives none.
+        budget: The clauses; none gives none.
 
     Raises:
-        ConfigError: A statistic that is limited is not known.
+        ConfigError: A figure that is limited is not known.
     """
     if budget is None:
         return ()
-    budget.misses(cost.judged)
-    # A limit must be undercut: at the limit itself a student is over by the least there is.
-    return tuple(
-        max((cost.judged[limit.metric] - limit.limit_ms) / limit.limit_ms, -1.0)
-        if cost.judged[limit.metric] != limit.limit_ms
-        else 1e-12
-        for limit in budget.limits
-    )
+    over = []
+    for verdict in budget.judge(cost.figures):
+        share = verdict.value / verdict.clause.limit - 1.0
+        over.append(min(share, 0.0) if verdict.is_kept else max(share, 1e-9))
+    return tuple(over)

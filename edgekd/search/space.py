@@ -102,7 +102,9 @@ class SearchSpace:
             if not dimension.values
         ]
         if not self.families or empty:
-            raise ConfigError(f"the search space is empty: {', '.join(empty) or 'no family'} has nothing to choose from")
+            raise ConfigError(
+                f"the search space is empty: {', '.join(empty) or 'no family'} has nothing to choose from"
+            )
 
     def __len__(self) -> int:
         return sum(len(one) for one in self.families)
