@@ -1,14 +1,18 @@
 """Graph to fused layers to predicted milliseconds with an interval; nothing here is ever a measurement."""
 
+from edgekd.latency.cpu_model import CpuModel, CpuPoint, calibrate_cpu, refit_cpu
 from edgekd.latency.fusion import graph_from_onnx
 from edgekd.latency.kernel_model import Hardware, KernelParameters, KernelTimes, kernel_times
 from edgekd.latency.layer_tables import graphs_from_csv
 from edgekd.latency.layers import KINDS, Layer, LayerGraph, LayerKind, with_batch
+from edgekd.latency.module_graph import graph_from_module
 from edgekd.latency.parameters import ParameterFile, load_parameters, parameters_for, predictable_precisions
 from edgekd.latency.predict import LayerTime, explain, predict, predict_many
 
 __all__ = [
     "KINDS",
+    "CpuModel",
+    "CpuPoint",
     "Hardware",
     "KernelParameters",
     "KernelTimes",
@@ -17,7 +21,9 @@ __all__ = [
     "LayerKind",
     "LayerTime",
     "ParameterFile",
+    "calibrate_cpu",
     "explain",
+    "graph_from_module",
     "graph_from_onnx",
     "graphs_from_csv",
     "kernel_times",
@@ -26,5 +32,6 @@ __all__ = [
     "predict",
     "predictable_precisions",
     "predict_many",
+    "refit_cpu",
     "with_batch",
 ]

@@ -22,7 +22,7 @@ from edgekd.core.artifacts import LatencyReport
 from edgekd.core.digest import sha256_of_json
 from edgekd.core.errors import DataError
 from edgekd.latency.kernel_model import Floats
-from edgekd.latency.layers import LayerGraph
+from edgekd.latency.layers import Layer, LayerGraph
 
 BACKEND = "edgekd.latency CPU calibration"
 FEWEST = 6
@@ -63,6 +63,18 @@ class CpuPoint:
     p99_ms: float
     name: str = ""
 
+    def document(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        layers = [list(layer.shape_key) for layer in self.graph.layers]
+        return {"name": self.name, "p50_ms": self.p50_ms, "p99_ms": self.p99_ms, "layers": layers}
+
+    @classmethod
+    def of_document(cls, document: dict[str, Any]) -> CpuPoint:
+        """Read what `document` returned."""
+        layers = tuple(Layer(*key) for key in document["layers"])
+        graph = LayerGraph(document["name"], 1, layers)
+        return cls(graph, float(document["p50_ms"]), float(document["p99_ms"]), document["name"])
+
 
 @dataclass(frozen=True)
 class CpuModel:
@@ -72,20 +84,20 @@ class CpuModel:
         thetas: Natural log of each time constant relative to its prior, in the order of the model.
         half_width_log: Natural log of the half-width of the 90 % interval of the median.
         tail_factor: 99th percentile over the median, the upper quartile of the networks measured.
-        points: Names of the networks measured.
+        points: The networks measured.
         errors_log: Log error of each when it is left out of the fit.
     """
 
     thetas: tuple[float, ...]
     half_width_log: float
     tail_factor: float
-    points: tuple[str, ...]
+    points: tuple[CpuPoint, ...]
     errors_log: tuple[float, ...]
 
     @cached_property
     def digest(self) -> str:
         """Content digest."""
-        return sha256_of_json(["CpuModel", list(self.thetas), self.half_width_log, self.tail_factor, list(self.points)])
+        return sha256_of_json(["CpuModel", self.document()])
 
     def document(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -93,7 +105,7 @@ class CpuModel:
             "thetas": dict(zip(_NAMES, self.thetas, strict=True)),
             "half_width_log": self.half_width_log,
             "tail_factor": self.tail_factor,
-            "points": list(self.points),
+            "points": [point.document() for point in self.points],
             "errors_log": list(self.errors_log),
         }
 
@@ -105,7 +117,7 @@ class CpuModel:
                 tuple(float(document["thetas"][name]) for name in _NAMES),
                 float(document["half_width_log"]),
                 float(document["tail_factor"]),
-                tuple(map(str, document["points"])),
+                tuple(CpuPoint.of_document(point) for point in document["points"]),
                 tuple(map(float, document["errors_log"])),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -177,9 +189,20 @@ def calibrate_cpu(points: Sequence[CpuPoint]) -> CpuModel:
         thetas=tuple(map(float, _fitted(features, logs))),
         half_width_log=_half_width(errors),
         tail_factor=max(1.0, float(np.quantile(ratios, 0.75))),
-        points=tuple(point.name for point in points),
+        points=tuple(points),
         errors_log=tuple(errors),
     )
+
+
+def refit_cpu(model: CpuModel, points: Sequence[CpuPoint]) -> CpuModel:
+    """Learn a machine again, from what it was learnt from and networks measured since.
+
+    Args:
+        model: What was known.
+        points: Networks measured since; one that was measured before replaces its older measurement.
+    """
+    known = {point.graph.digest: point for point in (*model.points, *points)}
+    return calibrate_cpu(tuple(known.values()))
 
 
 def _half_width(errors: Sequence[float]) -> float:

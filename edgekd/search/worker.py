@@ -85,7 +85,6 @@ class Plan:
         known = {"score": score, "p99": cost.figures["p99"], "memory": cost.figures["memory"]}
         return tuple(known[name] for name in self.objectives)
 
-
     def losses(self, score: float, figures: Mapping[str, float]) -> Losses:
         """Return what a rung compares: under a budget the score alone, since all that are trained keep it."""
         others = () if self.budget is not None else tuple(figures[name] for name in self.objectives if name != "score")
