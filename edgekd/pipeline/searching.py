@@ -119,12 +119,12 @@ def search(config: RunConfig, request: RunRequest) -> SearchResult:
                 require_opset(one.family, target)
         max_macs = int(config.student.max_share * count_macs(network, spec.input_shape))
         model = _calibrated(context, space, (spec, network), max_macs)
-        drawn = _setting(config, target, context.dataset, (spec, network), model, space, budget)
+        drawn = _setting(context, (spec, network), model, space)
         profile = profile_space(space, budget, drawn.candidates.cost)
         context.note("profile", profile.statement())
         require_reachable(profile)
         teacher = teacher_of(context, spec, network).model
-        setting = _setting(config, target, context.dataset, (spec, load_model(teacher)), model, space, budget)
+        setting = _setting(context, (spec, load_model(teacher)), model, space)
         where = config.search.storage or str(ledger.folder / "study.journal")
         study = _study(setting, teacher, where)
         if model is not None:
@@ -163,21 +163,16 @@ class _Job:
 
 
 def _setting(
-    config: RunConfig,
-    target: Target,
-    dataset: Dataset,
-    teacher: tuple[NetSpec, torch.nn.Module],
-    model: CpuModel | None,
-    space: SearchSpace,
-    budget: Budget | None,
+    context: _Given, teacher: tuple[NetSpec, torch.nn.Module], model: CpuModel | None, space: SearchSpace
 ) -> Setting:
+    config, target, dataset = context.config, context.target, context.dataset
     wanted = config.search
     candidates = Candidates(
         dataset=dataset,
         teacher=teacher,
         mean=config.student.mean or dataset.mean,
         std=config.student.std or dataset.std,
-        recipe=load_recipe(wanted.method),
+        recipe=context.recipe,
         settings=config.train.model_copy(update={"epochs": wanted.rungs[-1]}),
         seed=wanted.seed,
         precision=precision_on(target),
@@ -187,7 +182,7 @@ def _setting(
     )
     plan = Plan(
         space=space,
-        budget=budget,
+        budget=context.budget,
         objectives=wanted.objectives,
         rungs=wanted.rungs,
         share=wanted.share,

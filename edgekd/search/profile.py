@@ -1,4 +1,4 @@
-"""The ends and the middle of a space on its target: whether a budget can be reached is known before anything is trained."""
+"""The ends and the middle of a space on its target, so that an unreachable budget is refused before training."""
 
 from __future__ import annotations
 
