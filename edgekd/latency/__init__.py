@@ -5,14 +5,17 @@ from edgekd.latency.fusion import graph_from_onnx
 from edgekd.latency.kernel_model import Hardware, KernelParameters, KernelTimes, kernel_times
 from edgekd.latency.layer_tables import graphs_from_csv
 from edgekd.latency.layers import KINDS, Layer, LayerGraph, LayerKind, with_batch
-from edgekd.latency.module_graph import graph_from_module
+from edgekd.latency.many import CandidateTimes, predict_columns
 from edgekd.latency.parameters import ParameterFile, load_parameters, parameters_for, predictable_precisions
 from edgekd.latency.predict import LayerTime, explain, predict, predict_many
+from edgekd.latency.template import GraphTemplate
 
 __all__ = [
     "KINDS",
     "CpuModel",
     "CpuPoint",
+    "CandidateTimes",
+    "GraphTemplate",
     "Hardware",
     "KernelParameters",
     "KernelTimes",
@@ -23,13 +26,13 @@ __all__ = [
     "ParameterFile",
     "calibrate_cpu",
     "explain",
-    "graph_from_module",
     "graph_from_onnx",
     "graphs_from_csv",
     "kernel_times",
     "load_parameters",
     "parameters_for",
     "predict",
+    "predict_columns",
     "predictable_precisions",
     "predict_many",
     "refit_cpu",

@@ -88,28 +88,26 @@ def graph_from_onnx(path: Path, batch: int = 1) -> LayerGraph:
         DataError: The model cannot be analysed: unreadable, dynamic, operators unknown to the rules (all named).
     """
     ops = read_ops(path, batch)
-    return layer_graph_of(ops, origin=str(path), batch=batch, parents=(sha256_of_file(path),))
+    _known_roles(ops, path)
+    require_sizes(ops, path)
+    return graph_from_ops(ops, batch=batch, parents=(sha256_of_file(path),))
 
 
-def layer_graph_of(ops: OpGraph, *, origin: str, batch: int, parents: tuple[str, ...] = ()) -> LayerGraph:
-    """Fuse operations into kernels and count what each does.
+def graph_from_ops(ops: OpGraph, *, batch: int = 1, parents: tuple[str, ...] = ()) -> LayerGraph:
+    """Group the operations of a network into kernels.
 
     Args:
-        ops: The network.
-        origin: Where it came from, for messages.
-        batch: Its batch size, should it have no input.
+        ops: The network, every size known.
+        batch: Batch size where the input does not say.
         parents: Digests of what it was read from.
 
     Returns:
         Kernels in launch order.
 
     Raises:
-        DataError: Operators unknown to the rules (all named), or sizes that cannot be known.
+        DataError: Operators unknown to the rules, all named.
     """
-    document = _rules()
-    rule = document["rules"][-1]
-    roles = _known_roles(ops, rule, document["refused"], origin)
-    require_sizes(ops, origin)
+    rule, roles = _rules()["rules"][-1], _known_roles(ops, ops.name)
     roles = tuple(_role_in_place(op, role, ops, rule) for op, role in zip(ops.ops, roles, strict=True))
     kernels = fused_kernels(ops, roles, rule)
     shape = ops.shapes[ops.inputs[0]] if ops.inputs else ()
@@ -304,14 +302,15 @@ def _wiring(graph: OpGraph, roles: tuple[str, ...]) -> Wiring:
     return Wiring(source, {name: frozenset(found) for name, found in readers.items()}, frozenset(pinned), made_at)
 
 
-def _known_roles(graph: OpGraph, rule: Mapping[str, Any], refused: Mapping[str, str], origin: str) -> tuple[str, ...]:
+def _known_roles(graph: OpGraph, source: Path | str) -> tuple[str, ...]:
+    rule, refused = _rules()["rules"][-1], _rules()["refused"]
     role_of = {op_type: role for role, types in rule["roles"].items() for op_type in types}
     unknown = Counter(op.type for op in graph.ops if op.type not in role_of)
     if unknown:
         reasons = (
             f"{name} ({count}): {refused.get(name, 'not in the fusion rules')}" for name, count in unknown.items()
         )
-        raise DataError(f"{origin}: operators whose cost cannot be predicted: {'; '.join(reasons)}")
+        raise DataError(f"{source}: operators whose cost cannot be predicted: {'; '.join(reasons)}")
     return tuple(role_of[op.type] for op in graph.ops)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekd.core.artifacts import Precision
 from edgekd.latency.kernel_model import Floats
-from edgekd.latency.layers import KINDS, LayerGraph
+from edgekd.latency.layers import KINDS, Columns, Ints, LayerGraph
 from edgekd.latency.parameters import CalibrationEntry, ChosenSet
 
 COVERAGE = 0.9
@@ -104,6 +104,37 @@ def half_widths_log(chosen: ChosenSet, distance: Distance, precision: Precision)
     if precision != "fp16":
         parts["precision"] = chosen.parameters.precisions[precision].half_width_log
     return parts
+
+
+def half_width_of_many_log(
+    columns: Columns, owner: Ints, total_s: Floats, *, chosen: ChosenSet, precision: Precision
+) -> Floats:
+    """Return the half-width of the interval of many networks at once, in natural log.
+
+    Args:
+        columns: Kernels of all networks `[L]`.
+        owner: Index of the network of each kernel `[L]`; every network from 0 on has some.
+        total_s: Predicted kernel times `[L]`.
+        chosen: The fit.
+        precision: Precision predicted.
+
+    Returns:
+        `[N]`, the root sum of squares of what `half_widths_log` lists for each.
+    """
+    calibration = chosen.parameters.calibration
+    log_macs = np.log(np.maximum(np.bincount(owner, weights=columns.macs), 1.0))
+    log_kernels = np.log(np.bincount(owner))
+    sizes = np.stack([log_macs, log_kernels, log_macs - log_kernels])
+    ranges = np.array([calibration.log_macs, calibration.log_kernels, calibration.log_macs_per_kernel])
+    below = np.maximum(ranges[:, :1] - sizes, 0.0).max(axis=0)
+    above = np.maximum(sizes - ranges[:, 1:], 0.0).max(axis=0)
+    is_unseen = np.array([kind not in calibration.kinds for kind in KINDS])[columns.kind]
+    unseen = np.bincount(owner, weights=np.where(is_unseen, total_s, 0.0)) / np.bincount(owner, weights=total_s)
+    inside = half_widths_log(chosen, Distance(0.0, 0.0, 0.0, 0.0), precision)
+    squares = (calibration.slope_below_log * below) ** 2 + (calibration.slope_above_log * above) ** 2
+    squares += (calibration.uncalibrated_half_width_log * unseen) ** 2
+    half_width: Floats = np.sqrt(squares + sum(part**2 for part in inside.values()))
+    return half_width
 
 
 def _outside(value: float, bounds: tuple[float, float]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,26 +95,27 @@ def read_ops(path: Path, batch: int) -> OpGraph:
             ops.append(_op_of(node))
     inputs = tuple(item.name for item in graph.input if item.name not in constants)
     outputs = tuple(item.name for item in graph.output)
-    used = _used(ops, outputs)
+    used = used_ops(ops, outputs)
     return OpGraph(path.stem, inputs, outputs, used, shapes, frozenset(constants), _small_integers(graph))
 
 
-def require_sizes(graph: OpGraph, origin: str) -> None:
+def require_sizes(graph: OpGraph, path: Path) -> None:
     """Check that every activation has a known size above zero; raises `DataError` naming the first that have not."""
     made = [name for op in graph.ops for name in (*graph.activations(op), op.outputs[0])]
     needed = list(dict.fromkeys([*graph.inputs, *made]))
     unknown = [name for name in needed if name not in graph.shapes]
     if unknown:
         raise DataError(
-            f"{origin}: the size of {len(unknown)} tensor(s) cannot be known before the network runs, first: "
+            f"{path}: the size of {len(unknown)} tensor(s) cannot be known before the network runs, first: "
             f"{_names(unknown)}; make the shapes static (onnxslim or onnxsim) and try again"
         )
     empty = [name for name in needed if graph.elems(name) == 0]
     if empty:
-        raise DataError(f"{origin}: tensors without elements: {_names(empty)}; the network does nothing there")
+        raise DataError(f"{path}: tensors without elements: {_names(empty)}; the network does nothing there")
 
 
-def _used(ops: list[Op], outputs: tuple[str, ...]) -> tuple[Op, ...]:
+def used_ops(ops: Sequence[Op], outputs: tuple[str, ...]) -> tuple[Op, ...]:
+    """Return the operations that the outputs depend on, in the order given."""
     wanted, kept = set(outputs), []
     for op in reversed(ops):
         if wanted.intersection(op.outputs):

@@ -14,7 +14,7 @@ from edgekd.core.artifacts import LatencyReport, Precision
 from edgekd.core.errors import DataError, TargetError
 from edgekd.latency.interval import COVERAGE, Distance, distance_of, half_widths_log
 from edgekd.latency.kernel_model import KernelTimes, kernel_times
-from edgekd.latency.layers import Ints, Layer, LayerGraph, concatenated
+from edgekd.latency.layers import Columns, Ints, Layer, LayerGraph, concatenated
 from edgekd.latency.lin4 import lin4_ms
 from edgekd.latency.parameters import ChosenSet, fp16_hardware, parameters_for, require_precision
 from edgekd.targets import Target
@@ -117,28 +117,40 @@ def explain(graph: LayerGraph, target: Target, precision: Precision) -> list[Lay
 def _estimates(
     graphs: Sequence[LayerGraph], target: Target, precision: Precision
 ) -> list[tuple[LayerGraph, _Estimate]]:
-    _require_predictable(graphs, target)
-    require_precision(target, precision)
-    chosen, hardware = parameters_for(target), fp16_hardware(target)
-    offset = math.exp(chosen.parameters.device_offsets_log.get(target.device, 0.0))
-    factor = 1.0 if precision == "fp16" else chosen.parameters.precisions[precision].factor
+    empty = [graph.name for graph in graphs if not graph.layers]
+    if empty or not graphs:
+        raise DataError(f"nothing to predict: {', '.join(empty) or 'no network'} has no kernels")
     columns, _ = concatenated([graph.columns for graph in graphs])
-    raw = kernel_times(columns, hardware, chosen.kernel)
-    times = _scaled(raw, offset=offset, factor=factor)
+    chosen, times, constant = scaled_times(columns, target, precision)
     ends = np.cumsum([len(graph.layers) for graph in graphs])
-    constant = offset * chosen.kernel.constant_us * 1e-6
     return [
         (graph, _Estimate(chosen, _part(times, int(end) - len(graph.layers), int(end)), constant))
         for graph, end in zip(graphs, ends, strict=True)
     ]
 
 
-def _require_predictable(graphs: Sequence[LayerGraph], target: Target) -> None:
+def scaled_times(columns: Columns, target: Target, precision: Precision) -> tuple[ChosenSet, KernelTimes, float]:
+    """Time kernels on a target.
+
+    Args:
+        columns: Kernels `[L]`.
+        target: The device.
+        precision: Precision predicted.
+
+    Returns:
+        The parameters chosen, the times of each kernel `[L]`, and the seconds that each inference takes besides.
+
+    Raises:
+        TargetError: As for `predict`.
+    """
     if target.kind == "cpu":
         raise TargetError(f"{target.name!r} is never predicted: build for it and measure (edgekd profile)")
-    empty = [graph.name for graph in graphs if not graph.layers]
-    if empty or not graphs:
-        raise DataError(f"nothing to predict: {', '.join(empty) or 'no network'} has no kernels")
+    require_precision(target, precision)
+    chosen, hardware = parameters_for(target), fp16_hardware(target)
+    offset = math.exp(chosen.parameters.device_offsets_log.get(target.device, 0.0))
+    factor = 1.0 if precision == "fp16" else chosen.parameters.precisions[precision].factor
+    times = _scaled(kernel_times(columns, hardware, chosen.kernel), offset=offset, factor=factor)
+    return chosen, times, offset * chosen.kernel.constant_us * 1e-6
 
 
 def _scaled(times: KernelTimes, *, offset: float, factor: float) -> KernelTimes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from edgekd.search import Cost, Point, memory_bytes, values_of
 _STUDENT = "search"
 
 
-class _Stopped(Exception):
+class _Stopped(Exception):  # noqa: N818
     """A short training that does not go on."""
 
 
@@ -121,7 +122,7 @@ class Candidates:
                 raise _Stopped
 
         options = RunOptions(self.seed, _STUDENT, None, watch, candidate.start)
-        try:
+        with suppress(_Stopped):
             run_recipe(
                 self.recipe,
                 student=candidate.spec,
@@ -130,8 +131,6 @@ class Candidates:
                 settings=self.settings,
                 options=options,
             )
-        except _Stopped:
-            pass
         if not done:
             raise ConfigError(f"recipe {self.recipe.name!r} gave no score of {candidate.spec.name} to search by")
         return done[-1]

@@ -13,13 +13,12 @@ import torch
 
 from edgekd.core.artifacts import LatencyReport, NetSpec, TrainedModel
 from edgekd.core.budget import Budget, parse_budget
-from edgekd.core.config import validated
 from edgekd.core.errors import EdgeKDError, StorageError
 from edgekd.core.events import Event, Listener, silent
 from edgekd.data import Dataset, load_dataset
-from edgekd.distill import load_recipe
+from edgekd.distill import Recipe, load_recipe
 from edgekd.latency import CpuModel, LayerGraph, calibrate_cpu, predict
-from edgekd.models import count_macs, load_model
+from edgekd.models import PRUNED, count_macs, load_model
 from edgekd.pipeline.candidates import Candidates, kernels_of
 from edgekd.pipeline.choosing import precision_on, require_opset
 from edgekd.pipeline.config import RunConfig
@@ -29,7 +28,7 @@ from edgekd.pipeline.finalists import Finals, finals_of
 from edgekd.pipeline.ledger import Ledger
 from edgekd.pipeline.run import RunRequest
 from edgekd.pipeline.student_space import space_for
-from edgekd.pipeline.training import teacher_net, teacher_of
+from edgekd.pipeline.training import load_teacher_for, teacher_net, teacher_of
 from edgekd.profile import SystemHost
 from edgekd.search import (
     Plan,
@@ -73,20 +72,27 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What every worker of a search needs; made anew in each process.
-
-    Attributes:
-        config: What was asked.
-        target: Device the students are for.
-        dataset: The data.
-        candidates: The students.
-        plan: What to do with them.
-    """
+class _Request:
+    """What was asked, read and loaded: the same in every process of a search."""
 
     config: RunConfig
     target: Target
+    budget: Budget | None
+    recipe: Recipe
     dataset: Dataset
+
+    @classmethod
+    def of(cls, config: RunConfig) -> _Request:
+        budget = parse_budget(config.budget) if config.budget else None
+        target, recipe = get_target(config.target), load_recipe(config.search.method)
+        return cls(config, target, budget, recipe, load_dataset(config.data))
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """A search ready to begin: the students, and what to do with them."""
+
+    request: _Request
     candidates: Candidates
     plan: Plan
 
@@ -107,48 +113,52 @@ def search(config: RunConfig, request: RunRequest) -> SearchResult:
         BudgetExceeded: No student of the space keeps the budget.
         EdgeKDError: Any stage failed; what was finished is kept.
     """
-    target, budget = get_target(config.target), parse_budget(config.budget) if config.budget else None
-    recipe = load_recipe(config.search.method)
-    started = time.monotonic()
+    asked, started = _Request.of(config), time.monotonic()
     with Ledger.open(request.folder, fresh=request.fresh, listen=request.listener) as ledger:
-        context = RunContext(config, budget, target, recipe, load_dataset(config.data), ledger, ledger.listen)
+        context = RunContext(config, asked.budget, asked.target, asked.recipe, asked.dataset, ledger, ledger.listen)
         spec, network = teacher_net(context)
-        space = space_for(config.search.space, context.dataset, spec)
-        for one in space.families:
-            if one.family != "pruned":
-                require_opset(one.family, target)
-        max_macs = int(config.student.max_share * count_macs(network, spec.input_shape))
-        model = _calibrated(context, space, (spec, network), max_macs)
-        drawn = _setting(context, (spec, network), model, space)
-        profile = profile_space(space, budget, drawn.candidates.cost)
+        space = space_for(config.search.space, asked.dataset, spec)
+        _require_opsets(space, asked.target)
+        model = _calibrated(context, space, (spec, network))
+        profile = profile_space(space, asked.budget, _setting(asked, (spec, network), model, space).candidates.cost)
         context.note("profile", profile.statement())
         require_reachable(profile)
         teacher = teacher_of(context, spec, network).model
-        setting = _setting(context, (spec, load_model(teacher)), model, space)
+        setting = _setting(asked, (spec, load_model(teacher)), model, space)
         where = config.search.storage or str(ledger.folder / "study.journal")
         study = _study(setting, teacher, where)
         if model is not None:
             model = _shared_model(study, model)
-            setting.candidates.predict = _predictor(target, model)
+            setting.candidates.predict = _predictor(asked.target, model)
         deadline = started + 60 * config.search.minutes if config.search.minutes else float("inf")
-        _run_workers(setting, _Job(config, str(ledger.folder), where, teacher, model), deadline, ledger.listen)
+        _run_workers(setting, _Job(config, where, teacher, model), deadline, ledger.listen)
+        records = tuple(records_of(study))
         finals = finals_of(
-            records_of(study), setting.candidates, context, ledger.folder / "finalists", model=model, teacher=teacher
+            records, setting.candidates, context, ledger.folder / "finalists", model=model, teacher=teacher
         )
-        return SearchResult(profile, tuple(records_of(study)), finals, where, teacher, ledger.folder)
+        return SearchResult(profile, records, finals, where, teacher, ledger.folder)
 
 
 def planned_space(config: RunConfig) -> tuple[SearchSpace, SpaceProfile | None]:
-    """Return the space of a search, and what it costs where that is known without measuring; nothing is written."""
-    target, budget = get_target(config.target), parse_budget(config.budget) if config.budget else None
-    dataset = load_dataset(config.data)
-    context = RunContext(config, budget, target, load_recipe(config.search.method), dataset, None, silent)  # type: ignore[arg-type]
-    spec, network = teacher_net(context)
-    space = space_for(config.search.space, dataset, spec)
-    if target.kind == "cpu":
+    """Return the space of a search, and what it costs where that is known without measuring; nothing is written.
+
+    Raises:
+        ConfigError: The space is empty or does not fit the data, or the teacher does not.
+        TargetError: The target cannot be predicted.
+    """
+    asked = _Request.of(config)
+    teacher = load_teacher_for(config.teacher, asked.dataset)
+    space = space_for(config.search.space, asked.dataset, teacher[0])
+    if asked.target.kind == "cpu":
         return space, None
-    setting = _setting(config, target, dataset, (spec, network), None, space, budget)
-    return space, profile_space(space, budget, setting.candidates.cost)
+    _require_opsets(space, asked.target)
+    return space, profile_space(space, asked.budget, _setting(asked, teacher, None, space).candidates.cost)
+
+
+def _require_opsets(space: SearchSpace, target: Target) -> None:
+    for one in space.families:
+        if one.family != PRUNED:
+            require_opset(one.family, target)
 
 
 @dataclass(frozen=True)
@@ -156,23 +166,22 @@ class _Job:
     """What a worker process is sent: plain data, no networks."""
 
     config: RunConfig
-    folder: str
     storage: str
     teacher: TrainedModel
     model: CpuModel | None
 
 
 def _setting(
-    context: _Given, teacher: tuple[NetSpec, torch.nn.Module], model: CpuModel | None, space: SearchSpace
-) -> Setting:
-    config, target, dataset = context.config, context.target, context.dataset
+    asked: _Request, teacher: tuple[NetSpec, torch.nn.Module], model: CpuModel | None, space: SearchSpace
+) -> _Setting:
+    config, target, dataset = asked.config, asked.target, asked.dataset
     wanted = config.search
     candidates = Candidates(
         dataset=dataset,
         teacher=teacher,
         mean=config.student.mean or dataset.mean,
         std=config.student.std or dataset.std,
-        recipe=context.recipe,
+        recipe=asked.recipe,
         settings=config.train.model_copy(update={"epochs": wanted.rungs[-1]}),
         seed=wanted.seed,
         precision=precision_on(target),
@@ -182,7 +191,7 @@ def _setting(
     )
     plan = Plan(
         space=space,
-        budget=context.budget,
+        budget=asked.budget,
         objectives=wanted.objectives,
         rungs=wanted.rungs,
         share=wanted.share,
@@ -190,9 +199,13 @@ def _setting(
         no_skill=dataset.task.no_skill,
         seed=wanted.seed,
         sampler=wanted.sampler,
-        max_macs=int(config.student.max_share * count_macs(teacher[1], teacher[0].input_shape)),
+        max_macs=_max_macs(config, teacher),
     )
-    return Setting(config, target, dataset, candidates, plan)
+    return _Setting(asked, candidates, plan)
+
+
+def _max_macs(config: RunConfig, teacher: tuple[NetSpec, torch.nn.Module]) -> int:
+    return int(config.student.max_share * count_macs(teacher[1], teacher[0].input_shape))
 
 
 def _predictor(target: Target, model: CpuModel | None) -> Callable[[LayerGraph], LatencyReport]:
@@ -203,13 +216,12 @@ def _predictor(target: Target, model: CpuModel | None) -> Callable[[LayerGraph],
     return model.predict
 
 
-def _calibrated(
-    context: RunContext, space: SearchSpace, teacher: tuple[NetSpec, torch.nn.Module], max_macs: int
-) -> CpuModel | None:
+def _calibrated(context: RunContext, space: SearchSpace, teacher: tuple[NetSpec, torch.nn.Module]) -> CpuModel | None:
     """Measure about ten students on this CPU, should it be the target."""
     if context.target.kind != "cpu":
         return None
     wanted, host = context.config.search, SystemHost().state()
+    max_macs = _max_macs(context.config, teacher)
     inputs = {
         "space": space.document(),
         "count": wanted.calibration,
@@ -251,16 +263,16 @@ def _unknown(_graph: LayerGraph) -> LatencyReport:
     raise NotImplementedError("latencies are not known before the calibration")
 
 
-def _study(setting: Setting, teacher: TrainedModel, where: str, worker: int = 0) -> Any:
-    plan, config = setting.plan, setting.config
-    host = SystemHost().state()
+def _study(setting: _Setting, teacher: TrainedModel, where: str, worker: int = 0) -> Any:
+    plan, asked = setting.plan, setting.request
+    config, host = asked.config, SystemHost().state()
     facts = {
         "space": plan.space.document(),
         "budget": str(plan.budget) if plan.budget else None,
-        "target": setting.target.digest,
-        "cpu": host.cpu_model if setting.target.kind == "cpu" else None,
+        "target": asked.target.digest,
+        "cpu": host.cpu_model if asked.target.kind == "cpu" else None,
         "threads": config.threads,
-        "data": setting.dataset.digest,
+        "data": asked.dataset.digest,
         "teacher": teacher.weights.sha256,
         "method": setting.candidates.recipe.digest,
         "train": setting.candidates.settings.model_dump(mode="json"),
@@ -287,7 +299,7 @@ def _shared_model(study: Any, model: CpuModel) -> CpuModel:
     return CpuModel.of_document(known)
 
 
-def _run_workers(setting: Setting, job: _Job, deadline: float, listener: Listener) -> None:
+def _run_workers(setting: _Setting, job: _Job, deadline: float, listener: Listener) -> None:
     count = job.config.search.workers
     if count == 1:
         _work(replace(setting, plan=replace(setting.plan, stop_at=deadline)), job, 0, listener)
@@ -326,16 +338,14 @@ def _run_workers(setting: Setting, job: _Job, deadline: float, listener: Listene
 
 def _worker_process(job: _Job, index: int, seconds_left: float) -> None:
     torch.set_num_threads(1)
-    config = validated(RunConfig, job.config.model_dump(mode="json"), "the search")
-    target, budget = get_target(config.target), parse_budget(config.budget) if config.budget else None
-    dataset = load_dataset(config.data)
+    asked = _Request.of(job.config)
     teacher = (job.teacher.spec, load_model(job.teacher))
-    space = space_for(config.search.space, dataset, job.teacher.spec)
-    setting = _setting(config, target, dataset, teacher, job.model, space, budget)
+    space = space_for(job.config.search.space, asked.dataset, job.teacher.spec)
+    setting = _setting(asked, teacher, job.model, space)
     plan = replace(setting.plan, stop_at=time.monotonic() + seconds_left)
     _work(replace(setting, plan=plan), job, index, silent)
 
 
-def _work(setting: Setting, job: _Job, index: int, listener: Listener) -> None:
+def _work(setting: _Setting, job: _Job, index: int, listener: Listener) -> None:
     study = _study(setting, job.teacher, job.storage, index)
     work(study, setting.plan, setting.candidates, worker=worker_name(index), listener=listener)
