@@ -61,7 +61,7 @@ def original_of(spec: NetSpec) -> NetSpec:
         return spec
     try:
         return from_json(NetSpec, json.loads(spec.options["original"]))
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, StorageError) as error:
         raise StorageError(f"the spec of {spec.name} does not say what it was cut from: {error}") from error
 
 

@@ -17,7 +17,8 @@ from edgekd.core.events import Event
 from edgekd.data import Dataset
 from edgekd.distill import Recipe, RunOptions, TrainSettings, run_recipe
 from edgekd.export import export_onnx
-from edgekd.latency import LayerGraph, graph_from_module, graph_from_onnx
+from edgekd.latency import LayerGraph, graph_from_onnx
+from edgekd.latency.torch_ops import graph_from_module
 from edgekd.models import (
     PRUNED,
     Prunable,
@@ -33,7 +34,7 @@ from edgekd.search import Cost, Point, memory_bytes, values_of
 _STUDENT = "search"
 
 
-class _Stopped(Exception):  # noqa: N818
+class _Stopped(Exception):
     """A short training that does not go on."""
 
 
