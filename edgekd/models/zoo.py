@@ -128,7 +128,7 @@ def family_of(spec: NetSpec) -> Family | None:
         StorageError: The spec of a pruned network is damaged.
     """
     name = original_of(spec).family
-    return None if name not in FAMILIES else FAMILIES[name]
+    return FAMILIES[name] if name in FAMILIES else None  # noqa: SIM401
 
 
 def modalities_of(spec: NetSpec) -> tuple[str, ...]:
