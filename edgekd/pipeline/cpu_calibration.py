@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.core.artifacts import LatencyReport, NetSpec, OnnxModel
-from edgekd.core.errors import ConfigError
 from edgekd.core.seeds import derive_seed
 from edgekd.engine import BACKENDS, BuildOptions
 from edgekd.export import export_onnx, random_inputs
@@ -46,15 +45,14 @@ def calibration_points(
 ) -> list[Point]:
     """Choose students to measure: of every family, evenly spread over the sizes of a random dozen.
 
+    Where fewer are small enough, the smallest of the family stand in: what is measured need not be allowed.
+
     Args:
         space: What is searched.
         macs_of: Multiply-accumulates of a student.
-        count: How many, at least; a few more where the families do not divide it.
-        max_macs: Larger ones are left out.
+        count: How many, at least, if the space has as many; a few more where the families do not divide it.
+        max_macs: Larger ones are avoided.
         seed: Decides the dozen.
-
-    Raises:
-        ConfigError: No student is small enough.
     """
     families = [one for one in space.families if one.family != PRUNED] or list(space.families)
     each = -(-count // len(families))
@@ -62,15 +60,13 @@ def calibration_points(
     for one in families:
         points = list(one.points())
         random.Random(derive_seed(seed, "calibration", one.family)).shuffle(points)  # noqa: S311
-        sized = sorted(
-            ((macs_of(point), index, point) for index, point in enumerate(points[: max(_DRAWN, 2 * each)])),
-            key=lambda item: item[:2],
-        )
-        fitting = [point for macs, _, point in sized if max_macs is None or macs <= max_macs]
-        places = np.unique(np.linspace(0.1, 0.9, each) * (len(fitting) - 1)) if fitting else []
-        chosen += [fitting[int(place)] for place in dict.fromkeys(round(float(place)) for place in places)]
-    if not chosen:
-        raise ConfigError(f"no student of the space has at most {max_macs:,} multiply-accumulates")
+        drawn = points[: max(_DRAWN, 2 * each)]
+        sizes = [macs_of(point) for point in drawn]
+        order = sorted(range(len(drawn)), key=lambda place: (sizes[place], place))
+        fitting = [place for place in order if max_macs is None or sizes[place] <= max_macs]
+        among = fitting if len(fitting) >= each else order[:each]
+        places = np.round(np.linspace(0.1, 0.9, each) * (len(among) - 1)) if len(among) > each else range(len(among))
+        chosen += [drawn[among[int(place)]] for place in dict.fromkeys(places)]
     return chosen
 
 
