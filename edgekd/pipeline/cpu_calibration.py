@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.core.artifacts import LatencyReport, NetSpec, OnnxModel
+from edgekd.core.errors import ConfigError
 from edgekd.core.seeds import derive_seed
 from edgekd.engine import BACKENDS, BuildOptions
 from edgekd.export import export_onnx, random_inputs
 from edgekd.latency import CpuPoint, LayerGraph
+from edgekd.latency.cpu_model import FEWEST
 from edgekd.models import PRUNED, build, deploy
 from edgekd.profile import measure
 from edgekd.search import Point, SearchSpace
@@ -53,8 +55,18 @@ def calibration_points(
         count: How many, at least, if the space has as many; a few more where the families do not divide it.
         max_macs: Larger ones are avoided.
         seed: Decides the dozen.
+
+    Raises:
+        ConfigError: The space has too few students.
     """
-    families = [one for one in space.families if one.family != PRUNED] or list(space.families)
+    if len(space) < FEWEST:
+        raise ConfigError(
+            f"the space has {len(space)} students, {FEWEST} at least are measured before this CPU is predicted: allow "
+            "more (--space, --set search.space...)"
+        )
+    families = [one for one in space.families if one.family != PRUNED]  # cutting costs more time than drawing
+    if sum(map(len, families)) < count:
+        families = list(space.families)
     each = -(-count // len(families))
     chosen: list[Point] = []
     for one in families:

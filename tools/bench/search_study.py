@@ -21,6 +21,7 @@ import json
 import math
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from paired import paired
 from torch import nn
 
 from edgekd.core.artifacts import NetSpec
@@ -42,7 +44,6 @@ from edgekd.pipeline.search_config import SpaceConfig
 from edgekd.pipeline.student_space import space_for
 from edgekd.search import Plan, Point, SearchSpace, excesses, open_storage, open_study, records_of, sampler_for, work
 from edgekd.targets import get_target
-from paired import paired
 
 METHODS = ("search", "random", "widest")
 _FIELDS = (
@@ -192,14 +193,16 @@ def run_case(name: str, seed: int, method: str, folder: Path) -> dict[str, Any]:
 
 
 def _searched(plan: Plan, students: Counted, allowance: int) -> Point:
-    storage = open_storage("sqlite:///:memory:")
-    study = open_study(storage, "study", directions=plan.directions, facts={}, sampler=None)
-    study.sampler = sampler_for(plan, 0)
-    trials = 0
-    while students.spent_macs < allowance and trials < len(plan.space):
-        trials += 1
-        work(study, replace(plan, trials=trials), students, worker="study")
-    best = max((one for one in records_of(study) if one.is_counted), key=lambda one: (one.epochs, one.score or 0.0))
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
+        storage = open_storage(str(Path(scratch) / "study.journal"))
+        study = open_study(storage, "study", directions=plan.directions, facts={}, sampler=None)
+        study.sampler = sampler_for(plan, 0)
+        trials = 0
+        while students.spent_macs < allowance and trials < len(plan.space):
+            trials += 1
+            work(study, replace(plan, trials=trials), students, worker="study")
+        records = records_of(study)
+    best = max((one for one in records if one.is_counted), key=lambda one: (one.epochs, one.score or 0.0))
     return dict(best.point or {})
 
 
