@@ -41,6 +41,7 @@ from edgekd.search import (
     records_of,
     require_reachable,
     sampler_for,
+    storage_errors,
     work,
     worker_name,
 )
@@ -348,4 +349,5 @@ def _worker_process(job: _Job, index: int, seconds_left: float) -> None:
 
 def _work(setting: _Setting, job: _Job, index: int, listener: Listener) -> None:
     study = _study(setting, job.teacher, job.storage, index)
-    work(study, setting.plan, setting.candidates, worker=worker_name(index), listener=listener)
+    with storage_errors(job.storage):
+        work(study, setting.plan, setting.candidates, worker=worker_name(index), listener=listener)

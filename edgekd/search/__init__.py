@@ -4,7 +4,7 @@ from edgekd.search.costs import Cost, excesses, memory_bytes
 from edgekd.search.pareto import dominates, front, goes_on
 from edgekd.search.profile import ProfileRow, SpaceProfile, profile_space, require_reachable
 from edgekd.search.space import Dimension, FamilySpace, Point, SearchSpace, parameters_of, values_of
-from edgekd.search.storage import open_storage, open_study, shown
+from edgekd.search.storage import open_storage, open_study, shown, storage_errors
 from edgekd.search.sweep import Choice, Considered, Sized, Space, candidates, choose_student
 from edgekd.search.trials import TrialRecord, close_lost, queue_lost, records_of, worker_name
 from edgekd.search.worker import OBJECTIVES, Plan, Students, sampler_for, work
@@ -42,6 +42,7 @@ __all__ = [
     "require_reachable",
     "sampler_for",
     "shown",
+    "storage_errors",
     "values_of",
     "work",
     "worker_name",

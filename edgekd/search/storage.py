@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from edgekd.core.errors import ConfigError, StorageError, missing_package
 
 _FACTS = "edgekd.facts"
+_ATTEMPTS = 5
 _PASSWORD = re.compile(r"(://[^:/@]*):[^@]*@")
 
 
@@ -38,8 +40,8 @@ def open_storage(where: str) -> Any:
     if scheme in ("postgresql", "postgres"):
         _require_driver("psycopg", "postgres")
         where = "postgresql+psycopg://" + where.partition("://")[2]
-    with _storage_errors(where):
-        return optuna.storages.RDBStorage(where, engine_kwargs={"pool_pre_ping": True})
+    with storage_errors(where):
+        return _database(optuna, where)
 
 
 def open_study(storage: Any, name: str, *, directions: Sequence[str], facts: Mapping[str, Any], sampler: Any) -> Any:
@@ -60,7 +62,7 @@ def open_study(storage: Any, name: str, *, directions: Sequence[str], facts: Map
         StorageError: The storage cannot be reached.
     """
     optuna = import_optuna()
-    with _storage_errors(name):
+    with storage_errors(name):
         study = optuna.create_study(
             storage=storage, sampler=sampler, study_name=name, directions=list(directions), load_if_exists=True
         )
@@ -109,6 +111,18 @@ def _journal(optuna: ModuleType, path: Path) -> Any:
         raise StorageError(f"study file {path} is damaged or no journal of a study: {error}") from error
 
 
+def _database(optuna: ModuleType, where: str) -> Any:
+    """Open a database; workers that begin at once may find each other making its tables, and try again."""
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return optuna.storages.RDBStorage(where, engine_kwargs={"pool_pre_ping": True})
+        except (IntegrityError, ProgrammingError):
+            time.sleep(0.5 * attempt)
+    return optuna.storages.RDBStorage(where, engine_kwargs={"pool_pre_ping": True})
+
+
 def _require_driver(module: str, extra: str) -> None:
     import importlib.util
 
@@ -117,7 +131,8 @@ def _require_driver(module: str, extra: str) -> None:
 
 
 @contextmanager
-def _storage_errors(where: str) -> Iterator[None]:
+def storage_errors(where: str) -> Iterator[None]:
+    """Turn what a database or Optuna raises inside the block into `StorageError`, its address without the password."""
     optuna = import_optuna()
     from sqlalchemy.exc import SQLAlchemyError
 

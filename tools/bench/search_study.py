@@ -1,7 +1,7 @@
 """Does a search choose better students than chance or the widest-fit rule, at equal training cost?
 
-`python tools/bench/search_study.py --out DIR` chooses a student within a latency budget in three ways, for each data set
-and seed, and trains what was chosen to the end. Cost is counted in multiply-accumulates: size of a student times its
+`python tools/bench/search_study.py --out DIR` chooses a student within a budget in three ways, for each data set and
+seed, and trains what was chosen to the end. Cost is counted in multiply-accumulates: size of a student times its
 epochs. All ways may spend the same in all:
 
 - `search`: `edgekd.search` with successive halving until the allowance is used up, then the best student to the end;
