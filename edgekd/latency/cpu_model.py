@@ -83,14 +83,15 @@ class CpuModel:
     Attributes:
         thetas: Natural log of each time constant relative to its prior, in the order of the model.
         half_width_log: Natural log of the half-width of the 90 % interval of the median.
-        tail_factor: 99th percentile over the median, the upper quartile of the networks measured.
+        tail: What the 99th percentile adds to the median: milliseconds, a share of it, and the factor with which three
+            quarters of the networks measured stay below.
         points: The networks measured.
         errors_log: Log error of each when it is left out of the fit.
     """
 
     thetas: tuple[float, ...]
     half_width_log: float
-    tail_factor: float
+    tail: tuple[float, float, float]
     points: tuple[CpuPoint, ...]
     errors_log: tuple[float, ...]
 
@@ -104,7 +105,7 @@ class CpuModel:
         return {
             "thetas": dict(zip(_NAMES, self.thetas, strict=True)),
             "half_width_log": self.half_width_log,
-            "tail_factor": self.tail_factor,
+            "tail": list(self.tail),
             "points": [point.document() for point in self.points],
             "errors_log": list(self.errors_log),
         }
@@ -116,7 +117,7 @@ class CpuModel:
             return cls(
                 tuple(float(document["thetas"][name]) for name in _NAMES),
                 float(document["half_width_log"]),
-                float(document["tail_factor"]),
+                _three(document["tail"]),
                 tuple(CpuPoint.of_document(point) for point in document["points"]),
                 tuple(map(float, document["errors_log"])),
             )
@@ -137,12 +138,14 @@ class CpuModel:
         """
         p50_ms = 1e3 * _seconds(_features(graph), np.array(self.thetas))
         high_ms = p50_ms * math.exp(self.half_width_log)
+        added, share, factor = self.tail
         conditions = {
             "statement": "predicted, not measured",
             "interval_coverage": _COVERAGE,
             "calibration_models": len(self.points),
             "half_width_log": {"left out": round(self.half_width_log, 4)},
-            "p99_estimate": f"upper end x {self.tail_factor:.3g} (upper quartile of the networks measured here)",
+            "p99_estimate": f"upper end + {added:.3g} ms + {share:.1%}, x {factor:.3g}: three quarters of those measured",
+            "p99_expected_ms": self._p99_ms(p50_ms),
             "gmacs": graph.macs / 1e9,
             "layers": len(graph.layers),
         }
@@ -152,12 +155,16 @@ class CpuModel:
             precision="fp32",
             backend=BACKEND,
             p50_ms=p50_ms,
-            p99_ms=high_ms * self.tail_factor,
+            p99_ms=self._p99_ms(high_ms),
             low_ms=p50_ms * math.exp(-self.half_width_log),
             high_ms=high_ms,
             conditions=conditions,
             parents=(graph.digest, self.digest),
         )
+
+    def _p99_ms(self, p50_ms: float) -> float:
+        added, share, factor = self.tail
+        return max(p50_ms, factor * (p50_ms * (1 + share) + added))
 
 
 def calibrate_cpu(points: Sequence[CpuPoint]) -> CpuModel:
@@ -184,14 +191,29 @@ def calibrate_cpu(points: Sequence[CpuPoint]) -> CpuModel:
         others = [place for place in range(len(points)) if place != left_out]
         thetas = _fitted([features[place] for place in others], logs[others])
         errors.append(math.log(_seconds(features[left_out], thetas)) - float(logs[left_out]))
-    ratios = sorted(point.p99_ms / point.p50_ms for point in points)
     return CpuModel(
         thetas=tuple(map(float, _fitted(features, logs))),
         half_width_log=_half_width(errors),
-        tail_factor=max(1.0, float(np.quantile(ratios, 0.75))),
+        tail=_tail(points),
         points=tuple(points),
         errors_log=tuple(errors),
     )
+
+
+def _tail(points: Sequence[CpuPoint]) -> tuple[float, float, float]:
+    """Split what the 99th percentile adds into a part of its own (interruptions) and a share of the median."""
+    from scipy.optimize import nnls
+
+    p50, p99 = (np.array([getattr(point, name) for point in points]) for name in ("p50_ms", "p99_ms"))
+    rows = np.stack([np.ones(len(points)), p50], axis=1) / p99[:, None]
+    (added, share), _ = nnls(rows, (p99 - p50) / p99)
+    factor = float(np.quantile(p99 / (p50 * (1 + share) + added), 0.75))
+    return float(added), float(share), factor
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    added, share, factor = map(float, values)
+    return added, share, factor
 
 
 def refit_cpu(model: CpuModel, points: Sequence[CpuPoint]) -> CpuModel:

@@ -65,6 +65,7 @@ class Candidates:
         seed: Decides weights and batches of all of them.
         precision: What the target runs.
         predict: Kernels to latency on the target.
+        is_measured_later: Whether a student is measured before it is returned.
         inherit: Whether students start from the teacher's first layers as far as these fit.
         multiple: Channels are pruned in multiples of this.
     """
@@ -78,6 +79,7 @@ class Candidates:
     seed: int
     precision: Precision
     predict: Callable[[LayerGraph], LatencyReport]
+    is_measured_later: bool = False
     inherit: bool = True
     multiple: int = 4
     _made: dict[str, Candidate] = field(default_factory=dict)
@@ -107,6 +109,7 @@ class Candidates:
                 params=int(graph.columns.weight_elems.sum()),
                 memory_bytes=memory_bytes(graph, self.precision),
                 latency=self.predict(graph),
+                is_measured_later=self.is_measured_later,
             )
         return self._costs[spec.digest]
 

@@ -7,7 +7,7 @@ weighed by the refitted model. For another target the upper end of the predictio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,7 @@ def finals_of(
         cost, model = _judged(record, candidates, context, model)
         misses = context.budget.misses(cost.figures) if context.budget is not None else ()
         if misses:
-            how = "measured: " if cost.latency.kind == "measured" else "predicted, not measured, upper end: "
-            refused.append(Refusal(record, cost, how + "; ".join(misses)))
+            refused.append(Refusal(record, cost, f"{cost.basis}: {'; '.join(misses)}"))
             context.note("finalists", f"{cost.name} is refused, {refused[-1].reason}")
             continue
         path = folder / f"student{len(finalists) + 1}.json"
@@ -147,7 +146,7 @@ def _is_hopeless(predicted: LatencyReport, cost: Cost, context: RunContext) -> b
 
 
 def _with_latency(cost: Cost, latency: LatencyReport) -> Cost:
-    return Cost(cost.name, cost.macs, cost.params, cost.memory_bytes, latency)
+    return replace(cost, latency=latency)
 
 
 def _point(record: TrialRecord) -> dict[str, Any]:
@@ -159,7 +158,7 @@ def _point(record: TrialRecord) -> dict[str, Any]:
 def _front(records: Sequence[TrialRecord]) -> tuple[int, ...]:
     fitting = [one for one in records if one.cost is not None and one.score is not None]
     losses = [
-        (-float(one.score or 0.0), float(one.cost["latency"]["p99_ms"]), float(one.cost["memory_bytes"]))
+        (-float(one.score or 0.0), float(one.cost["figures"]["p99"]), float(one.cost["memory_bytes"]))
         for one in fitting
         if one.cost is not None
     ]

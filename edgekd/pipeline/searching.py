@@ -187,6 +187,7 @@ def _setting(
         seed=wanted.seed,
         precision=precision_on(target),
         predict=_predictor(target, model),
+        is_measured_later=target.kind == "cpu",
         inherit=wanted.inherit,
         multiple=4 if target.kind == "cpu" else 8,
     )

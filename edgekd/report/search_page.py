@@ -87,7 +87,7 @@ def pareto_chart(
     Returns:
         SVG text.
     """
-    times = [float(one["cost"]["latency"]["p99_ms"]) for one in trained]
+    times = [float(one["cost"]["figures"]["p99"]) for one in trained]
     scores = [float(one["score"]) for one in trained]
     shown = [*times, limit_ms] if limit_ms is not None and limit_ms < 4 * max(times) else times
     x_axis = svg.linear_axis([0.0, *shown], start=_LEFT, end=_WIDTH - 16)

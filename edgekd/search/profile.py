@@ -105,6 +105,5 @@ def _floor(smallest: Sequence[ProfileRow], budget: Budget) -> str:
     """Say what the least excessive of the smallest members reaches."""
     best = min(smallest, key=lambda row: max(excesses(row.cost, budget)))
     figures = best.cost.figures
-    how = "measured" if best.cost.latency.kind == "measured" else "upper end, predicted, not measured"
     reached = ", ".join(f"{clause.metric}<{figures[clause.metric]:.4g}{clause.unit}" for clause in budget.clauses)
-    return f"the floor on {best.cost.latency.target} is {reached} ({how}, {best.cost.name})"
+    return f"the floor on {best.cost.latency.target} is {reached} ({best.cost.basis}, {best.cost.name})"

@@ -180,9 +180,7 @@ def _note_cost(trial: Any, cost: Mapping[str, Any], excess: tuple[float, ...]) -
 def _losses(record: TrialRecord, plan: Plan, epoch: int) -> Losses | None:
     if epoch not in record.rungs or record.cost is None or record.state == "lost":
         return None
-    latency, memory = record.cost["latency"], record.cost["memory_bytes"] / 1e6
-    known = {"p99": float(latency["p99_ms"]), "memory": memory}
-    return plan.losses(record.rungs[epoch], known)
+    return plan.losses(record.rungs[epoch], record.cost["figures"])
 
 
 def _known(study: Any, trial: Any, point: Point) -> TrialRecord | None:
@@ -200,9 +198,8 @@ def _copy(study: Any, trial: Any, plan: Plan, known: TrialRecord) -> None:
         finish(study, trial, "copied", None)
         return
     _note_cost(trial, known.cost, known.excess)
-    figures = {"p99": known.cost["latency"]["p99_ms"], "memory": known.cost["memory_bytes"] / 1e6}
     score = plan.no_skill if known.score is None else known.score
-    finish(study, trial, "copied", tuple({"score": score, **figures}[name] for name in plan.objectives))
+    finish(study, trial, "copied", tuple({**known.cost["figures"], "score": score}[name] for name in plan.objectives))
 
 
 def _queue_new(study: Any, plan: Plan, number: int) -> None:

@@ -51,8 +51,15 @@ def test_predictions_are_labelled_and_their_interval_is_around_them():
     assert report.conditions["statement"] == "predicted, not measured"
     assert report.low_ms < report.p50_ms < report.high_ms < report.p99_ms
     assert report.high_ms / report.p50_ms == pytest.approx(math.exp(model.half_width_log))
-    assert report.p99_ms == pytest.approx(2.0 * report.high_ms)
+    assert report.p99_ms == pytest.approx(2.0 * report.high_ms, rel=0.01)
+    assert report.conditions["p99_expected_ms"] == pytest.approx(2.0 * report.p50_ms, rel=0.01)
     assert model.digest in report.parents
+
+
+def test_interruptions_add_to_the_tail_of_small_networks_and_large_ones_alike():
+    points = [CpuPoint(one.graph, one.p50_ms, one.p50_ms + 5.0, one.name) for one in _points(range(10))]
+    expected = calibrate_cpu(points).predict(_graph(50)).conditions["p99_expected_ms"]
+    assert expected == pytest.approx(_machine_ms(_graph(50)) + 5.0, rel=0.01)
 
 
 def test_noise_in_the_measurements_widens_the_interval():

@@ -52,3 +52,13 @@ def test_every_clause_has_its_own_excess_and_predictions_count_by_their_upper_en
     assert excesses(cost, parse_budget("p50<4ms, p99<2ms, memory<8MB")) == pytest.approx((-0.5, 0.5, -0.5))
     assert excesses(cost, parse_budget("p99<3ms"))[0] > 0
     assert excesses(cost, None) == ()
+
+
+def test_what_is_measured_later_is_screened_by_its_expected_value():
+    latency = LatencyReport("predicted", "cpu", "fp32", "x", 1.0, 9.0, 0.5, 2.0, {"p99_expected_ms": 3.0})
+    later = Cost("net", 1, 1, 1_000_000, latency, is_measured_later=True)
+    assert later.figures == {"p50": 1.0, "mean": 1.0, "p90": 3.0, "p99": 3.0, "memory": 1.0}
+    assert later.basis == "expected, predicted, not measured"
+    assert Cost("net", 1, 1, 1, latency).figures["p99"] == 9.0
+    measured = LatencyReport("measured", "cpu", "fp32", "x", 1.0, 5.0, 0.9, 1.1, {"p99_expected_ms": 3.0})
+    assert Cost("net", 1, 1, 1, measured, is_measured_later=True).figures["p99"] == 5.0
