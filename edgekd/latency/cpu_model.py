@@ -144,7 +144,7 @@ class CpuModel:
             "interval_coverage": _COVERAGE,
             "calibration_models": len(self.points),
             "half_width_log": {"left out": round(self.half_width_log, 4)},
-            "p99_estimate": f"upper end + {added:.3g} ms + {share:.1%}, x {factor:.3g}: three quarters of those measured",
+            "p99_estimate": f"upper end + {added:.3g} ms + {share:.1%}, x {factor:.3g}; 3 of 4 measured lie below",
             "p99_expected_ms": self._p99_ms(p50_ms),
             "gmacs": graph.macs / 1e9,
             "layers": len(graph.layers),
