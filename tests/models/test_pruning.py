@@ -150,8 +150,8 @@ def test_layers_that_cannot_be_cut_are_named_with_the_reason():
     assert "does not run with fewer channels" in prunable.refusals["first"]
 
 
-class _Reversed(nn.Module):
-    """Channels have fixed places: the second half is added to the first."""
+class _Rolled(nn.Module):
+    """Runs with any number of channels, but each is added to its neighbour."""
 
     def __init__(self):
         super().__init__()
@@ -159,16 +159,30 @@ class _Reversed(nn.Module):
         self.last = nn.Linear(8, 10)
 
     def forward(self, x):
-        return self.last((F.relu(self.first(x)) * self.places(x)).mean((2, 3)))
+        maps = F.relu(self.first(x))
+        return self.last((maps + maps.roll(1, dims=1)).mean((2, 3)))
 
-    @staticmethod
-    def places(x):
-        return torch.arange(1.0, 9.0, device=x.device).reshape(1, 8, 1, 1)
+
+def test_channels_that_work_with_their_neighbours_are_left_alone():
+    with pytest.raises(ConfigError, match="first: its channels have fixed places: removing one moves the others"):
+        find_prunable(_Rolled(), (3, 8, 8), name="mine")
+
+
+class _Weighed(nn.Module):
+    """Every channel has a weight that is no parameter: eight of them, whatever the convolution has."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.last((F.relu(self.first(x)) * torch.arange(1.0, 9.0).reshape(1, 8, 1, 1)).mean((2, 3)))
 
 
 def test_a_network_without_anything_to_cut_is_refused_with_its_layers():
     with pytest.raises(ConfigError) as error:
-        find_prunable(_Reversed(), (3, 8, 8), name="teacher mine")
+        find_prunable(_Weighed(), (3, 8, 8), name="teacher mine")
     assert "teacher mine cannot be pruned" in str(error.value)
     assert "first" in str(error.value) and "last: its channels are the network's output" in str(error.value)
 

@@ -19,12 +19,13 @@ def _spec(text="resnet8-w4", resolution=32, **options):
     )
 
 
-def test_a_reduced_network_is_the_small_one_on_averaged_pictures():
-    reduced, small = build(_spec(reduce="2")).eval(), build(_spec(resolution=16)).eval()
+@pytest.mark.parametrize("side", [32, 64])
+def test_a_reduced_network_is_the_small_one_on_averaged_pictures(side):
+    reduced, small = build(_spec(reduce="2", resolution=side)).eval(), build(_spec(resolution=side // 2)).eval()
     small.load_state_dict(reduced.state_dict())
-    pictures = torch.rand(3, 1, 32, 32)
+    pictures = torch.rand(3, 1, side, side)
     assert torch.allclose(reduced(pictures), small(F.avg_pool2d(pictures, 2)), atol=1e-5)
-    assert count_macs(reduced, (1, 32, 32)) == count_macs(small, (1, 16, 16))
+    assert count_macs(reduced, (1, side, side)) == count_macs(small, (1, side // 2, side // 2))
 
 
 def test_its_name_says_so_and_the_text_form_reads_it():

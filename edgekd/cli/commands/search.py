@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,7 +142,7 @@ def _text(document: Mapping[str, Any]) -> str:
     )
 
 
-def _profile_table(rows: list[Mapping[str, Any]]) -> str:
+def _profile_table(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [
         (
             row["family"],
