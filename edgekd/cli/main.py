@@ -15,6 +15,7 @@ from edgekd.cli.commands.export import export
 from edgekd.cli.commands.profile import profile
 from edgekd.cli.commands.quantize import quantize
 from edgekd.cli.commands.schema import schema
+from edgekd.cli.commands.search import search
 from edgekd.cli.console import Verbosity
 from edgekd.cli.failure import ReportingGroup
 from edgekd.cli.outcome import delivering
@@ -56,6 +57,7 @@ def edgekd(
 
 
 app.command("distill")(delivering(distill))
+app.command("search")(delivering(search))
 app.command("export")(delivering(export))
 app.command("quantize")(delivering(quantize))
 app.command("build")(delivering(build))

@@ -94,7 +94,8 @@ class NetSpec:
     """A network's architecture, enough to build it again.
 
     Attributes:
-        family: Registered family (`"resnet"`), or `"timm"` / `"python"` for a teacher from elsewhere.
+        family: Registered family (`"resnet"`), `"timm"` / `"python"` for a teacher from elsewhere, or `"pruned"` for
+            what was cut from another network.
         depth: Family-specific depth (`20` for ResNet-20); 0 where it has no meaning.
         width: Channels of the first stage; 0 where it has no meaning.
         resolution: Height and width of its input in pixels; length of its texts in tokens.
@@ -125,10 +126,12 @@ class NetSpec:
 
     @property
     def name(self) -> str:
-        """Short name for tables (`resnet20-w16@32`)."""
-        if self.family in ("timm", "python"):
+        """Short name for tables (`resnet20-w16@32`; `resnet20-w16@32/2` halves its pictures first)."""
+        if self.family in ("timm", "python", "pruned"):
             return f"{self.family}:{self.options.get('model', '?')}"
-        return f"{self.family}{self.depth}-w{self.width}@{self.resolution}"
+        reduced = f"/{self.options['reduce']}" if self.options.get("reduce", "1") != "1" else ""
+        kernel = f"-k{self.options['kernel']}" if self.options.get("kernel", "3") != "3" else ""
+        return f"{self.family}{self.depth}-w{self.width}{kernel}@{self.resolution}{reduced}"
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from edgekd.distill.recipe import Recipe
 from edgekd.distill.session import Session
 from edgekd.distill.specs import RoleSpec
 from edgekd.distill.stage import add_attachments
-from edgekd.models import FAMILIES, build, discover_taps, modalities_of, spec_between
+from edgekd.models import FAMILIES, PRUNED, build, discover_taps, family_of, modalities_of, spec_between
 
 Given = tuple[NetSpec, nn.Module]
 
@@ -58,7 +58,7 @@ def open_session(
     for role, wanted in recipe.roles.items():
         specs[role] = _spec_of(wanted, specs)
         nets[role] = traced(specs[role], _built(specs[role], seed, "role", role))
-    fresh = {role: _fresh(spec, seed, role) for role, spec in specs.items() if spec.family in FAMILIES}
+    fresh = {role: _fresh(spec, seed, role) for role, spec in specs.items() if _is_ours(spec)}
     policies = {name: _policy(recipe, name, seed) for name in recipe.policies}
     session = Session(nets, input_shape, seed, fresh, policies)
     torch.manual_seed(derive_seed(seed, "auxiliaries"))
@@ -91,8 +91,9 @@ def penultimate_of(spec: NetSpec, module: nn.Module, kind: Kind = "classificatio
     Raises:
         ConfigError: A network from elsewhere exposes no such feature.
     """
-    if spec.family in FAMILIES:
-        return FAMILIES[spec.family].penultimate
+    family = family_of(spec)
+    if family is not None:
+        return family.penultimate
     axes, words = (3, "map [B, C, H, W]") if kind == "segmentation" else (1, "vector [B, D]")
     fitting = [tap.path for tap in discover_taps(module, spec.input_shape) if len(tap.shape) == axes]
     if not fitting:
@@ -104,9 +105,13 @@ def _spec_of(wanted: RoleSpec, specs: Mapping[str, NetSpec]) -> NetSpec:
     if wanted.between is not None:
         return spec_between(specs["student"], specs["teacher"], share=wanted.between)
     spec = specs[str(wanted.like)]
-    if spec.family not in FAMILIES:
+    if not _is_ours(spec):
         raise ConfigError(f"this recipe trains another {spec.name}, which is not one of edgekd's families")
     return spec
+
+
+def _is_ours(spec: NetSpec) -> bool:
+    return spec.family in FAMILIES or spec.family == PRUNED
 
 
 def _built(spec: NetSpec, seed: int, *names: str) -> nn.Module:
@@ -131,11 +136,12 @@ def _policy(recipe: Recipe, name: str, seed: int) -> Policy:
 
 
 def _traced(spec: NetSpec, module: nn.Module, *, resolution: int, kind: Kind) -> TracedNet:
+    family = family_of(spec)
     return TracedNet(
         module,
         penultimate=penultimate_of(spec, module, kind),
         resolution=0 if spec.resolution == resolution else spec.resolution,
-        embedded=FAMILIES[spec.family].embedded if spec.family in FAMILIES else "",
+        embedded="" if family is None else family.embedded,
         kind=kind,
         modalities=modalities_of(spec),
     )

@@ -1,5 +1,6 @@
 """Graph to fused layers to predicted milliseconds with an interval; nothing here is ever a measurement."""
 
+from edgekd.latency.cpu_model import CpuModel, CpuPoint, calibrate_cpu, refit_cpu
 from edgekd.latency.fusion import graph_from_onnx
 from edgekd.latency.kernel_model import Hardware, KernelParameters, KernelTimes, kernel_times
 from edgekd.latency.launch_floor import launch_floor_ms, require_above_launch_floor
@@ -12,6 +13,8 @@ from edgekd.latency.template import GraphTemplate
 
 __all__ = [
     "KINDS",
+    "CpuModel",
+    "CpuPoint",
     "CandidateTimes",
     "GraphTemplate",
     "Hardware",
@@ -22,6 +25,7 @@ __all__ = [
     "LayerKind",
     "LayerTime",
     "ParameterFile",
+    "calibrate_cpu",
     "explain",
     "graph_from_onnx",
     "graphs_from_csv",
@@ -34,5 +38,6 @@ __all__ = [
     "predictable_precisions",
     "predict_many",
     "require_above_launch_floor",
+    "refit_cpu",
     "with_batch",
 ]

@@ -244,8 +244,8 @@ def graph_of(point: MeasuredPoint, graphs: Graphs) -> LayerGraph:
 def _family_weights(points: Sequence[MeasuredPoint]) -> Floats:
     """Weights `[N]`, 1 on average: a family of many networks says more than one of few, not in proportion."""
     counts = Counter(point.family for point in points)
-    weights = np.array([counts[point.family] ** -0.5 for point in points])
-    return weights / weights.mean()
+    weights: Floats = np.array([counts[point.family] ** -0.5 for point in points])
+    return np.asarray(weights / weights.mean())
 
 
 def _by_board(

@@ -3,21 +3,27 @@
 from edgekd.models.between import spec_between
 from edgekd.models.cost import count_macs, count_params
 from edgekd.models.evaluation import evaluating, takes_tokens, zeros_for
-from edgekd.models.family import Family
-from edgekd.models.inheritance import Layers, inherited_weights
+from edgekd.models.family import Family, takes_reduction
+from edgekd.models.inheritance import Layers, inherited_weights, leading_weights
 from edgekd.models.layers import Normalize, conv_bn_relu, initialise
+from edgekd.models.networks import build
+from edgekd.models.pruning import Prunable, Ranking, find_prunable, prune
 from edgekd.models.repvgg import RepBlock, deploy
+from edgekd.models.surgery import PRUNED, original_of
 from edgekd.models.taps import Tap, discover_taps, pair_taps, taps_at, trace_taps
 from edgekd.models.teachers import load_model, load_teacher, teacher_start
-from edgekd.models.weights import load_weights, save_weights, starting_weights
-from edgekd.models.zoo import FAMILIES, NetChoice, build, modalities_of, parse_net, spec_for
+from edgekd.models.weights import load_tensors, load_weights, read_tensors, save_weights, starting_weights
+from edgekd.models.zoo import FAMILIES, NetChoice, family_of, modalities_of, parse_net, spec_for
 
 __all__ = [
     "FAMILIES",
+    "PRUNED",
     "Family",
     "NetChoice",
     "Layers",
     "Normalize",
+    "Prunable",
+    "Ranking",
     "RepBlock",
     "Tap",
     "build",
@@ -27,18 +33,26 @@ __all__ = [
     "deploy",
     "discover_taps",
     "evaluating",
+    "family_of",
+    "find_prunable",
     "inherited_weights",
     "initialise",
+    "leading_weights",
     "load_model",
     "load_teacher",
+    "load_tensors",
     "load_weights",
     "modalities_of",
+    "original_of",
     "pair_taps",
     "parse_net",
+    "prune",
+    "read_tensors",
     "save_weights",
     "spec_between",
     "spec_for",
     "starting_weights",
+    "takes_reduction",
     "takes_tokens",
     "taps_at",
     "teacher_start",

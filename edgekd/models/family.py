@@ -18,6 +18,12 @@ MIN_LENGTH = 3
 """Shortest text in tokens: a word between two special tokens."""
 
 
+REDUCE = "reduce"
+"""Option of every family of pictures with one answer for each: how many pixels a side are averaged into one first."""
+
+REDUCTIONS = ("1", "2", "4")
+
+
 def no_modalities(spec: NetSpec) -> tuple[str, ...]:
     """Return no path: the network mixes all input channels from its first layer on."""
     return ()
@@ -75,14 +81,39 @@ def check_spec(family: Family, spec: NetSpec) -> None:
         ConfigError: Lists every problem of the spec.
     """
     problems = _size_problems(family, spec) + _input_problems(family, spec) + _normalisation_problems(spec)
+    problems += _reduction_problems(family, spec)
     if problems:
         raise ConfigError(f"network {spec.name}: " + "; ".join(problems))
     for name, value in spec.options.items():
+        if name == REDUCE and takes_reduction(family):
+            continue
         if name not in family.options:
             raise unknown_name(f"{spec.family} option", name, family.options)
         is_number = name in family.numbers and value.isdecimal() and int(value) > 0
         if not is_number and value not in family.options[name]:
             raise unknown_name(f"{spec.family} {name}", value, family.options[name])
+
+
+def takes_reduction(family: Family) -> bool:
+    """Say whether networks of a family can average their pictures down first."""
+    return family.takes == "pictures" and not family.is_dense
+
+
+def reduction_of(spec: NetSpec) -> int:
+    """Return how many pixels a side a network averages into one before its first layer; 1 for none."""
+    return int(spec.options.get(REDUCE, "1"))
+
+
+def _reduction_problems(family: Family, spec: NetSpec) -> list[str]:
+    given = spec.options.get(REDUCE)
+    if given is None or not takes_reduction(family):
+        return []
+    if given not in REDUCTIONS:
+        return [f"reduce is {given!r}, it must be one of {', '.join(REDUCTIONS)}"]
+    side, rest = divmod(spec.resolution, int(given))
+    if rest or side < MIN_RESOLUTION:
+        return [f"{spec.resolution} pixels cannot be reduced by {given} to whole ones, at least {MIN_RESOLUTION}"]
+    return []
 
 
 def _size_problems(family: Family, spec: NetSpec) -> list[str]:

@@ -1,4 +1,4 @@
-"""A student that starts from layers of its teacher instead of from drawn weights."""
+"""Students that start from layers of their teacher instead of from drawn weights."""
 
 from __future__ import annotations
 
@@ -48,6 +48,24 @@ def inherited_weights(
             if name.startswith(source):
                 taken[_LAYER.format(own) + name.removeprefix(source)] = value
     return {name: value.clone() for name, value in taken.items()}
+
+
+def leading_weights(own: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the teacher's weights up to the first that a student has not, in the order both compute them.
+
+    What follows layers that are the teacher's sees what it saw there; behind the first difference it would not, so
+    nothing later is taken although its shape may agree.
+
+    Args:
+        own: The student's state, in order.
+        teacher: The teacher's, in order.
+    """
+    taken = {}
+    for (name, value), (theirs, weight) in zip(own.items(), teacher.items(), strict=False):
+        if name != theirs or value.shape != weight.shape:
+            break
+        taken[name] = weight.detach().clone()
+    return taken
 
 
 def _chosen(own: int, theirs: int, layers: Layers) -> list[int]:

@@ -34,9 +34,20 @@ class Normalize(nn.Module):
         return (inputs - self.mean) / self.std
 
 
-def normalized(net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Sequential:
-    """Put input normalisation before a network, under the names `normalize` and `net`."""
-    return nn.Sequential(OrderedDict(normalize=Normalize(mean, std), net=net))
+def normalized(net: nn.Module, mean: Sequence[float], std: Sequence[float], *, reduction: int = 1) -> nn.Sequential:
+    """Put input normalisation before a network, under the names `normalize` and `net`.
+
+    Args:
+        net: The network.
+        mean: Per-channel mean, inputs in 0..1.
+        std: Per-channel standard deviation.
+        reduction: How many pixels a side are averaged into one in between, under the name `reduce`.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=Normalize(mean, std))
+    if reduction > 1:
+        layers["reduce"] = nn.AvgPool2d(reduction)
+    layers["net"] = net
+    return nn.Sequential(layers)
 
 
 def conv3x3(
@@ -44,6 +55,11 @@ def conv3x3(
 ) -> nn.Conv2d:
     """Return a padded 3x3 convolution; a map of n pixels becomes ceil(n / stride)."""
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, groups=groups, bias=has_bias)
+
+
+def depthwise(channels: int, *, stride: int, kernel: int) -> nn.Conv2d:
+    """Return a padded convolution of each channel alone; a map of n pixels becomes ceil(n / stride)."""
+    return nn.Conv2d(channels, channels, kernel, stride=stride, padding=kernel // 2, groups=channels, bias=False)
 
 
 def conv1x1(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Conv2d:

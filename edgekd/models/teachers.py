@@ -12,11 +12,9 @@ from edgekd.core.digest import sha256_of_file
 from edgekd.core.errors import ConfigError, StorageError
 from edgekd.models.bertfolder import HEAD, read_bert_folder, spec_of_folder
 from edgekd.models.evaluation import run_on_zeros
-from edgekd.models.layers import normalized
-from edgekd.models.pythonfile import net_from_file
-from edgekd.models.timmnet import net_from_timm
+from edgekd.models.networks import build
 from edgekd.models.weights import load_tensors, load_weights
-from edgekd.models.zoo import build, parse_net, spec_for
+from edgekd.models.zoo import parse_net, spec_for
 
 _TIMM_PREFIX, _FOLDER_PREFIX = "timm:", "hf:"
 _PROBE_BATCH = 2
@@ -75,7 +73,7 @@ def load_teacher(
             vocabulary=vocabulary,
         ),
     )
-    module = _network_of(spec)
+    module = build(spec)
     if start := teacher_start(ref, spec):
         load_tensors(module, start, origin=ref, optional=(HEAD,))
     if weights is not None:
@@ -119,7 +117,7 @@ def load_model(model: TrainedModel) -> nn.Module:
         raise StorageError(
             f"weights {model.weights.path} are missing or were altered after {model.spec.name} was saved"
         )
-    module = _network_of(model.spec)
+    module = build(model.spec)
     load_weights(module, Path(model.weights.path))
     return module.eval()
 
@@ -157,23 +155,6 @@ def _file_options(path: Path, function: str) -> dict[str, str]:
         "path": str(path.resolve()),
         "sha256": sha256_of_file(path),
     }
-
-
-def _network_of(spec: NetSpec) -> nn.Module:
-    if spec.family == "timm":
-        net = net_from_timm(spec.options["model"], in_channels=spec.in_channels, num_classes=spec.num_classes)
-        return normalized(net, spec.mean, spec.std)
-    if spec.family == "python":
-        return normalized(_net_of_file(spec), spec.mean, spec.std)
-    return build(spec)
-
-
-def _net_of_file(spec: NetSpec) -> nn.Module:
-    path = Path(spec.options["path"])
-    if not path.is_file() or sha256_of_file(path) != spec.options["sha256"]:
-        raise StorageError(f"{path}, which makes {spec.name}, is missing or was altered since")
-    facts = {"in_channels": spec.in_channels, "num_classes": spec.num_classes, "resolution": spec.resolution}
-    return net_from_file(path, spec.options["function"], facts)
 
 
 def _check_output(module: nn.Module, spec: NetSpec, ref: str, positions: tuple[int, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypedDict
 
 from torch import nn
@@ -13,12 +14,13 @@ from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError, unknown_name
 from edgekd.core.registry import Registry
 from edgekd.models.bert import BERT
-from edgekd.models.family import Family, check_spec
+from edgekd.models.family import REDUCE, Family, check_spec, reduction_of, takes_reduction
 from edgekd.models.fcn import FCN
 from edgekd.models.layers import initialise, normalized
 from edgekd.models.mobilenet import MOBILENETV2
 from edgekd.models.repvgg import REPVGG
 from edgekd.models.resnet import RESNET
+from edgekd.models.surgery import original_of
 from edgekd.models.towers import TOWERS
 from edgekd.models.vgg import VGG
 from edgekd.models.wideresnet import WRN
@@ -60,11 +62,12 @@ def build(spec: NetSpec) -> nn.Module:
     """
     family = FAMILIES[spec.family]
     check_spec(family, spec)
-    net = family.build(spec)
+    reduction = reduction_of(spec)
+    net = family.build(replace(spec, resolution=spec.resolution // reduction))
     if family.takes == "tokens":
         return nn.Sequential(OrderedDict(net=net))
     initialise(net)
-    return normalized(net, spec.mean, spec.std)
+    return normalized(net, spec.mean, spec.std, reduction=reduction)
 
 
 def spec_for(
@@ -118,13 +121,24 @@ def spec_for(
     return spec
 
 
+def family_of(spec: NetSpec) -> Family | None:
+    """Return the family of a network, or of what it was cut from; None for networks from elsewhere.
+
+    Raises:
+        StorageError: The spec of a pruned network is damaged.
+    """
+    name = original_of(spec).family
+    return FAMILIES[name] if name in FAMILIES else None  # noqa: SIM401
+
+
 def modalities_of(spec: NetSpec) -> tuple[str, ...]:
     """Return the module paths of a network's modality embeddings `[B, d]`, one for each group of input channels.
 
     Args:
         spec: Its architecture; networks from elsewhere have none.
     """
-    return FAMILIES[spec.family].modalities(spec) if spec.family in FAMILIES else ()
+    family = family_of(spec)
+    return () if family is None else family.modalities(spec)
 
 
 def parse_net(text: str) -> tuple[str, NetChoice]:
@@ -171,7 +185,7 @@ def _parse_assignments(text: str, family: Family, assignments: str) -> NetChoice
             choice["depth"] = _number(text, key, value)
         elif key == "width":
             choice["width"] = _number(text, key, value)
-        elif key in family.options:
+        elif key in family.options or (key == REDUCE and takes_reduction(family)):
             choice.setdefault("options", {})[key] = value
         else:
             raise unknown_name("network setting", key, ("depth", "width", *family.options))

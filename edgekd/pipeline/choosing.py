@@ -16,8 +16,9 @@ from edgekd.export import export_onnx, random_inputs
 from edgekd.latency import graph_from_onnx, predict
 from edgekd.models import FAMILIES, build, count_macs, deploy, spec_for
 from edgekd.pipeline.context import RunContext
+from edgekd.pipeline.found import read_found
 from edgekd.profile import measure
-from edgekd.search import Choice, Space, candidates, choose_student
+from edgekd.search import Choice, Sized, Space, candidates, choose_student
 from edgekd.targets import Target
 
 _SWEEP_SECONDS = 0.3
@@ -40,6 +41,8 @@ def student_for(context: RunContext, teacher: NetSpec, teacher_net: nn.Module) -
         TargetError: The target's ONNX parser is too old for the student's family.
     """
     config = context.config
+    if config.student.found is not None:
+        return _found(context, Path(config.student.found))
     require_opset(config.student.family, context.target)
     inputs = {
         "student": config.student.model_dump(mode="json"),
@@ -55,9 +58,9 @@ def student_for(context: RunContext, teacher: NetSpec, teacher_net: nn.Module) -
     return from_json(NetSpec, result["spec"]), str(result["reason"])
 
 
-def ranking_precision(context: RunContext) -> Precision:
+def precision_on(target: Target) -> Precision:
     """The precision that students are compared in: what the target is expected to run."""
-    return "fp32" if context.target.kind == "cpu" else "fp16"
+    return "fp32" if target.kind == "cpu" else "fp16"
 
 
 def require_opset(family: str, target: Target) -> None:
@@ -76,6 +79,31 @@ def require_opset(family: str, target: Target) -> None:
             f"{family} has operators of ONNX opset {least}, {target.name} takes opset {target.max_opset} at most: "
             "choose a newer target or another family (--student)"
         )
+
+
+def _found(context: RunContext, path: Path) -> tuple[NetSpec, str]:
+    """Take a student that a search found, once it is known to keep the budget here too."""
+    found, dataset = read_found(path), context.dataset
+    if (found.spec.input_shape, found.spec.num_classes) != (dataset.input_shape, dataset.task.num_outputs):
+        raise ConfigError(
+            f"student {path} takes {list(found.spec.input_shape)} and has {found.spec.num_classes} outputs; the data "
+            f"are {list(dataset.input_shape)} with {dataset.task.num_outputs}"
+        )
+    inputs = {
+        "student": found.spec.digest,
+        "budget": str(context.budget) if context.budget else None,
+        "target": context.target.digest,
+        "threads": context.config.threads,
+    }
+
+    def choose() -> dict[str, Any]:
+        member = Sized(found.spec, count_macs(build(found.spec), found.spec.input_shape))
+        choice = choose_student([member], context.budget, latency_of=lambda spec: _latency(context, spec))
+        reason = f"{found.spec.name} was found by edgekd search ({path})"
+        return _record(Choice(choice.spec, reason, choice.considered))
+
+    result = context.ledger.stage("choose", inputs, choose)
+    return from_json(NetSpec, result["spec"]), str(result["reason"])
 
 
 def _choice(context: RunContext, teacher_macs: int) -> Choice:
@@ -123,7 +151,7 @@ def _latency(context: RunContext, spec: NetSpec) -> LatencyReport:
         path = Path(scratch) / "candidate.onnx"
         onnx = export_onnx(deploy(build(spec)), path, input_shape=spec.input_shape, opset=context.target.max_opset)
         if context.target.kind != "cpu":
-            return predict(graph_from_onnx(path), context.target, ranking_precision(context))
+            return predict(graph_from_onnx(path), context.target, precision_on(context.target))
         backend = BACKENDS["onnxruntime"]
         options = BuildOptions(context.target, threads=context.config.threads)
         with backend.open(backend.build(onnx, Path(scratch) / "engine", options)) as runner:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from edgekd.core.config import StrictModel, apply_overrides, read_yaml, validated
 from edgekd.data import DataConfig
 from edgekd.distill import TrainSettings
+from edgekd.pipeline.search_config import SearchConfig
 
 
 class TeacherConfig(StrictModel):
@@ -41,9 +42,14 @@ class StudentConfig(StrictModel):
     )
     mean: tuple[float, ...] | None = Field(None, description="Mean these expect, inputs in 0..1; the data set's.")
     std: tuple[float, ...] | None = Field(None, description="Deviation these expect; the data set's.")
+    found: str | None = Field(
+        None, description="File of a student that `edgekd search` found: the network, and the weights it starts from."
+    )
 
     @model_validator(mode="after")
     def _starts_once(self) -> StudentConfig:
+        if self.found is not None and (self.weights is not None or self.init != "drawn"):
+            raise ValueError("a student that was found brings the weights it starts from: leave weights and init out")
         if self.weights is not None and self.init != "drawn":
             raise ValueError(f"it starts from weights or from layers of the teacher (init: {self.init}), not from both")
         return self
@@ -67,6 +73,7 @@ class RunConfig(StrictModel):
     )
     calibration_size: int = Field(256, ge=32, description="Training inputs that INT8 ranges come from.")
     threads: int = Field(1, ge=1, description="CPU threads of the network when it is timed.")
+    search: SearchConfig = SearchConfig()
     also_build: tuple[str, ...] = Field(("rtx-4090",), description="Targets that TensorRT-RTX builds for here as well.")
 
 

@@ -13,6 +13,7 @@ from edgekd.data import Dataset
 from edgekd.distill import classifier_of
 from edgekd.models import build, inherited_weights, starting_weights
 from edgekd.pipeline.config import StudentConfig
+from edgekd.pipeline.found import read_found, start_of_found
 
 
 def start_of(
@@ -35,6 +36,8 @@ def start_of(
         ConfigError: The weights belong to another network.
         StorageError: They cannot be read.
     """
+    if config.found is not None:
+        return start_of_found(read_found(Path(config.found)))
     if config.weights is not None:
         with torch.random.fork_rng(devices=[]):
             network = build(student)

@@ -15,8 +15,10 @@ from edgekd.core.artifacts import NetSpec, TrainedModel, from_json, to_json
 from edgekd.core.atomic import write_json
 from edgekd.core.digest import sha256_of_arrays
 from edgekd.core.errors import ConfigError
+from edgekd.data import Dataset
 from edgekd.distill import Epoch, Recipe, RunOptions, TrainSettings, check_recipe, evaluate, load_recipe, run_recipe
 from edgekd.models import build, load_model, load_teacher, save_weights, teacher_start
+from edgekd.pipeline.config import TeacherConfig
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.starting import start_of
 
@@ -65,12 +67,16 @@ class _Facts:
 
 
 def teacher_net(context: RunContext) -> tuple[NetSpec, nn.Module]:
-    """Make the teacher's network, with its weights where they are given.
+    """Make the teacher's network of a run, see `load_teacher_for`."""
+    return load_teacher_for(context.config.teacher, context.dataset)
+
+
+def load_teacher_for(config: TeacherConfig, dataset: Dataset) -> tuple[NetSpec, nn.Module]:
+    """Make a teacher's network, with its weights where they are given.
 
     Raises:
         ConfigError: The teacher does not fit the data.
     """
-    config, dataset = context.config.teacher, context.dataset
     weights = None if config.weights is None else Path(config.weights)
     if weights is not None and not weights.is_file():
         raise ConfigError(f"teacher weights {weights}: no such file")

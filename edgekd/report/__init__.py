@@ -23,6 +23,7 @@ from edgekd.report.files import read_report, write_report
 from edgekd.report.html import render_html
 from edgekd.report.run_report import REPORT_SCHEMA_VERSION, RunReport, Verdict
 from edgekd.report.schema import schema_document, schema_path
+from edgekd.report.search_page import search_page, write_search_report
 
 __all__ = [
     "ScoreSummary",
@@ -49,5 +50,7 @@ __all__ = [
     "render_html",
     "schema_document",
     "schema_path",
+    "search_page",
     "write_report",
+    "write_search_report",
 ]

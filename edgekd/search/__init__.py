@@ -1,5 +1,49 @@
-"""Choosing the student: the largest member of a family whose latency keeps the budget."""
+"""Choosing the student: a sweep for the largest that keeps the budget, or a search that trains candidates."""
 
+from edgekd.search.costs import Cost, excesses, memory_bytes
+from edgekd.search.pareto import dominates, front, goes_on
+from edgekd.search.profile import ProfileRow, SpaceProfile, profile_space, require_reachable
+from edgekd.search.space import Dimension, FamilySpace, Point, SearchSpace, parameters_of, values_of
+from edgekd.search.storage import open_storage, open_study, shown, storage_errors
 from edgekd.search.sweep import Choice, Considered, Sized, Space, candidates, choose_student
+from edgekd.search.trials import TrialRecord, close_lost, queue_lost, records_of, worker_name
+from edgekd.search.worker import OBJECTIVES, Plan, Students, sampler_for, work
 
-__all__ = ["Choice", "Considered", "Sized", "Space", "candidates", "choose_student"]
+__all__ = [
+    "OBJECTIVES",
+    "Choice",
+    "Considered",
+    "Cost",
+    "Dimension",
+    "FamilySpace",
+    "Plan",
+    "Point",
+    "ProfileRow",
+    "SearchSpace",
+    "Sized",
+    "Space",
+    "SpaceProfile",
+    "Students",
+    "TrialRecord",
+    "candidates",
+    "choose_student",
+    "close_lost",
+    "dominates",
+    "excesses",
+    "front",
+    "goes_on",
+    "memory_bytes",
+    "open_storage",
+    "open_study",
+    "parameters_of",
+    "profile_space",
+    "queue_lost",
+    "records_of",
+    "require_reachable",
+    "sampler_for",
+    "shown",
+    "storage_errors",
+    "values_of",
+    "work",
+    "worker_name",
+]

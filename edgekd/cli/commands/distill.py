@@ -31,7 +31,10 @@ def distill(
     data_path: Annotated[Path | None, typer.Option(help="Folder, archive or table of the data set.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Zoo name, timm:NAME, file.py:function or hf:FOLDER.")] = None,
     teacher_weights: Annotated[Path | None, typer.Option(help="Its weights; without any it is trained.")] = None,
-    student: Annotated[str | None, typer.Option(help="Family to choose from, or one network (resnet8-w4).")] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(help="Family to choose from, one network (resnet8-w4), or the file of a student that was found."),
+    ] = None,
     method: Annotated[str | None, typer.Option(help="Recipe; `edgekd methods list`.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each student.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Students trained with and without the teacher.")] = None,
@@ -90,6 +93,8 @@ def _text(path: Path | None) -> str | None:
 def _student(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
+    if text.endswith(".json"):
+        return {"found": text}
     from edgekd.models import parse_net
 
     family, choice = parse_net(text)

@@ -1,0 +1,75 @@
+"""What a search found, as one plain document."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from edgekd.core.budget import parse_budget
+from edgekd.pipeline.config import RunConfig
+from edgekd.pipeline.searching import SearchResult
+from edgekd.search import SpaceProfile, shown
+
+
+def document_of(config: RunConfig, result: SearchResult) -> dict[str, Any]:
+    """Return the document of `edgekd search --json`.
+
+    Args:
+        config: What was asked.
+        result: What was found.
+    """
+    finals = result.finals
+    clauses = parse_budget(config.budget).clauses if config.budget else ()
+    return {
+        "target": config.target,
+        "budget": config.budget,
+        "clauses": [{"metric": one.metric, "limit": one.limit, "unit": one.unit} for one in clauses],
+        "study": config.search.name,
+        "storage": shown(result.storage),
+        "teacher": {"net": result.teacher.spec.name, "weights": result.teacher.weights.path},
+        "statement": result.profile.statement(),
+        "profile": profile_rows(result.profile),
+        "finalists": [
+            {
+                "file": str(one.file),
+                "trial": one.record.number,
+                "score": one.record.score,
+                "epochs": one.record.epochs,
+                "cost": one.cost.document(),
+            }
+            for one in finals.finalists
+        ],
+        "refused": [
+            {
+                "name": one.cost.name,
+                "trial": one.record.number,
+                "score": one.record.score,
+                "reason": one.reason,
+                "cost": one.cost.document(),
+            }
+            for one in finals.refused
+        ],
+        "front": list(finals.front),
+        "states": dict(Counter(record.state for record in result.records)),
+        "trials": [record.document() for record in result.records],
+        "cpu_model": None if finals.model is None else _model_facts(finals.model.document()),
+        "next": _next(config, result),
+    }
+
+
+def profile_rows(profile: SpaceProfile) -> list[dict[str, Any]]:
+    """Return the rows of a space's profile as plain data."""
+    return [row.document() for row in profile.rows]
+
+
+def _model_facts(document: dict[str, Any]) -> dict[str, Any]:
+    measured = [{"name": one["name"], "p50_ms": one["p50_ms"]} for one in document["points"]]
+    return {**document, "points": measured}
+
+
+def _next(config: RunConfig, result: SearchResult) -> str:
+    budget = f' --budget "{config.budget}"' if config.budget else ""
+    return (
+        f"edgekd distill --student {result.finals.finalists[0].file} --target {config.target}{budget} "
+        f"--data {config.data.name} --teacher {config.teacher.net} --teacher-weights {result.teacher.weights.path}"
+    )

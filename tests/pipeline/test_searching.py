@@ -1,0 +1,211 @@
+"""The whole search on a few digits: for a board by prediction, on this CPU by measurement."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgekd.core.budget import parse_budget
+from edgekd.core.errors import BudgetExceeded, ConfigError, StorageError
+from edgekd.data import DataConfig, load_dataset
+from edgekd.models import build, load_weights
+from edgekd.pipeline.config import load_config
+from edgekd.pipeline.cpu_calibration import calibration_points
+from edgekd.pipeline.found import read_found, start_of_found
+from edgekd.pipeline.run import RunRequest
+from edgekd.pipeline.search_config import SpaceConfig
+from edgekd.pipeline.search_report import document_of
+from edgekd.pipeline.searching import planned_space, search
+from edgekd.pipeline.student_space import space_for
+from edgekd.report import search_page
+
+pytest.importorskip("optuna", reason="extra search is not installed")
+pytest.importorskip("torch_pruning", reason="extra prune is not installed")
+
+SMALL = {
+    "data": {"name": "digits", "limit": 300},
+    "teacher": {"net": "resnet8-w8", "epochs": 2},
+    "student": {"max_share": 0.7},
+    "train": {"batch_size": 32, "device": "cpu"},
+    "search": {
+        "space": {
+            "families": ["resnet", "pruned"],
+            "depths": {"resnet": [8]},
+            "widths": {"resnet": [2, 4, 6]},
+            "reduces": [1],
+            "keeps": [0.25, 0.5],
+        },
+        "trials": 3,
+        "rungs": [1, 2],
+        "finalists": 2,
+    },
+}
+
+
+def _config(*overrides, **flags):
+    return load_config(None, flags={**SMALL, **flags}, overrides=overrides)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    config = _config(target="jetson-orin", budget="p99<1ms, memory<1MB")
+    return config, search(config, RunRequest(folder, "edgekd search")), folder
+
+
+def test_a_search_returns_students_whose_upper_end_keeps_the_budget(searched):
+    config, result, _ = searched
+    budget = parse_budget(config.budget)
+    assert 1 <= len(result.finals.finalists) <= 2
+    for finalist in result.finals.finalists:
+        assert not budget.misses(finalist.cost.figures)
+        assert finalist.cost.latency.kind == "predicted"
+        assert finalist.record.is_counted
+    assert sum(record.is_counted for record in result.records) == 3
+
+
+def test_the_students_files_build_the_network_and_start_from_the_teacher(searched):
+    _, result, _ = searched
+    teacher = dict(build(result.teacher.spec).named_parameters())
+    for finalist in result.finals.finalists:
+        found = read_found(finalist.file)
+        start = start_of_found(found)
+        network = build(found.spec)
+        network.load_state_dict(start, strict=found.spec.family == "pruned")
+        assert found.spec.name == finalist.record.cost["name"]
+        assert set(start) <= set(network.state_dict()) and teacher
+
+
+def test_pruned_students_inherit_the_trained_teachers_weights(searched):
+    _, result, folder = searched
+    pruned = [one for one in result.records if one.point["family"] == "pruned"]
+    teacher = build(result.teacher.spec)
+    load_weights(teacher, Path(result.teacher.weights.path))
+    for finalist in result.finals.finalists:
+        found = read_found(finalist.file)
+        if found.spec.family == "pruned":
+            start = start_of_found(found)
+            assert torch.equal(start["net.linear.weight"], teacher.net.linear.weight)
+    assert pruned and folder.is_dir()
+
+
+def test_the_same_command_goes_on_and_tries_nothing_again(searched):
+    config, result, folder = searched
+    again = search(config, RunRequest(folder, "edgekd search"))
+    assert len(again.records) == len(result.records)
+    assert [one.cost.name for one in again.finals.finalists] == [one.cost.name for one in result.finals.finalists]
+
+
+def test_another_budget_or_space_needs_another_name(searched):
+    _, _, folder = searched
+    with pytest.raises(ConfigError, match="budget was p99<1ms, memory<1MB, now it is p99<2ms"):
+        search(_config(target="jetson-orin", budget="p99<2ms"), RunRequest(folder, ""))
+    other = _config("search.space.keeps=[0.5]", target="jetson-orin", budget="p99<1ms, memory<1MB")
+    with pytest.raises(ConfigError, match="space was"):
+        search(other, RunRequest(folder, ""))
+
+
+def test_the_report_is_plain_data_and_a_page_with_the_front(searched):
+    config, result, _ = searched
+    document = json.loads(json.dumps(document_of(config, result), allow_nan=False))
+    page = search_page(document)
+    assert document["front"] and len(document["trials"]) == len(result.records)
+    assert page.count("<circle") >= sum(record.is_counted for record in result.records)
+    assert "predicted, not measured" in page and "http" not in page.replace("http-equiv", "")
+    assert all(finalist["file"] in page for finalist in document["finalists"])
+    assert f"--student {document['finalists'][0]['file']}" in document["next"]
+
+
+def test_an_unreachable_budget_ends_before_anything_is_trained(tmp_path):
+    with pytest.raises(BudgetExceeded, match="the floor on jetson-orin is p99<"):
+        search(_config(target="jetson-orin", budget="p99<1us"), RunRequest(tmp_path / "run", ""))
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_a_plan_costs_the_space_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space, profile = planned_space(_config(target="jetson-orin", budget="p99<1ms"))
+    assert len(space) == 3 + 4 and {row.family for row in profile.rows} == {"resnet", "pruned"}
+    assert planned_space(_config(target="cpu"))[1] is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_on_this_cpu_every_student_returned_was_measured_or_is_refused(tmp_path):
+    config = _config("search.calibration=6", "search.trials=2", target="cpu", budget="p99<1s, memory<1MB")
+    result = search(config, RunRequest(tmp_path, ""))
+    assert all(row.cost.latency.kind == "predicted" for row in result.profile.rows)
+    for finalist in result.finals.finalists:
+        assert finalist.cost.latency.kind == "measured" and finalist.cost.latency.p99_ms < 1000
+        assert finalist.cost.latency.conditions["provider"] == "CPUExecutionProvider"
+    assert len(result.finals.model.points) >= 3 + len(result.finals.finalists)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset(DataConfig(name="digits", limit=300))
+
+
+def _space(digits, **changes):
+    return space_for(SpaceConfig(**changes), digits, _teacher(digits))
+
+
+def _teacher(digits):
+    from edgekd.models import spec_for
+
+    return spec_for("resnet", in_channels=1, num_classes=10, resolution=8, mean=digits.mean, std=digits.std)
+
+
+def test_by_default_every_family_that_fits_the_task_is_searched(digits):
+    assert [one.family for one in _space(digits).families] == [
+        "mobilenetv2", "repvgg", "resnet", "vgg", "wrn", "pruned",
+    ]  # fmt: skip
+    assert all("reduce" not in point or point["reduce"] == "1" for point in _space(digits).points())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"families": ("resnett",)}, "unknown network family 'resnett'; did you mean"),
+        ({"families": ("fcn",)}, "students of family fcn do not fit classification of pictures"),
+        ({"families": ("bert",)}, "students of family bert do not fit"),
+        ({"families": ("resnet",), "depths": {"vgg": (8,)}}, "sizes of vgg"),
+        ({"families": ("resnet",), "depths": {"resnet": (9,)}}, "9 is not 6n\\+2"),
+        ({"families": ("resnet",), "widths": {"resnet": ()}}, "the search space is empty: resnet.width"),
+        ({"families": ("mobilenetv2",), "kernels": (7,)}, "the search space is empty: mobilenetv2.kernel"),
+        ({"families": ("resnet",), "reduces": (4,)}, "the search space is empty: resnet.reduce"),
+    ],
+)
+def test_spaces_that_make_no_sense_are_refused(digits, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        _space(digits, **changes)
+
+
+def test_calibration_spreads_over_sizes_and_avoids_what_is_too_large(digits):
+    space = _space(digits, families=("resnet", "vgg", "pruned"))
+
+    def macs(point):
+        return point[f"{point['family']}.width"] ** 2 * point[f"{point['family']}.depth"]
+
+    points = calibration_points(space, macs, count=10, max_macs=5000, seed=0)
+    assert len(points) == 10 and {point["family"] for point in points} == {"resnet", "vgg"}
+    assert points == calibration_points(space, macs, count=10, max_macs=5000, seed=0)
+    few = calibration_points(space, macs, count=10, max_macs=1, seed=0)
+    assert len(few) == 10
+
+
+def test_files_of_students_that_are_missing_strange_or_altered_are_refused(searched, tmp_path):
+    with pytest.raises(ConfigError, match="no such file; edgekd search writes them"):
+        read_found(tmp_path / "none.json")
+    (tmp_path / "other.json").write_text('{"kind": "recipe"}')
+    with pytest.raises(ConfigError, match="is no student that edgekd search found"):
+        read_found(tmp_path / "other.json")
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(StorageError, match="cannot be read"):
+        read_found(tmp_path / "broken.json")
+    _, result, _ = searched
+    document = json.loads(result.finals.finalists[0].file.read_text())
+    document["start"] = {"path": "gone.safetensors", "sha256": "0", "size_bytes": 1}
+    (tmp_path / "altered.json").write_text(json.dumps(document))
+    with pytest.raises(StorageError, match="is missing or was altered"):
+        read_found(tmp_path / "altered.json")
