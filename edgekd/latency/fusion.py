@@ -270,6 +270,9 @@ def _is_ready(state: _Fusion, tensor: str) -> bool:
     comes later, is left to it; a copy or a pooling beside the kernel is launched first.
     """
     source = state.wiring.source[tensor]
+    while source not in state.written and state.roles[state.wiring.made_at[source]] == "scale":
+        # Folded into what made its input, so it comes when that comes.
+        source = state.wiring.source[state.graph.activations(state.graph.ops[state.wiring.made_at[source]])[0]]
     return source in state.written or state.roles[state.wiring.made_at[source]] not in state.rule["folds_affine"]
 
 
