@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from edgekd.latency.layers import Layer
@@ -19,7 +19,12 @@ class Wired(Protocol):
 
 
 def with_attention_fused(
-    kernels: Sequence[Wired], layers: Sequence[Layer], *, source: Mapping[str, str], widest_head: int
+    kernels: Sequence[Wired],
+    layers: Sequence[Layer],
+    *,
+    source: Mapping[str, str],
+    pinned: Collection[str],
+    widest_head: int,
 ) -> list[Layer]:
     """Join `softmax(Q K) V` where each step reads the one before and nothing else does.
 
@@ -27,6 +32,7 @@ def with_attention_fused(
         kernels: Kernels in launch order.
         layers: What they amount to.
         source: The tensor in memory that each tensor is a view of.
+        pinned: Tensors that have to reach memory whoever reads them.
         widest_head: Widest head that is fused.
 
     Returns:
@@ -43,6 +49,8 @@ def with_attention_fused(
         before = maker.get(source[kernels[softmax].reads[0]], -1)
         after = readers.get(kernels[softmax].output, [])
         if before < 0 or len(after) != 1 or readers[kernels[before].output] != [softmax]:
+            continue
+        if {kernels[before].output, kernels[softmax].output} & set(pinned):
             continue
         scores, values = layers[before], layers[after[0]]
         if _is_attention(scores, values, widest_head):

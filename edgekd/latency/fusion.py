@@ -122,8 +122,8 @@ def graph_from_ops(
     shape = ops.shapes[ops.inputs[0]] if ops.inputs else ()
     layers = [_layer(kernel, ops) for kernel in kernels]
     if rule["widest_fused_head"]:
-        source = _wiring(ops, roles).source
-        layers = with_attention_fused(kernels, layers, source=source, widest_head=rule["widest_fused_head"])
+        wiring, widest = _wiring(ops, roles), rule["widest_fused_head"]
+        layers = with_attention_fused(kernels, layers, source=wiring.source, pinned=wiring.pinned, widest_head=widest)
     batch = shape[0] if shape else batch
     return LayerGraph(
         name=ops.name,

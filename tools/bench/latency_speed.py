@@ -2,8 +2,8 @@
 
     python tools/bench/latency_speed.py
 
-`first` is the rate at the first sight of a space, when each width and resolution of each depth is analysed once; `again`
-is the rate from then on. Both count processor seconds of one thread, analyses and templates included.
+`first` is the rate at the first sight of a space, when each width and resolution of each depth is analysed once;
+`again` is the rate from then on. Both count processor seconds of one thread, analyses and templates included.
 """
 
 from __future__ import annotations
