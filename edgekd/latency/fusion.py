@@ -7,6 +7,7 @@ that fold into weights. Views (reshape, split, Q/DQ) move nothing. What is left 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from typing import Any
 
 from edgekd.core.config import read_yaml
 from edgekd.core.digest import sha256_of_file
-from edgekd.core.errors import DataError
+from edgekd.core.errors import ConfigError, DataError
+from edgekd.latency.attention import with_attention_fused
 from edgekd.latency.kernel_shapes import layer_of
 from edgekd.latency.layers import Layer, LayerGraph, with_gates
 from edgekd.latency.onnx_ops import Op, OpGraph, read_ops, require_sizes
@@ -73,45 +75,55 @@ class _Fusion:
     written: set[str] = field(default_factory=set)
 
 
-def graph_from_onnx(path: Path, batch: int = 1) -> LayerGraph:
+def graph_from_onnx(path: Path, batch: int = 1, *, tensorrt: str | None = None) -> LayerGraph:
     """Read the fused kernels of an ONNX model.
 
     Args:
         path: ONNX file, one or more inputs `[B, ...]` with every dimension but the batch fixed.
         batch: Batch size to analyse where the file leaves it open.
+        tensorrt: TensorRT line whose fusions are meant (`"10.3"`); the one that the parameters are fitted with where
+            left out.
 
     Returns:
         Kernels in launch order.
 
     Raises:
-        ConfigError: Impossible batch size.
+        ConfigError: Impossible batch size, or a line older than the rules.
         DataError: The model cannot be analysed: unreadable, dynamic, operators unknown to the rules (all named).
     """
     ops = read_ops(path, batch)
-    _known_roles(ops, path)
+    _known_roles(ops, path, _rule_for(tensorrt))
     require_sizes(ops, path)
-    return graph_from_ops(ops, batch=batch, parents=(sha256_of_file(path),))
+    return graph_from_ops(ops, batch=batch, tensorrt=tensorrt, parents=(sha256_of_file(path),))
 
 
-def graph_from_ops(ops: OpGraph, *, batch: int = 1, parents: tuple[str, ...] = ()) -> LayerGraph:
+def graph_from_ops(
+    ops: OpGraph, *, batch: int = 1, tensorrt: str | None = None, parents: tuple[str, ...] = ()
+) -> LayerGraph:
     """Group the operations of a network into kernels.
 
     Args:
         ops: The network, every size known.
         batch: Batch size where the input does not say.
+        tensorrt: TensorRT line, as for `graph_from_onnx`.
         parents: Digests of what it was read from.
 
     Returns:
         Kernels in launch order.
 
     Raises:
+        ConfigError: The line is older than the rules.
         DataError: Operators unknown to the rules, all named.
     """
-    rule, roles = _rules()["rules"][-1], _known_roles(ops, ops.name)
+    rule = _rule_for(tensorrt)
+    roles = _known_roles(ops, ops.name, rule)
     roles = tuple(_role_in_place(op, role, ops, rule) for op, role in zip(ops.ops, roles, strict=True))
     kernels = fused_kernels(ops, roles, rule)
     shape = ops.shapes[ops.inputs[0]] if ops.inputs else ()
     layers = [_layer(kernel, ops) for kernel in kernels]
+    if rule["widest_fused_head"]:
+        wiring, widest = _wiring(ops, roles), rule["widest_fused_head"]
+        layers = with_attention_fused(kernels, layers, source=wiring.source, pinned=wiring.pinned, widest_head=widest)
     batch = shape[0] if shape else batch
     return LayerGraph(
         name=ops.name,
@@ -270,6 +282,9 @@ def _is_ready(state: _Fusion, tensor: str) -> bool:
     comes later, is left to it; a copy or a pooling beside the kernel is launched first.
     """
     source = state.wiring.source[tensor]
+    while source not in state.written and state.roles[state.wiring.made_at[source]] == "scale":
+        # Folded into what made its input, so it comes when that comes.
+        source = state.wiring.source[state.graph.activations(state.graph.ops[state.wiring.made_at[source]])[0]]
     return source in state.written or state.roles[state.wiring.made_at[source]] not in state.rule["folds_affine"]
 
 
@@ -299,8 +314,25 @@ def _wiring(graph: OpGraph, roles: tuple[str, ...]) -> Wiring:
     return Wiring(source, {name: frozenset(found) for name, found in readers.items()}, frozenset(pinned), made_at)
 
 
-def _known_roles(graph: OpGraph, source: Path | str) -> tuple[str, ...]:
-    rule, refused = _rules()["rules"][-1], _rules()["refused"]
+def _rule_for(tensorrt: str | None) -> Mapping[str, Any]:
+    """Return the rules of the newest line that is not newer than the one asked for."""
+    document = _rules()
+    wanted = _line(tensorrt or document["fitted_with"])
+    rules = [rule for rule in document["rules"] if _line(rule["tensorrt_from"]) <= wanted]
+    if not rules:
+        raise ConfigError(f"TensorRT {tensorrt}: fusions are known from {document['rules'][0]['tensorrt_from']} on")
+    return dict(rules[-1])
+
+
+def _line(version: str) -> tuple[int, int]:
+    match = re.match(r"(\d+)(?:\.(\d+))?", version)
+    if match is None:
+        raise ConfigError(f"TensorRT line {version!r} is no version; write it as 10.3")
+    return int(match[1]), int(match[2] or 0)
+
+
+def _known_roles(graph: OpGraph, source: Path | str, rule: Mapping[str, Any]) -> tuple[str, ...]:
+    refused = _rules()["refused"]
     role_of = {op_type: role for role, types in rule["roles"].items() for op_type in types}
     unknown = Counter(op.type for op in graph.ops if op.type not in role_of)
     if unknown:

@@ -154,6 +154,8 @@ GENERIC_PRIOR = Prior.of(
 
 _HIGHEST = np.array([0.0 if name.startswith("eff_") else np.inf for name in PARAMETER_NAMES])
 """Logs that no parameter may exceed: nothing runs above its peak."""
+_LOWEST = np.array([0.0 if name == "overlap" else -np.inf for name in PARAMETER_NAMES])
+"""Logs that none may fall below: work and launches take no longer than one after the other."""
 
 
 @dataclass(frozen=True)
@@ -199,9 +201,11 @@ def map_fit(
         belief = (state[:count] - prior.log_mean) / prior.log_sd
         return np.concatenate([robust, belief, offsets / OFFSET_SD_LOG, [offsets.mean() / LEVEL_SD_LOG]])
 
-    start = np.concatenate([np.minimum(prior.log_mean, _HIGHEST - 1e-9), np.zeros(len(boards))])
-    highest = np.concatenate([_HIGHEST, np.full(len(boards), np.inf)])
-    solution = least_squares(residuals, start, bounds=(-np.inf, highest), diff_step=1e-4, xtol=1e-5, ftol=1e-6).x
+    inside = np.clip(prior.log_mean, _LOWEST + 1e-9, _HIGHEST - 1e-9)
+    start = np.concatenate([inside, np.zeros(len(boards))])
+    free = np.full(len(boards), np.inf)
+    bounds = (np.concatenate([_LOWEST, -free]), np.concatenate([_HIGHEST, free]))
+    solution = least_squares(residuals, start, bounds=bounds, diff_step=1e-4, xtol=1e-5, ftol=1e-6).x
     return Fit(solution[:count], {board.name: float(x) for board, x in zip(boards, solution[count:], strict=True)})
 
 

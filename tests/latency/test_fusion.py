@@ -214,9 +214,9 @@ def test_squeeze_and_excite_gate_is_a_kernel(save_onnx: Save, weights: Weights) 
     ]
     constants = {"w": weights(4, 2, 3, 3), "v": weights(4, 4, 1, 1)}
     path = save_onnx(nodes, x=[1, 2, 8, 8], constants=constants)
-    kinds = ["input", "conv_kxk", "reduce", "conv_1x1", "pointwise"]
+    kinds = ["input", "conv_kxk", "reduce", "conv_1x1", "gate"]
     assert [layer.kind for layer in graph_from_onnx(path).layers] == kinds
-    assert only(path, "pointwise").in_elems == 256 + 4
+    assert only(path, "gate").in_elems == 256 + 4
     assert only(path, "conv_1x1").fused_pointwise == 1
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from edgekd.core.digest import sha256_of_file
-from edgekd.latency import load_parameters, parameters_for
+from edgekd.latency import KINDS, load_parameters, parameters_for
 from edgekd.latency.parameters import ParameterFile, fp16_hardware
 from edgekd.targets import get_target, target_names
 
@@ -23,10 +23,22 @@ def test_numbers_are_physical() -> None:
     for name, entry in load_parameters().sets.items():
         kernel = entry.kernel
         for efficiency in (kernel.eff_kxk, kernel.eff_1x1, kernel.eff_depthwise, kernel.eff_grouped, kernel.eff_matmul):
-            assert 0 < efficiency < 1, name
+            assert 0 < efficiency <= 1, name
+        assert 0 < kernel.eff_bandwidth <= 1, name
+        assert kernel.overlap >= 1, name
+        assert 4 < kernel.chip_bytes < 128, name
         assert 1_000 < kernel.floor_cycles < 100_000, name
         assert set(entry.precisions) == {"int8", "fp32"}
         assert 0.05 < entry.calibration.model_half_width_log < math.log(3), name
+        assert set(entry.calibration.kind_shares) <= set(KINDS), name
+
+
+def test_only_the_runtime_that_launches_groups_in_turn_pays_for_them() -> None:
+    for name, entry in load_parameters().sets.items():
+        is_apart = name == "t4"
+        assert (entry.kernel.group_share > 0.1) == is_apart, name
+        assert (entry.kernel.gate_cost > 2) == is_apart, name
+        assert (entry.kernel.host_gb_s < 20) == is_apart, name
 
 
 def test_device_wins_over_generation_and_relatives_stand_in() -> None:

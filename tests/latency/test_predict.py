@@ -94,12 +94,17 @@ def test_bound_goes_from_floor_to_compute() -> None:
 def test_layer_times_add_up_to_the_median(precision: str) -> None:
     graph = plain_net(64)
     report, layers = predict(graph, ORIN, precision), explain(graph, ORIN, precision)  # type: ignore[arg-type]
+    fitted = load_parameters().sets["orin"]
+    overlap = fitted.kernel.overlap
+    factor = 1.0 if precision == "fp16" else fitted.precisions[precision].factor  # type: ignore[index]
     assert [entry.layer for entry in layers] == list(graph.layers)
     assert sum(entry.time_ms for entry in layers) + report.conditions["constant_ms"] == pytest.approx(report.p50_ms)
     for entry in layers:
         parts = {"compute": entry.compute_ms, "traffic": entry.traffic_ms, "floor": entry.floor_ms}
         assert entry.bound == max(parts, key=lambda name: parts[name])
-        assert entry.time_ms == pytest.approx(entry.floor_ms + (entry.compute_ms**3 + entry.traffic_ms**3) ** (1 / 3))
+        work_ms, floor_ms = (entry.compute_ms + entry.traffic_ms) / factor, entry.floor_ms
+        over_ms = (work_ms**overlap + floor_ms**overlap) ** (1 / overlap) - floor_ms
+        assert entry.time_ms == pytest.approx(floor_ms + factor * over_ms)
 
 
 def test_many_predictions_equal_single_ones() -> None:

@@ -62,7 +62,7 @@ def test_kernels_are_those_of_the_export(spec: NetSpec, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_templates_equal_a_pass_over_each_member(family: str) -> None:
-    depths, resolutions = FAMILIES[family].depths[:2], (9, 16, 57, 100, 128)
+    depths, resolutions = FAMILIES[family].depths[:1], (9, 16, 57, 100, 128)
     widths = (32, 96) if family == "bert" else (5, 16, 24)
     specs = [spec_of(family, *point) for point in itertools.product(depths, widths, resolutions)]
     templates = SpecTemplates()
