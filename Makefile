@@ -1,7 +1,7 @@
 # Each target does its own set-up, once: a virtual environment in $(VENV) with the versions of constraints.txt.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= cpu,dev,text,search,prune$(if $(filter x86_64,$(shell uname -m)),$(comma)rtx)
+EXTRAS ?= cpu,dev,ssh,text,search,prune$(if $(filter x86_64,$(shell uname -m)),$(comma)rtx)
 RUN_FOLDER ?= runs/demo
 
 comma := ,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgekd import __version__
-from edgekd.cli.commands import methods, probe, recipes, report, targets
+from edgekd.cli.commands import latency, methods, probe, recipes, report, targets
 from edgekd.cli.commands.build import build
 from edgekd.cli.commands.distill import distill
 from edgekd.cli.commands.doctor import doctor
@@ -66,6 +66,7 @@ app.add_typer(report.app, name="report")
 app.add_typer(methods.app, name="methods")
 app.add_typer(probe.app, name="probe")
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(latency.app, name="latency")
 app.add_typer(targets.app, name="targets")
 app.command("schema")(delivering(schema))
 app.command("doctor")(delivering(doctor))

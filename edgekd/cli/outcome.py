@@ -14,7 +14,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Annotated, Any, TextIO
@@ -34,12 +34,13 @@ class Outcome:
     """The result of a command.
 
     Attributes:
-        document: Plain JSON data for `--json`; `schema_version` is added where it brings none.
+        document: Plain JSON data for `--json`; `schema_version` is added to a mapping that brings none. A list of rows
+            is printed as it is, for commands whose output is a table by contract.
         text: The same for people.
         exit_code: What the command ends with; a gate that was measured and missed is a result, not an error.
     """
 
-    document: Mapping[str, Any]
+    document: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     text: str
     exit_code: ExitCode = ExitCode.DONE
 
@@ -75,9 +76,10 @@ def delivering(command: Callable[..., Outcome]) -> Callable[..., None]:
     return run
 
 
-def print_document(document: Mapping[str, Any], stream: TextIO) -> None:
-    """Write one JSON document with its `schema_version`; NaN is refused with `ValueError`."""
-    stream.write(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, allow_nan=False) + "\n")
+def print_document(document: Mapping[str, Any] | Sequence[Mapping[str, Any]], stream: TextIO) -> None:
+    """Write one JSON document, a mapping with its `schema_version`; NaN is refused with `ValueError`."""
+    whole = {"schema_version": SCHEMA_VERSION, **document} if isinstance(document, Mapping) else list(document)
+    stream.write(json.dumps(whole, indent=2, allow_nan=False) + "\n")
     stream.flush()
 
 

@@ -89,7 +89,11 @@ def _key_of(location: tuple[int | str, ...]) -> str:
 def _explain(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         return "unknown key"
-    return f"{item['msg']} (got {item['input']!r})" if item["type"] != "missing" else "missing"
+    if item["type"] == "missing":
+        return "missing"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    is_whole_entry = item["type"] == "value_error" and isinstance(item["input"], Mapping)
+    return message if is_whole_entry else f"{message} (got {item['input']!r})"
 
 
 def _copied(document: Mapping[str, Any]) -> dict[str, Any]:

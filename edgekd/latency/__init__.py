@@ -3,6 +3,7 @@
 from edgekd.latency.cpu_model import CpuModel, CpuPoint, calibrate_cpu, refit_cpu
 from edgekd.latency.fusion import graph_from_onnx
 from edgekd.latency.kernel_model import Hardware, KernelParameters, KernelTimes, kernel_times
+from edgekd.latency.launch_floor import launch_floor_ms, require_above_launch_floor
 from edgekd.latency.layer_tables import graphs_from_csv
 from edgekd.latency.layers import KINDS, Layer, LayerGraph, LayerKind, with_batch
 from edgekd.latency.many import CandidateTimes, predict_columns
@@ -29,6 +30,7 @@ __all__ = [
     "graph_from_onnx",
     "graphs_from_csv",
     "kernel_times",
+    "launch_floor_ms",
     "load_parameters",
     "parameters_for",
     "predict",
@@ -36,5 +38,6 @@ __all__ = [
     "predictable_precisions",
     "predict_many",
     "refit_cpu",
+    "require_above_launch_floor",
     "with_batch",
 ]

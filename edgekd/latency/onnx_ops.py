@@ -81,7 +81,7 @@ def read_ops(path: Path, batch: int) -> OpGraph:
     """
     if batch < 1:
         raise ConfigError(f"batch size {batch}: at least 1 is needed")
-    model = _with_functions_inlined(_loaded(path))
+    model = _with_functions_inlined(loaded_model(path))
     _refuse_foreign_domains(model, path)
     _fix_batch(model.graph, batch, path)
     graph = _inferred(model, path).graph
@@ -124,7 +124,8 @@ def used_ops(ops: Sequence[Op], outputs: tuple[str, ...]) -> tuple[Op, ...]:
     return tuple(reversed(kept))
 
 
-def _loaded(path: Path) -> Any:
+def loaded_model(path: Path) -> Any:
+    """Load an ONNX file; raises `DataError` when it is missing or is none."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -178,7 +179,7 @@ def _fix_batch(graph: Any, batch: int, path: Path) -> None:
     if problems:
         raise DataError(
             f"{path}: only the batch may be dynamic, but {', '.join(problems)} is too; latency depends on it. "
-            "Export with fixed height and width"
+            "Give their values (--dim height=224) or export with fixed height and width"
         )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -151,6 +152,22 @@ def load_parameters() -> ParameterFile:
     return validated(ParameterFile, read_yaml(path), str(path))
 
 
+class OwnFit(StrictModel):
+    """A board's own parameters, as its file keeps them under `latency`.
+
+    Attributes:
+        made_by: The command.
+        prior: The built-in set it started from.
+        networks: Networks that were measured, with their median in milliseconds.
+        parameters: The fit.
+    """
+
+    made_by: str
+    prior: str
+    networks: dict[str, Positive]
+    parameters: ParameterSet
+
+
 def parameters_for(target: Target) -> ChosenSet:
     """Choose the fit for a target: its own, else its generation's, else one declared to stand in.
 
@@ -161,8 +178,11 @@ def parameters_for(target: Target) -> ChosenSet:
         The fit with the assumptions made.
 
     Raises:
+        ConfigError: The board's own fit is malformed.
         TargetError: Nothing was measured on this kind of device or a near one.
     """
+    if target.latency is not None:
+        return _own(target, target.latency)
     document = load_parameters()
     for wanted in (target.device, target.generation):
         for name, entry in document.sets.items():
@@ -189,6 +209,18 @@ def parameters_for(target: Target) -> ChosenSet:
         is_fitted_device=False,
         transfer=transfer,
         digest=document.digest,
+    )
+
+
+def _own(target: Target, latency: Mapping[str, Any]) -> ChosenSet:
+    fit = validated(OwnFit, latency, f"latency parameters of {target.name}")
+    offsets = dict.fromkeys([target.device], sum(fit.parameters.device_offsets_log.values()))
+    return ChosenSet(
+        name=f"{target.device}, fitted on {len(fit.networks)} networks of one's own",
+        parameters=fit.parameters.model_copy(update={"device_offsets_log": offsets}),
+        is_fitted_device=True,
+        transfer=None,
+        digest=sha256_of_json(["OwnFit", fit.model_dump(mode="json")]),
     )
 
 

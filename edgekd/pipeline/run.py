@@ -8,10 +8,11 @@ from pathlib import Path
 import yaml
 
 from edgekd.core import atomic
-from edgekd.core.budget import parse_budget
+from edgekd.core.budget import LATENCY_METRICS, parse_budget
 from edgekd.core.events import Event, Listener, silent
 from edgekd.data import load_dataset
 from edgekd.distill import load_recipe
+from edgekd.latency import require_above_launch_floor
 from edgekd.pipeline.building import engines, latencies
 from edgekd.pipeline.choosing import student_for
 from edgekd.pipeline.config import RunConfig
@@ -60,6 +61,9 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
         EdgeKDError: Any stage failed; what was finished is kept.
     """
     target, budget = get_target(config.target), parse_budget(config.budget) if config.budget else None
+    if budget is not None:
+        budget.require_known(LATENCY_METRICS, target.name)
+        require_above_launch_floor(budget, target)
     for name in config.also_build:
         get_target(name)
     recipe = load_recipe(config.method)

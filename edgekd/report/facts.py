@@ -230,11 +230,10 @@ class BudgetResult(ReportModel):
     def _agrees(self) -> BudgetResult:
         if not self.limits and not self.resources:
             raise ValueError("a budget has at least one limit")
-        latency = {item.metric: (item.limit_ms, item.judged_ms) for item in self.limits}
-        rest = {item.metric: (item.limit, item.judged) for item in self.resources}
-        rows: dict[str, tuple[float, float]] = {**latency, **rest}
-        budget = Budget(tuple(Clause(metric, limit) for metric, (limit, _) in rows.items()))
-        if len(budget.misses({metric: judged for metric, (_, judged) in rows.items()})) != len(self.misses):
+        rows = [(str(item.metric), item.limit_ms, item.judged_ms) for item in self.limits]
+        rows += [(str(item.metric), item.limit, item.judged) for item in self.resources]
+        budget = Budget(tuple(Clause(metric, limit) for metric, limit, _ in rows))
+        if len(budget.misses({metric: judged for metric, _, judged in rows})) != len(self.misses):
             raise ValueError("the misses do not follow from the limits and the judged figures")
         return self
 

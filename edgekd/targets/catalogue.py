@@ -10,29 +10,64 @@ from pathlib import Path
 
 from edgekd.core.config import read_yaml, validated
 from edgekd.core.errors import ConfigError, unknown_name
+from edgekd.core.user_folder import user_folder
+from edgekd.targets.power_modes import in_power_mode
 from edgekd.targets.schema import TargetFile, target_from_entry
 from edgekd.targets.target import Target
 
-_NOT_TARGETS = ("aliases.yaml", "architectures.yaml", "tensorrt.yaml")
+_NOT_TARGETS = ("aliases.yaml", "architectures.yaml", "jetpack.yaml", "tensorrt.yaml")
+_FILE_ENDINGS = (".yaml", ".yml")
 
 
 def get_target(name: str) -> Target:
-    """Return the target of that name or alias.
+    """Return the target of that name.
 
     Args:
-        name: A name of `target_names()` or an alias.
+        name: A name of `target_names()`, an alias, a board of one's own (`own_boards()`) or the path of its YAML file;
+            each may end in `@` and a power mode (`"jetson-orin@30W"`).
 
     Returns:
         The target; its `name` is the one asked for, its `device` the one it is kept under.
 
     Raises:
-        ConfigError: No such name; the message lists the nearest ones.
+        ConfigError: No such name or power mode (the message lists the nearest ones), or the file of a board is wrong.
+        TargetError: The clocks of that power mode are not known.
     """
+    plain, at, mode = name.partition("@")
+    target = _plain_target(plain)
+    return in_power_mode(target, mode) if at else target
+
+
+def _plain_target(name: str) -> Target:
+    if name.endswith(_FILE_ENDINGS):
+        return load_target(Path(name))
     known, other = _targets(), aliases()
     device = other.get(name, name)
-    if device not in known:
-        raise unknown_name("target", name, [*known, *other])
-    return dataclasses.replace(known[device], name=name)
+    if device in known:
+        return dataclasses.replace(known[device], name=name)
+    boards = own_boards()
+    if name in boards:
+        return _own_board(boards[name])
+    raise unknown_name("target", name, [*known, *other, *boards])
+
+
+def _own_board(path: Path) -> Target:
+    target = load_target(path)
+    if target.name != path.stem:
+        raise ConfigError(
+            f"{path}: holds the board {target.name!r}; give the file its name, or the board that of its file"
+        )
+    return target
+
+
+def own_boards() -> dict[str, Path]:
+    """Return the files of the user's own boards by name."""
+    return {path.stem: path for path in sorted(boards_folder().glob("*.yaml"))}
+
+
+def boards_folder() -> Path:
+    """Return where `edgekd targets add` keeps boards."""
+    return user_folder() / "targets"
 
 
 def target_names() -> tuple[str, ...]:

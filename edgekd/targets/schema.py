@@ -14,7 +14,7 @@ from edgekd.core.config import StrictModel, read_yaml
 from edgekd.targets.target import PowerMode, Target
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
-Peak = Literal["fp32", "tf32", "fp16", "fp16_fp32_accumulate", "bf16", "int8", "fp8", "fp4"]
+Peak = Literal["fp32", "tf32", "fp16", "fp16_fp32_accumulate", "bf16", "int8", "fp8", "fp8_fp32_accumulate", "fp4"]
 Positive = Annotated[float, Field(gt=0)]
 
 ALLOWED_EXCESS = 1.25
@@ -26,6 +26,9 @@ class PowerModeEntry(StrictModel):
 
     name: str
     id: int | None = Field(default=None, ge=0)
+    clock_mhz: float | None = Field(default=None, ge=50, le=5000)
+    sms: int | None = Field(default=None, ge=1, le=1000)
+    emc_mhz: float | None = Field(default=None, ge=50, le=20000)
     status: str
 
 
@@ -38,12 +41,16 @@ class TargetEntry(StrictModel):
     generation: Name
     sm: int | None = Field(default=None, ge=50, le=200)
     sms: int | None = Field(default=None, ge=1, le=1000)
+    cuda_cores: int | None = Field(default=None, ge=1)
+    tensor_cores: int | None = Field(default=None, ge=0)
     clock_mhz: float | None = Field(default=None, ge=50, le=5000)
     peaks_tflops: dict[Peak, Positive] = Field(default_factory=dict)
     bandwidth_gb_s: float | None = Field(default=None, ge=1, le=30000)
+    emc_mhz: float | None = Field(default=None, ge=50, le=20000)
     l2_mb: float | None = Field(default=None, gt=0, le=1024)
     memory_gb: float | None = Field(default=None, gt=0, le=2048)
     dla_cores: int = Field(default=0, ge=0, le=8)
+    dla_mhz: float | None = Field(default=None, ge=50, le=5000)
     power_mode: str
     jetpack: str | None = None
     tensorrt: str | None = None
@@ -55,6 +62,7 @@ class TargetEntry(StrictModel):
     power_modes: tuple[PowerModeEntry, ...] = ()
     notes: tuple[str, ...] = ()
     status: dict[str, str]
+    latency: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _figures_are_possible(self) -> TargetEntry:
@@ -69,7 +77,13 @@ class TargetFile(StrictModel):
 
     schema_version: Literal[1]
     shared: dict[str, Any] = Field(default_factory=dict)
-    targets: Annotated[tuple[TargetEntry, ...], Field(min_length=1)]
+    targets: tuple[TargetEntry, ...]
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> TargetFile:
+        if not self.targets:
+            raise ValueError("there is no target in it")
+        return self
 
 
 def target_from_entry(entry: TargetEntry) -> Target:
@@ -91,7 +105,7 @@ def target_from_entry(entry: TargetEntry) -> Target:
         device=entry.name,
         l2_bytes=None if entry.l2_mb is None else round(entry.l2_mb * 2**20),
         max_opset=entry.max_opset or max_opset_of(entry.tensorrt),
-        power_modes=tuple(PowerMode(mode.name, mode.id, mode.status) for mode in entry.power_modes),
+        power_modes=tuple(PowerMode(**mode.model_dump()) for mode in entry.power_modes),
         sources=_status_by_field(entry, given),
     )
 
@@ -105,8 +119,14 @@ def max_opset_of(tensorrt: str | None) -> int:
     return max(int(opset) for line, opset in rows if tuple(map(int, str(line).split("."))) <= wanted)
 
 
+def fma_rates(sm: int) -> dict[str, int]:
+    """Return the dense fused multiply-adds a clock and SM by precision; empty for an unknown architecture."""
+    rates: dict[str, int] = _data("architectures.yaml")["fma_per_clock_per_sm"].get(sm, {})
+    return rates
+
+
 def _status_by_field(entry: TargetEntry, given: set[str]) -> dict[str, str]:
-    plain = {"name", "title", "kind", "generation", "notes"}
+    plain = {"name", "title", "kind", "generation", "notes", "latency"}
     default = entry.status["default"]
     fields = {key: entry.status.get(key, default) for key in sorted(given - plain - {"peaks_tflops"})}
     for precision in entry.peaks_tflops:
@@ -127,11 +147,35 @@ def _impossible_figures(entry: TargetEntry) -> Iterator[str]:
     if entry.tensorrt is not None and not entry.tensorrt.replace(".", "").isdigit():
         yield f"tensorrt {entry.tensorrt!r} is not a version such as 10.3"
     yield from _peaks_above_hardware(entry)
+    yield from _modes_that_disagree(entry)
+
+
+def _modes_that_disagree(entry: TargetEntry) -> Iterator[str]:
+    names = [mode.name.lower() for mode in entry.power_modes]
+    if len(set(names)) < len(names):
+        yield "power_modes: a name is there twice"
+    for mode in entry.power_modes:
+        if mode.name != entry.power_mode:
+            continue
+        for field in ("clock_mhz", "sms", "emc_mhz"):
+            of_mode, of_target = getattr(mode, field), getattr(entry, field)
+            if None not in (of_mode, of_target) and abs(of_mode / of_target - 1) > 0.01:
+                yield (
+                    f"{field} {of_target:g} belongs to power mode {mode.name}, but power_modes says {of_mode:g} for it"
+                )
 
 
 def _peaks_above_hardware(entry: TargetEntry) -> Iterator[str]:
-    rates = _data("architectures.yaml")["fma_per_clock_per_sm"].get(entry.sm)
-    if rates is None or entry.sms is None or entry.clock_mhz is None:
+    if entry.sms is None or entry.sm is None:
+        return
+    rates = fma_rates(entry.sm)
+    if not rates:
+        if entry.peaks_tflops:
+            yield f"sm {entry.sm}: no such architecture is known, its peaks cannot be checked"
+        return
+    if entry.cuda_cores is not None and entry.cuda_cores != entry.sms * rates["fp32"]:
+        yield f"cuda_cores {entry.cuda_cores}: {entry.sms} SMs of sm_{entry.sm} have {entry.sms * rates['fp32']}"
+    if entry.clock_mhz is None:
         return
     for precision, peak in entry.peaks_tflops.items():
         rate = rates.get(precision.removesuffix("_fp32_accumulate"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from edgekd.core.digest import sha256_of_json
 
@@ -20,31 +20,41 @@ class PowerMode:
         name: Mode name (`"MAXN"`, `"15W"`).
         id: Number for `nvpmodel -m`, `None` where sources differ; numbers differ between modules and JetPack releases.
         status: Letter and source of the row.
+        clock_mhz: Highest GPU clock in this mode; `None` where it is not known.
+        sms: Streaming multiprocessors left on; `None` when it switches none off, as far as is known.
+        emc_mhz: Highest memory clock; `None` where it is not known.
     """
 
     name: str
     id: int | None
     status: str
+    clock_mhz: float | None = None
+    sms: int | None = None
+    emc_mhz: float | None = None
 
 
 @dataclass(frozen=True)
 class Target:
-    """One device in its top power mode.
+    """One device in one power mode, the top one unless another was asked for.
 
     Attributes:
-        name: The name it was asked for by, which may be an alias.
+        name: The name it was asked for by: its own, an alias, either with `@` and a power mode.
         device: The one name it is kept under.
         title: Name for people.
         kind: `"jetson"`, `"gpu"` or `"cpu"` (this machine).
         generation: Latency parameters it shares with its relatives (`"orin"`).
         sm: CUDA compute capability times ten.
         sms: Streaming multiprocessors.
+        cuda_cores: fp32 lanes, all SMs together.
+        tensor_cores: Tensor cores, all SMs together.
         clock_mhz: GPU clock that the peaks belong to.
         peaks_tflops: Dense peaks in TFLOPS or TOPS by precision (`fp32`, `tf32`, `fp16`, `int8`, `fp8`, ...).
         bandwidth_gb_s: Memory bandwidth.
+        emc_mhz: Memory clock that the bandwidth belongs to.
         l2_bytes: Size of the L2 cache.
         memory_gb: Device memory.
         dla_cores: Deep-learning accelerators.
+        dla_mhz: Their clock.
         power_mode: The mode the figures belong to.
         jetpack: JetPack release, Jetson only.
         tensorrt: TensorRT line; `None` where the user installs their own.
@@ -56,6 +66,8 @@ class Target:
         power_modes: Modes of the module.
         notes: What a reader must know before trusting the figures.
         sources: Status letter and source by field (S read in a source, D derived, M from memory).
+        latency: Latency parameters fitted on this very board, as `edgekd.latency` keeps them; `None` for those of its
+            generation.
     """
 
     name: str
@@ -66,12 +78,16 @@ class Target:
     max_opset: int
     sm: int | None = None
     sms: int | None = None
+    cuda_cores: int | None = None
+    tensor_cores: int | None = None
     clock_mhz: float | None = None
     peaks_tflops: Mapping[str, float] = field(default_factory=dict)
     bandwidth_gb_s: float | None = None
+    emc_mhz: float | None = None
     l2_bytes: int | None = None
     memory_gb: float | None = None
     dla_cores: int = 0
+    dla_mhz: float | None = None
     power_mode: str = ""
     jetpack: str | None = None
     tensorrt: str | None = None
@@ -82,6 +98,7 @@ class Target:
     power_modes: tuple[PowerMode, ...] = ()
     notes: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    latency: Mapping[str, Any] | None = None
 
     @property
     def digest(self) -> str:

@@ -74,7 +74,7 @@ def test_fit_recovers_parameters_it_was_given() -> None:
 import json, dataclasses, math, sys
 import numpy as np
 from edgekd.latency import Layer, LayerGraph
-from map_fit import GENERIC_PRIOR, Fit, log_predictions, map_fit
+from edgekd.latency.map_fit import GENERIC_PRIOR, Fit, log_predictions, map_fit
 from points import Point
 rng = np.random.default_rng(0)
 graphs, points = {}, []

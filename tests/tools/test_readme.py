@@ -51,7 +51,7 @@ def _commands():
 
 @pytest.mark.parametrize("words", _commands(), ids=lambda words: " ".join(words[1:3]))
 def test_options_that_it_names_exist(words):
-    group = words[1:3] if words[1] in ("targets", "methods", "report") else words[1:2]
+    group = words[1:3] if words[1] in ("latency", "targets", "methods", "report") else words[1:2]
     text = CliRunner().invoke(app, [*group, "--help"]).stdout
     for option in (word for word in words if word.startswith("-")):
         assert re.search(rf"(^|[\s,]){re.escape(option)}\b", text, re.MULTILINE), f"{group} has no {option}"

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from map_fit import Fit, Graphs, Prior, log_predictions, log_seconds, map_fit
-from points import Point, graph_of
+from points import Point
 from scipy.stats import norm, t  # type: ignore[import-untyped]
 
 from edgekd.latency.interval import COVERAGE, size_of
 from edgekd.latency.kernel_model import Floats, kernel_times
 from edgekd.latency.layers import KINDS, LayerGraph
+from edgekd.latency.map_fit import Fit, Graphs, Prior, graph_of, log_predictions, log_seconds, map_fit
 from edgekd.latency.parameters import CalibrationEntry, PrecisionEntry, fp16_hardware
 from edgekd.targets import get_target
 

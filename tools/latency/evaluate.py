@@ -21,14 +21,24 @@ from pathlib import Path
 import numpy as np
 from calibrate import conformal_half_width, held_out_errors, scores_by_model
 from fit import fit_all, prior_of
-from map_fit import GENERIC_PRIOR, Fit, Prior, fit_lin4, fit_linear, log_predictions, log_seconds, map_fit
-from points import DEVKIT, ULTRALYTICS, Point, graph_of
+from points import DEVKIT, ULTRALYTICS, Point
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from sets import RECIPES, Tables, fitted_points, read_tables
 
 from edgekd.core.atomic import write_text
 from edgekd.latency.kernel_model import Floats
 from edgekd.latency.lin4 import lin4_ms
+from edgekd.latency.map_fit import (
+    GENERIC_PRIOR,
+    Fit,
+    Prior,
+    fit_lin4,
+    fit_linear,
+    graph_of,
+    log_predictions,
+    log_seconds,
+    map_fit,
+)
 
 SETS = ("orin", "xavier", "turing", "ampere-desktop")
 DRAWS = 10

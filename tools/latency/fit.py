@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import yaml
 from calibrate import borrowed_precision, calibration_of, errors_of, precision_entry, tail_factor
-from map_fit import GENERIC_PRIOR, Fit, Prior, fit_lin4, map_fit
 from points import DEVKIT, GPU_OTHER, JETSON_OTHER, LAYERS, PADDLECLAS, TRTUTILS, ULTRALYTICS, Point
 from sets import RECIPES, TRANSFERS, Recipe, Tables, extra_points, fitted_points, read_tables
 
 from edgekd.core.atomic import write_text
 from edgekd.core.digest import sha256_of_file
 from edgekd.latency.kernel_model import PARAMETER_NAMES
+from edgekd.latency.map_fit import GENERIC_PRIOR, Fit, Prior, fit_lin4, map_fit
 from edgekd.latency.parameters import (
     KernelEntry,
     Lin4Entry,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.latency.layer_tables import graphs_from_csv
-from edgekd.latency.layers import LayerGraph, with_batch
+from edgekd.latency.layers import LayerGraph
 
 TRTUTILS = "trtutils_yolo_sweep.csv.gz"
 ULTRALYTICS = "jetson_ultralytics_trt.csv.gz"
@@ -107,11 +107,6 @@ def read_points(data: Path, table: str, graphs: Mapping[tuple[str, int], LayerGr
         Points in the order of the file.
     """
     return list(_points(data / table, graphs))
-
-
-def graph_of(point: Point, graphs: Mapping[tuple[str, int], LayerGraph]) -> LayerGraph:
-    """Return the graph of a point at its batch size."""
-    return with_batch(graphs[(point.model, point.resolution)], point.batch)
 
 
 def _points(path: Path, graphs: Mapping[tuple[str, int], LayerGraph]) -> Iterator[Point]:

@@ -21,8 +21,12 @@ def distill(
     context: typer.Context,
     config: Annotated[Path | None, typer.Argument(help="A YAML file; flags and --set win over it.")] = None,
     *,
-    target: Annotated[str | None, typer.Option(help="Device the student is for; `edgekd targets list`.")] = None,
-    budget: Annotated[str | None, typer.Option(help='Latency limits on it, for example "p99<8ms".')] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Device the student is for, NAME@MODE for a power mode; `edgekd targets list`.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help='Limits on it, for example "p99<8ms" or "p50<5ms, p99<8ms".')
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Data set by name; digits needs no file.")] = None,
     data_path: Annotated[Path | None, typer.Option(help="Folder, archive or table of the data set.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Zoo name, timm:NAME, file.py:function or hf:FOLDER.")] = None,
@@ -78,7 +82,8 @@ def distill(
 
 def default_name(settings: RunConfig) -> str:
     """Return the name of the run folder where none is given."""
-    return f"{settings.data.name}-{Path(settings.method).stem}-{settings.target}"
+    target = Path(settings.target).name.removesuffix(".yaml")
+    return f"{settings.data.name}-{Path(settings.method).stem}-{target}"
 
 
 def _text(path: Path | None) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +16,7 @@ from edgekd.core.errors import ConfigError, ExitCode
 if TYPE_CHECKING:
     from edgekd.core.artifacts import LatencyReport, OnnxModel
     from edgekd.core.budget import Budget
+    from edgekd.profile import GateVerdict
     from edgekd.targets import Target
 
 
@@ -52,11 +52,13 @@ def profile(
     Example:
       edgekd profile net.onnx --budget "p99<8ms" --threads 1 --json
     """
-    from edgekd.core.budget import parse_budget
+    from edgekd.core.budget import LATENCY_METRICS, parse_budget
     from edgekd.targets import get_target
 
     limits = parse_budget(budget) if budget is not None else None
     device = get_target(target)
+    if limits is not None:
+        limits.require_known(LATENCY_METRICS, device.name)
     with tempfile.TemporaryDirectory(prefix="edgekd-profile-") as scratch:
         onnx = _readable(model, shape, Path(scratch))
         sampling = _Sampling(batch or onnx.batch or 1, threads, min_samples, min_seconds)
@@ -122,7 +124,7 @@ def _judged(report: LatencyReport, limits: Budget | None, model: Path) -> Outcom
     }
     lines = [_figures(report, model), *(f"warning: {line}" for line in report.conditions.get("warnings", ()))]
     if limits is not None and judgement is not None:
-        lines += _verdict_lines(str(limits), judgement.kind, judgement.misses)
+        lines += _verdict_lines(str(limits), judgement)
     return Outcome(document, "\n".join(lines), ExitCode.GATE_MISSED if is_missed else ExitCode.DONE)
 
 
@@ -140,7 +142,8 @@ def _figures(report: LatencyReport, model: Path) -> str:
     return f"{model} on {report.target}, {label} by {report.backend}\n{table}\n{', '.join(known)}".rstrip()
 
 
-def _verdict_lines(budget: str, kind: str, misses: Sequence[str]) -> list[str]:
-    if not misses:
-        return [f"budget {budget}: kept ({kind})"]
-    return [f"budget {budget}: MISSED", *(f"  {miss}" for miss in misses)]
+def _verdict_lines(budget: str, judgement: GateVerdict) -> list[str]:
+    if judgement.is_kept:
+        return [f"budget {budget}: kept ({judgement.kind})"]
+    kept = [f"  {item.clause}: kept" for item in judgement.clauses if item.is_kept]
+    return [f"budget {budget}: MISSED", *(f"  {miss}" for miss in judgement.misses), *kept]

@@ -182,3 +182,19 @@ def test_methods_are_listed_and_shown(tmp_path):
 def test_schemas_are_printed(tmp_path, document, key):
     printed = json.loads(_edgekd("schema", document, cwd=tmp_path).stdout)
     assert key in printed["properties"]
+
+
+@pytest.mark.parametrize(
+    ("target", "budget", "code", "message"),
+    [
+        ("jetson-orin", "p50<1ms, p99<0.05ms", 3, "below the launch floor of jetson-orin"),
+        ("cpu", "p99<5ms, energy<80mJ", 2, "energy (energy<80mJ) cannot be known on cpu"),
+        ("jetson-orin@70W", "p99<5ms", 2, "unknown power mode of jetson-orin '70W'"),
+    ],
+)
+def test_a_budget_that_cannot_be_kept_or_judged_is_refused_before_anything_runs(
+    edgekd, tmp_path, target, budget, code, message
+):
+    result = edgekd("distill", "--target", target, "--budget", budget, "--out", tmp_path / "run")
+    assert (result.exit_code, message in result.stderr) == (code, True), result.stderr
+    assert not (tmp_path / "run").exists()

@@ -91,3 +91,17 @@ def test_open_image_sizes_need_a_shape(edgekd, write_onnx, tmp_path):
 def test_wrong_request_is_one_message(edgekd, net, words, code, says):
     result = edgekd("profile", net.onnx, *words)
     assert (result.exit_code, says in result.stderr) == (code, True), result.stderr
+
+
+def test_a_clause_nobody_can_judge_is_refused_and_each_other_has_its_own_line(edgekd, net):
+    result = edgekd("profile", net.onnx, "--budget", "p99<9s, energy<1J")
+    assert (result.exit_code, "energy (energy<1000mJ) cannot be known on cpu" in result.stderr) == (2, True)
+    words = ("profile", net.onnx, "--budget", "p50<9s, p99<1us", "--min-samples", 6, "--min-seconds", 0)
+    missed = edgekd(*words)
+    assert missed.exit_code == 3
+    assert "  p50<9000ms: kept" in missed.stdout
+    clauses = json.loads(edgekd(*words, "--json").stdout)["verdict"]["clauses"]
+    assert [(item["clause"]["metric"], item["value"] < item["clause"]["limit"]) for item in clauses] == [
+        ("p50", True),
+        ("p99", False),
+    ]

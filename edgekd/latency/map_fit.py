@@ -4,18 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-from points import Point, graph_of
-from scipy.optimize import least_squares, nnls  # type: ignore[import-untyped]
+from scipy.optimize import least_squares, nnls
 
-from edgekd.latency.kernel_model import PARAMETER_NAMES, Floats, KernelParameters, kernel_times, latencies_s
-from edgekd.latency.layers import Columns, Ints, LayerGraph, concatenated
+from edgekd.latency.kernel_model import (
+    PARAMETER_NAMES,
+    Floats,
+    Hardware,
+    KernelParameters,
+    kernel_times,
+    latencies_s,
+)
+from edgekd.latency.layers import Columns, Ints, LayerGraph, concatenated, with_batch
 from edgekd.latency.lin4 import lin4_entry, lin4_features
 from edgekd.latency.parameters import Lin4Entry, fp16_hardware
 from edgekd.targets import get_target
 
 Graphs = Mapping[tuple[str, int], LayerGraph]
+
+
+class MeasuredPoint(Protocol):
+    """One measured latency of a known graph on one board."""
+
+    @property
+    def board(self) -> str:
+        """Name of the board."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Target whose hardware it has."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """Name of the model; with the resolution, key of its graph."""
+        ...
+
+    @property
+    def resolution(self) -> int:
+        """Input height."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Batch size."""
+        ...
+
+    @property
+    def latency_ms(self) -> float:
+        """Median, where known."""
+        ...
+
 
 NOISE_LOG = 0.06
 """Repeats and sources differ by a few per cent; errors beyond this count linearly, not squared."""
@@ -81,24 +123,34 @@ GENERIC_PRIOR = Prior.of(
 @dataclass(frozen=True)
 class _Board:
     name: str
-    device: str
+    hardware: Hardware
     columns: Columns
     graph: Ints
     rows: Ints
+    factors: Floats
 
 
-def map_fit(points: Sequence[Point], graphs: Graphs, prior: Prior) -> Fit:
+def map_fit(
+    points: Sequence[MeasuredPoint],
+    graphs: Graphs,
+    prior: Prior,
+    *,
+    hardware: Mapping[str, Hardware] | None = None,
+    factors: Floats | None = None,
+) -> Fit:
     """Fit one generation.
 
     Args:
-        points: fp16 measurements.
+        points: Measurements.
         graphs: Their graphs.
         prior: Belief before the data.
+        hardware: At fp16, by device, of devices that are no built-in targets.
+        factors: Time above the floors over that at fp16 of each point `[N]`; 1 where not given.
 
     Returns:
         The most probable parameters and board offsets.
     """
-    boards = _by_board(points, graphs)
+    boards = _by_board(points, graphs, hardware or {}, factors)
     measured = log_seconds(points)
     count = len(PARAMETER_NAMES)
 
@@ -114,43 +166,61 @@ def map_fit(points: Sequence[Point], graphs: Graphs, prior: Prior) -> Fit:
     return Fit(solution[:count], {board.name: float(x) for board, x in zip(boards, solution[count:], strict=True)})
 
 
-def log_predictions(fit: Fit, points: Sequence[Point], graphs: Graphs) -> Floats:
-    """Predict points `[N]` as log seconds; a board that was not fitted has no offset."""
-    boards = _by_board(points, graphs)
+def log_predictions(
+    fit: Fit,
+    points: Sequence[MeasuredPoint],
+    graphs: Graphs,
+    *,
+    hardware: Mapping[str, Hardware] | None = None,
+    factors: Floats | None = None,
+) -> Floats:
+    """Predict points `[N]` as log seconds; a board that was not fitted has no offset. Arguments as for `map_fit`."""
+    boards = _by_board(points, graphs, hardware or {}, factors)
     offsets = np.array([fit.offsets.get(board.name, 0.0) for board in boards])
     return _predicted(boards, fit.parameters, offsets, len(points))
 
 
-def log_seconds(points: Sequence[Point]) -> Floats:
+def log_seconds(points: Sequence[MeasuredPoint]) -> Floats:
     """Return the measurements `[N]` as log seconds."""
     return np.log([point.latency_ms * 1e-3 for point in points])
 
 
-def fit_lin4(points: Sequence[Point], graphs: Graphs) -> Lin4Entry:
+def fit_lin4(points: Sequence[MeasuredPoint], graphs: Graphs) -> Lin4Entry:
     """Fit LIN4 to one board: non-negative least squares on relative error."""
     return lin4_entry(fit_linear(np.array([lin4_features(graph_of(point, graphs)) for point in points]), points))
 
 
-def fit_linear(features: Floats, points: Sequence[Point]) -> Floats:
+def fit_linear(features: Floats, points: Sequence[MeasuredPoint]) -> Floats:
     """Solve for non-negative coefficients `[F]` of features `[N, F]`, least squares on relative error."""
     measured = np.array([point.latency_ms for point in points])
     coefficients, _ = nnls(features / measured[:, None], np.ones(len(points)))
     return np.asarray(coefficients, dtype=np.float64)
 
 
-def _by_board(points: Sequence[Point], graphs: Graphs) -> list[_Board]:
+def graph_of(point: MeasuredPoint, graphs: Graphs) -> LayerGraph:
+    """Return the graph of a point at its batch size."""
+    return with_batch(graphs[(point.model, point.resolution)], point.batch)
+
+
+def _by_board(
+    points: Sequence[MeasuredPoint], graphs: Graphs, hardware: Mapping[str, Hardware], factors: Floats | None
+) -> list[_Board]:
     boards = []
     for name in sorted({point.board for point in points}):
         rows = [row for row, point in enumerate(points) if point.board == name]
         columns, graph = concatenated([graph_of(points[row], graphs).columns for row in rows])
-        boards.append(_Board(name, points[rows[0]].device, columns, graph, np.array(rows)))
+        device = points[rows[0]].device
+        own = hardware[device] if device in hardware else fp16_hardware(get_target(device))
+        scale = np.ones(len(rows)) if factors is None else factors[rows]
+        boards.append(_Board(name, own, columns, graph, np.array(rows), scale))
     return boards
 
 
 def _predicted(boards: Sequence[_Board], parameters: KernelParameters, offsets: Floats, count: int) -> Floats:
     predicted = np.empty(count)
     for board, offset in zip(boards, offsets, strict=True):
-        times = kernel_times(board.columns, fp16_hardware(get_target(board.device)), parameters)
-        seconds = latencies_s(times.total_s, board.graph, len(board.rows), parameters)
+        times = kernel_times(board.columns, board.hardware, parameters)
+        scaled = times.floor_s + board.factors[board.graph] * (times.total_s - times.floor_s)
+        seconds = latencies_s(scaled, board.graph, len(board.rows), parameters)
         predicted[board.rows] = np.log(seconds) + offset
     return predicted
