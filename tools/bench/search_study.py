@@ -95,7 +95,7 @@ _SPACE = SpaceConfig(
 CASES = {
     "digits": Case(DataConfig(name="digits", limit=800), "resnet14-w16", 15, "p99<0.85ms, memory<0.12MB", _SPACE),
     "fashion-mnist": Case(
-        DataConfig(name="fashion-mnist", limit=2000),
+        DataConfig(name="fashion-mnist", limit=1500, resolution=16),
         "resnet14-w16",
         12,
         "p99<0.85ms, memory<0.2MB",
