@@ -131,7 +131,7 @@ def test_layers_that_do_not_fit_are_refused_before_training(grammar, tmp_path):
 
 
 def test_pictures_methods_are_refused_before_training(grammar, tmp_path):
-    with pytest.raises(ConfigError, match="take cls-hint or hidden-relation"):
+    with pytest.raises(ConfigError, match="on texts cls-hint or hidden-relation"):
         _run(tmp_path / "run", grammar, method="fitnet")
     assert not (tmp_path / "run" / "teacher").exists()
     with pytest.raises(ConfigError, match="resnet takes pictures, the data are tokens"):

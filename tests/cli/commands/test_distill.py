@@ -89,7 +89,7 @@ def test_a_dry_run_shows_the_configuration_and_writes_nothing(small, tmp_path):
     assert done.returncode == 0
     assert document["config"]["train"]["lr"] == 0.2
     assert document["config"]["target"] == "jetson-orin"
-    assert document["folder"] == "runs/digits-mas-jetson-orin"
+    assert document["folder"] == "runs/digits-multi-granularity-jetson-orin"
     assert list(tmp_path.iterdir()) == []
 
 
