@@ -13,6 +13,7 @@ import itertools
 import time
 from pathlib import Path
 
+import torch
 from keep_result import RESULTS, clean_commit, cpu_name
 
 from edgekd.core.artifacts import NetSpec
@@ -73,7 +74,8 @@ def main() -> None:
     rows = [measured(family) for family in FAMILIES]
     for older in RESULTS.glob("latency-speed_*.csv"):
         older.unlink()
-    path: Path = RESULTS / f"latency-speed_cpu-{cpu_name()}_{clean_commit()}.csv"
+    version = torch.__version__.partition("+")[0]
+    path: Path = RESULTS / f"latency-speed_cpu-{cpu_name()}_torch{version}_{clean_commit()}.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs from the result files, or checks that they are what the files say.
+"""Writes the tables of README.md and the documents from the result files, or checks that they are what the files say.
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. Each NAME is a function here; each result file under
 `tools/bench/results` carries device, versions and commit in its name.
@@ -16,16 +16,23 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from kernel_tables import losses_table, speed_table
+from kernel_tables import losses_table
+from kernel_tables import speed_table as kernels_table
 from paired import Paired, paired
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tools" / "bench" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "studies.md", ROOT / "kernels" / "README.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    ROOT / "docs" / "studies.md",
+    ROOT / "docs" / "latency.md",
+    ROOT / "kernels" / "README.md",
+)
 _TABLE = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -66,6 +73,70 @@ def methods_table(pattern: str, pair: str = "") -> str:
     )
     failures = [f"`{result.method}` failed: {error}." for result in results for error in result.errors]
     return "\n\n".join([table, *failures, f"Source: `{file.relative_to(ROOT)}`."]) + "\n"
+
+
+def bars_table() -> str:
+    """Return what was asked of the latency model, and whether each is met, as Markdown."""
+    file, found = _latency_evidence()
+    rows = [
+        (bar["bar"], _figure(bar["limit"]), _figure(bar["worst"]), bar["where"], "yes" if bar["met"] else "**no**")
+        for bar in found["bars"]
+    ]
+    table = _markdown(("bar", "limit", "worst", "where", "met"), rows)
+    return f"{table}\n\nSource: `{file.relative_to(ROOT)}`.\n"
+
+
+def evidence_table(test: str) -> str:
+    """Return one test of the latency model as Markdown, one line a case, predictors side by side.
+
+    Args:
+        test: Its letter.
+    """
+    _, found = _latency_evidence()
+    own = [row for row in found["rows"] if row["test"] == test]
+    if "coverage" in own[0]:
+        lines = [
+            (row["case"], str(row["groups"]), _percent(row["coverage"]), _percent(row["half_width"])) for row in own
+        ]
+        return _markdown(("intervals for", "left out in turn", "covered", "half-width"), lines) + "\n"
+    predictors = list(dict.fromkeys(row["predictor"] for row in own))
+    lines = []
+    for case in dict.fromkeys(row["case"] for row in own):
+        by_predictor = {row["predictor"]: row for row in own if row["case"] == case}
+        best = min(row["mape"] for row in by_predictor.values())
+        cells = [_mape(by_predictor[name], best) for name in predictors]
+        model = by_predictor["OPS"]
+        lines.append((case, str(model["points"]), *cells, _percent(model["hit10"]), f"{model['spearman']:.3f}"))
+    header = ("case", "points", *(f"MAPE {name}" for name in predictors), "OPS within 10 %", "OPS Spearman")
+    return _markdown(header, lines) + "\n"
+
+
+def speed_table() -> str:
+    """Return how many candidates a second are predicted, as Markdown."""
+    file = _only("latency-speed_*.csv")
+    rows = [
+        tuple(f"{int(value):,}" if value.isdecimal() else f"`{value}`" for value in row.values())
+        for row in csv.DictReader(file.open(encoding="utf-8"))
+    ]
+    header = ("family", "members", "a second, first time", "a second, again", "slowest of five")
+    return f"{_markdown(header, rows)}\n\nSource: `{file.relative_to(ROOT)}`.\n"
+
+
+def _latency_evidence() -> tuple[Path, dict[str, Any]]:
+    file = _only("latency-evidence_*.json")
+    return file, json.loads(file.read_text(encoding="utf-8"))
+
+
+def _mape(row: dict[str, Any], best: float) -> str:
+    return f"**{_percent(row['mape'])}**" if row["mape"] == best else _percent(row["mape"])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3f}" if value > 0.98 else _percent(value)
 
 
 @dataclass(frozen=True)
@@ -119,8 +190,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods-fashion": lambda: methods_table("methods-fashion-mnist_*.csv"),
     "cifar10": lambda: run_table("cifar-strips-cpu_*.json"),
     "kernels-losses": losses_table,
-    "kernels-cpu": lambda: speed_table("kernels_cpu-*.csv"),
-    "kernels-gpu": lambda: speed_table("kernels_gpu-*.csv"),
+    "kernels-cpu": lambda: kernels_table("kernels_cpu-*.csv"),
+    "kernels-gpu": lambda: kernels_table("kernels_gpu-*.csv"),
+    "latency-bars": bars_table,
+    **{f"latency-{test}": partial(evidence_table, test) for test in "ABCDEFG"},
+    "latency-speed": speed_table,
 }
 
 
