@@ -223,7 +223,7 @@ def refit_cpu(model: CpuModel, points: Sequence[CpuPoint]) -> CpuModel:
         model: What was known.
         points: Networks measured since; one that was measured before replaces its older measurement.
     """
-    known = {point.graph.digest: point for point in (*model.points, *points)}
+    known = {(point.name, point.graph.digest): point for point in (*model.points, *points)}
     return calibrate_cpu(tuple(known.values()))
 
 

@@ -38,10 +38,12 @@ from edgekd.search import (
     open_storage,
     open_study,
     profile_space,
+    queue_guesses,
     records_of,
     require_reachable,
     sampler_for,
     storage_errors,
+    widest_fits,
     work,
     worker_name,
 )
@@ -131,6 +133,7 @@ def search(config: RunConfig, request: RunRequest) -> SearchResult:
         if model is not None:
             model = _shared_model(study, model)
             setting.candidates.predict = _predictor(asked.target, model)
+        _queue_first(study, setting)
         deadline = started + 60 * config.search.minutes if config.search.minutes else float("inf")
         _run_workers(setting, _Job(config, where, teacher, model), deadline, ledger.listen)
         records = tuple(records_of(study))
@@ -290,6 +293,12 @@ def _study(setting: _Setting, teacher: TrainedModel, where: str, worker: int = 0
     study = open_study(storage, name, directions=plan.directions, facts=facts, sampler=None)
     study.sampler = sampler_for(plan, worker, begun=len(study.get_trials(deepcopy=False)))
     return study
+
+
+def _queue_first(study: Any, setting: _Setting) -> None:
+    if not study.get_trials(deepcopy=False):
+        plan, candidates = setting.plan, setting.candidates
+        queue_guesses(study, plan.space, widest_fits(plan.space, candidates.cost, plan.fits))
 
 
 def _shared_model(study: Any, model: CpuModel) -> CpuModel:

@@ -1,6 +1,7 @@
 """Choosing the student: a sweep for the largest that keeps the budget, or a search that trains candidates."""
 
 from edgekd.search.costs import Cost, excesses, memory_bytes
+from edgekd.search.guesses import queue_guesses, widest_fits
 from edgekd.search.pareto import dominates, front, goes_on
 from edgekd.search.profile import ProfileRow, SpaceProfile, profile_space, require_reachable
 from edgekd.search.space import Dimension, FamilySpace, Point, SearchSpace, parameters_of, values_of
@@ -37,6 +38,7 @@ __all__ = [
     "open_study",
     "parameters_of",
     "profile_space",
+    "queue_guesses",
     "queue_lost",
     "records_of",
     "require_reachable",
@@ -44,6 +46,7 @@ __all__ = [
     "shown",
     "storage_errors",
     "values_of",
+    "widest_fits",
     "work",
     "worker_name",
 ]

@@ -80,6 +80,10 @@ class Plan:
         over = excesses(cost, self.budget)
         return over if self.max_macs is None else (*over, cost.macs / self.max_macs - 1.0)
 
+    def fits(self, cost: Cost) -> bool:
+        """Say whether a student keeps the budget and is not too large."""
+        return all(share <= 0 for share in self.excess(cost))
+
     def values(self, score: float, cost: Cost) -> tuple[float, ...]:
         """Return the objectives of a student."""
         known = {"score": score, "p99": cost.figures["p99"], "memory": cost.figures["memory"]}

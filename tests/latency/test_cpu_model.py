@@ -93,6 +93,12 @@ def test_a_refit_learns_what_was_measured_since():
     assert len(again.points) == 8 and again.thetas == pytest.approx(model.thetas)
 
 
+def test_two_networks_of_equal_kernels_stay_two_points():
+    points = _points(range(6))
+    twin = CpuPoint(points[0].graph, 1.1 * points[0].p50_ms, points[0].p99_ms, "twin")
+    assert len(refit_cpu(calibrate_cpu([*points[1:], twin]), [points[0]]).points) == 7
+
+
 def test_a_model_survives_its_document():
     model = calibrate_cpu(_points(range(7)))
     again = CpuModel.of_document(json.loads(json.dumps(model.document())))

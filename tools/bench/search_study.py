@@ -42,7 +42,19 @@ from edgekd.models import build, load_weights, parse_net, save_weights, spec_for
 from edgekd.pipeline.candidates import Candidates
 from edgekd.pipeline.search_config import SpaceConfig
 from edgekd.pipeline.student_space import space_for
-from edgekd.search import Plan, Point, SearchSpace, excesses, open_storage, open_study, records_of, sampler_for, work
+from edgekd.search import (
+    Plan,
+    Point,
+    SearchSpace,
+    excesses,
+    open_storage,
+    open_study,
+    queue_guesses,
+    records_of,
+    sampler_for,
+    widest_fits,
+    work,
+)
 from edgekd.targets import get_target
 
 METHODS = ("search", "random", "widest")
@@ -197,6 +209,7 @@ def _searched(plan: Plan, students: Counted, allowance: int) -> Point:
         storage = open_storage(str(Path(scratch) / "study.journal"))
         study = open_study(storage, "study", directions=plan.directions, facts={}, sampler=None)
         study.sampler = sampler_for(plan, 0)
+        queue_guesses(study, plan.space, widest_fits(plan.space, students.cost, plan.fits))
         trials = 0
         while students.spent_macs < allowance and trials < len(plan.space):
             trials += 1
