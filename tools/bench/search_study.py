@@ -114,7 +114,7 @@ CASES = {
         SpaceConfig(**{**_SPACE.model_dump(), "reduces": (1, 2)}),
         rungs=(1, 2, 5),
         final_epochs=8,
-        allowance=30,
+        allowance=150,
     ),
 }
 
