@@ -151,9 +151,9 @@ class Case:
         """Return the arguments by name; tensors of the student require a gradient.
 
         Args:
-            seed: Of the random numbers, which are the same on every device.
+            seed: Of the random numbers, which are drawn on the device: a GPU would wait for a CPU's.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
         arguments = {name: self._argument(name, generator) for name in _required(self.loss)}
         return arguments | _OPTIONS.get(self.loss, {})
 
@@ -164,17 +164,18 @@ class Case:
         if name == "gradient_scale":
             return -1.0
         if name == "labels":
-            return torch.randint(size.classes, (size.batch,), generator=generator).to(self.device)
+            return torch.randint(size.classes, (size.batch,), generator=generator, device=self.device)
         if name == "rows":
-            return torch.randint(size.bank, (size.batch, size.negatives + 1), generator=generator).to(self.device)
+            shape = (size.batch, size.negatives + 1)
+            return torch.randint(size.bank, shape, generator=generator, device=self.device)
         if name.endswith("_maps"):
             stages = (replace(self, loss="hint_mse", size=_stage(size, index)) for index in range(_STAGES))
             return [stage._argument(name.removesuffix("s"), generator) for stage in stages]
         is_taught = is_students(self.loss, name)
         dtype = self.student_dtype if is_taught else self.teacher_dtype
         small = name in ("raw_variance", "raw_temperature", "log_normaliser", "projection", "margin")
-        values = torch.randn(self._shape_of(name), generator=generator)
-        tensor = values.to(self.device, torch.float32 if small else dtype)
+        values = torch.randn(self._shape_of(name), generator=generator, device=self.device)
+        tensor = values.to(torch.float32 if small else dtype)
         if self.layout == "channels_last" and tensor.dim() == 4:
             tensor = tensor.contiguous(memory_format=torch.channels_last)
         return tensor.requires_grad_(is_taught)
