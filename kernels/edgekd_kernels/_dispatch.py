@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module, resources
 from types import ModuleType
 from typing import Literal, get_args
@@ -18,6 +18,8 @@ from torch import Tensor
 
 Impl = Literal["auto", "triton", "cuda", "torch"]
 
+Places = tuple[tuple[torch.device, torch.dtype], ...]
+"""Of each tensor of a loss."""
 FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LOG = logging.getLogger("edgekd_kernels")
 _IS_INSTALLED = {name: importlib.util.find_spec(name) is not None for name in ("triton", "cuda")}
@@ -54,11 +56,18 @@ def choose(loss: str, impl: str, tensors: Sequence[Tensor], offered: Sequence[st
         ValueError: There is no such implementation.
         RuntimeError: The one that was asked for cannot run on these tensors.
     """
+    size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    places = tuple((tensor.device, tensor.dtype) for tensor in tensors)
+    return _chosen(loss, impl, places, size_bytes, tuple(offered))
+
+
+@lru_cache(maxsize=4096)
+def _chosen(loss: str, impl: str, places: Places, size_bytes: int, offered: tuple[str, ...]) -> Choice:
     if impl not in get_args(Impl):
         raise ValueError(f"impl must be one of {', '.join(get_args(Impl))}, got {impl!r}")
     if impl == "auto":
-        return _best(loss, tensors, offered)
-    if obstacle := _obstacle(impl, tensors, offered):
+        return _best(loss, places, size_bytes, offered)
+    if obstacle := _obstacle(impl, places, offered):
         raise RuntimeError(f'{loss}: impl="{impl}" cannot run, {obstacle}')
     return Choice(impl, "as asked")
 
@@ -80,15 +89,14 @@ def is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def _best(loss: str, tensors: Sequence[Tensor], offered: Sequence[str]) -> Choice:
-    device = tensors[0].device
+def _best(loss: str, places: Places, size_bytes: int, offered: tuple[str, ...]) -> Choice:
+    device = places[0][0]
     if device.type != "cuda":
         return Choice("torch", f"tensors are on {device.type}")
-    obstacles = {impl: _obstacle(impl, tensors, offered) for impl in ("triton", "cuda", "torch")}
+    obstacles = {impl: _obstacle(impl, places, offered) for impl in ("triton", "cuda", "torch")}
     capability = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     for limit, impl in _MEASURED.get(capability, {}).get(loss, ()):
-        if (limit is None or size <= limit) and not obstacles[impl]:
+        if (limit is None or size_bytes <= limit) and not obstacles[impl]:
             return Choice(impl, f"the fastest measured on {capability} at this size")
     chosen = next(impl for impl, obstacle in obstacles.items() if not obstacle)
     skipped = "; ".join(f"not {impl}, {obstacle}" for impl, obstacle in obstacles.items() if obstacle)
@@ -97,20 +105,20 @@ def _best(loss: str, tensors: Sequence[Tensor], offered: Sequence[str]) -> Choic
     )
 
 
-def _obstacle(impl: str, tensors: Sequence[Tensor], offered: Sequence[str]) -> str:
+def _obstacle(impl: str, places: Places, offered: tuple[str, ...]) -> str:
     if impl == "torch":
         return ""
     if impl not in offered:
         return f"this loss has no {impl} kernel"
     if not _IS_INSTALLED[impl]:
         return f"{_NEEDS[impl]} is not installed"
-    device = tensors[0].device.type
-    if device != "cuda" and not (impl == "triton" and is_interpreted()):
-        return f"tensors are on {device}"
-    for tensor in tensors:
-        if tensor.is_floating_point() and tensor.dtype not in FUSED_DTYPES:
-            return f"{tensor.dtype} is not among {', '.join(map(str, FUSED_DTYPES))}"
-    return _cuda_obstacle(tensors[0].device) if impl == "cuda" else ""
+    device = places[0][0]
+    if device.type != "cuda" and not (impl == "triton" and is_interpreted()):
+        return f"tensors are on {device.type}"
+    for _, dtype in places:
+        if dtype.is_floating_point and dtype not in FUSED_DTYPES:
+            return f"{dtype} is not among {', '.join(map(str, FUSED_DTYPES))}"
+    return _cuda_obstacle(device) if impl == "cuda" else ""
 
 
 @cache

@@ -20,6 +20,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import Parameter
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from edgekd_kernels._dispatch import announce, choose, implementation
 
@@ -68,8 +70,8 @@ class Signature:
 class FusedLoss:
     """A loss with several implementations, callable on tensors.
 
-    In torch it runs as an autograd function, whose overhead is small and which torch.compile sees through; a kernel
-    runs as the operator `edgekd_kernels::NAME`.
+    It runs as an autograd function, whose overhead is small and, in torch, which torch.compile sees through. A kernel
+    that is being traced runs as the operator `edgekd_kernels::NAME`, which a tracer does not look into.
 
     Args:
         signature: What the loss takes and keeps.
@@ -78,7 +80,7 @@ class FusedLoss:
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
         self.operator = _operator(signature)
-        self._eager = _autograd_function(signature)
+        self.functions: dict[str, type[torch.autograd.Function]] = {"torch": _autograd_function(signature, "torch")}
         self._announced: set[str] = set()
 
     def __call__(self, *tensors: Tensor, impl: str = "auto", **options: Any) -> Tensor:
@@ -92,15 +94,33 @@ class FusedLoss:
         Raises:
             RuntimeError: The wanted implementation cannot run.
         """
+        values = [options[name] for name in self.signature.options]
+        chosen = "torch" if impl == "torch" or (impl == "auto" and tensors[0].device.type == "cpu") else ""
+        if not chosen and _is_traced(tensors):
+            outputs = self.operator(*tensors, *values, impl)
+            return cast(Tensor, outputs[0] if self.signature.saved else outputs)
+        if not chosen or (chosen not in self._announced and not torch.compiler.is_compiling()):
+            chosen = self._choose(tensors, impl)
+        return cast(Tensor, self.functions[chosen].apply(*tensors, *values))  # type: ignore[attr-defined]
+
+    def _choose(self, tensors: Sequence[Tensor], impl: str) -> str:
+        """Return which implementation runs, having said so and loaded it."""
         signature = self.signature
-        values = [options[name] for name in signature.options]
-        if impl == "torch" or (impl == "auto" and tensors[0].device.type == "cpu"):
-            if impl not in self._announced and not torch.compiler.is_compiling():
-                announce(signature.name, choose(signature.name, impl, tensors, signature.offered))
-                self._announced.add(impl)
-            return cast(Tensor, self._eager.apply(*tensors, *values))  # type: ignore[no-untyped-call]
-        outputs = self.operator(*tensors, *values, impl)
-        return cast(Tensor, outputs[0] if signature.saved else outputs)
+        choice = choose(signature.name, impl, tensors, signature.offered)
+        announce(signature.name, choice)
+        self._announced.add(choice.impl)
+        if choice.impl not in self.functions:
+            self.functions[choice.impl] = _autograd_function(signature, choice.impl)
+        return choice.impl
+
+
+def _is_traced(tensors: Sequence[Tensor]) -> bool:
+    """Return whether what runs is recorded or imitated: by torch.compile, a dispatch mode or a tensor subclass."""
+    return (
+        torch.compiler.is_compiling()
+        or is_in_torch_dispatch_mode()
+        or any(type(tensor) not in (Tensor, Parameter) for tensor in tensors)
+    )
 
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
@@ -147,16 +167,16 @@ def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
     return layout.copy_(gradient)
 
 
-def _autograd_function(signature: Signature) -> type[torch.autograd.Function]:
-    """Return the loss in torch; small losses on a CPU take as long as what is done here, so this does little."""
-    module = implementation("torch", signature.family)
+def _autograd_function(signature: Signature, impl: str) -> type[torch.autograd.Function]:
+    """Return the loss in one implementation; small losses take as long as what is done here, so this does little."""
+    module = implementation(impl, signature.family)
     run_forward, run_backward = (getattr(module, f"{signature.name}_{way}") for way in ("forward", "backward"))
     count = len(signature.inputs)
     kept = [signature.inputs.index(name) for name in signature.kept]
     taught = [(signature.inputs.index(name), signature.kept.index(name)) for name in signature.gradients]
     nothing: list[Tensor | None] = [None] * (count + len(signature.options))
 
-    class Eager(torch.autograd.Function):
+    class Loss(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Tensor:
             options = dict(zip(signature.options, arguments[count:], strict=True))
@@ -177,8 +197,8 @@ def _autograd_function(signature: Signature) -> type[torch.autograd.Function]:
         return tuple(gradients)
 
     differentiate_once = once_differentiable(differentiate)
-    Eager.__name__ = Eager.__qualname__ = signature.name
-    return Eager
+    Loss.__name__ = Loss.__qualname__ = f"{signature.name}_{impl}"
+    return Loss
 
 
 def _operator(signature: Signature) -> Any:

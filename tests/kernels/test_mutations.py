@@ -78,7 +78,7 @@ def _install(real, mutant, monkeypatch):
             for held_as in [key for key, held in vars(module).items() if held is value]:
                 monkeypatch.setattr(module, held_as, getattr(mutant, name))
     for fused in operators():
-        monkeypatch.setattr(fused, "_eager", _autograd_function(fused.signature))
+        monkeypatch.setattr(fused, "functions", {"torch": _autograd_function(fused.signature, "torch")})
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.module}-{mutation.old[:40]}")

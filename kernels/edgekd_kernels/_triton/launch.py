@@ -10,4 +10,5 @@ from torch import Tensor
 
 def device_of(tensor: Tensor) -> AbstractContextManager[object]:
     """Return a context in which launches go to a tensor's device."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+    is_current = not tensor.is_cuda or tensor.device.index == torch.cuda.current_device()
+    return nullcontext() if is_current else torch.cuda.device(tensor.device)
