@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from edgekd.core.artifacts import LatencyReport, NetSpec, TrainedModel
-from edgekd.core.budget import Budget, parse_budget
+from edgekd.core.budget import LATENCY_METRICS, Budget, parse_budget
 from edgekd.core.errors import EdgeKDError, StorageError
 from edgekd.core.events import Event, Listener, silent
 from edgekd.data import Dataset, load_dataset
@@ -88,6 +88,8 @@ class _Request:
     def of(cls, config: RunConfig) -> _Request:
         budget = parse_budget(config.budget) if config.budget else None
         target, recipe = get_target(config.target), load_recipe(config.search.method)
+        if budget is not None:
+            budget.require_known((*LATENCY_METRICS, "memory"), target.name)
         return cls(config, target, budget, recipe, load_dataset(config.data))
 
 
@@ -119,6 +121,8 @@ def search(config: RunConfig, request: RunRequest) -> SearchResult:
     asked, started = _Request.of(config), time.monotonic()
     with Ledger.open(request.folder, fresh=request.fresh, listen=request.listener) as ledger:
         context = RunContext(config, asked.budget, asked.target, asked.recipe, asked.dataset, ledger, ledger.listen)
+        where = config.search.storage or str(ledger.folder / "study.journal")
+        storage = open_storage(where)
         spec, network = teacher_net(context)
         space = space_for(config.search.space, asked.dataset, spec)
         _require_opsets(space, asked.target)
@@ -128,8 +132,7 @@ def search(config: RunConfig, request: RunRequest) -> SearchResult:
         require_reachable(profile)
         teacher = teacher_of(context, spec, network).model
         setting = _setting(asked, (spec, load_model(teacher)), model, space)
-        where = config.search.storage or str(ledger.folder / "study.journal")
-        study = _study(setting, teacher, where)
+        study = _study(setting, teacher, storage)
         if model is not None:
             model = _shared_model(study, model)
             setting.candidates.predict = _predictor(asked.target, model)
@@ -268,7 +271,7 @@ def _unknown(_graph: LayerGraph) -> LatencyReport:
     raise NotImplementedError("latencies are not known before the calibration")
 
 
-def _study(setting: _Setting, teacher: TrainedModel, where: str, worker: int = 0) -> Any:
+def _study(setting: _Setting, teacher: TrainedModel, storage: Any, worker: int = 0) -> Any:
     plan, asked = setting.plan, setting.request
     config, host = asked.config, SystemHost().state()
     facts = {
@@ -288,7 +291,6 @@ def _study(setting: _Setting, teacher: TrainedModel, where: str, worker: int = 0
         "inherit": config.search.inherit,
         "seed": plan.seed,
     }
-    storage = open_storage(where)
     name = config.search.name
     study = open_study(storage, name, directions=plan.directions, facts=facts, sampler=None)
     study.sampler = sampler_for(plan, worker, begun=len(study.get_trials(deepcopy=False)))
@@ -358,6 +360,6 @@ def _worker_process(job: _Job, index: int, seconds_left: float) -> None:
 
 
 def _work(setting: _Setting, job: _Job, index: int, listener: Listener) -> None:
-    study = _study(setting, job.teacher, job.storage, index)
+    study = _study(setting, job.teacher, open_storage(job.storage), index)
     with storage_errors(job.storage):
         work(study, setting.plan, setting.candidates, worker=worker_name(index), listener=listener)

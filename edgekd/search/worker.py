@@ -105,10 +105,9 @@ def sampler_for(plan: Plan, worker: int, begun: int = 0) -> Any:
     """
     optuna = import_optuna()
     seed = derive_seed(plan.seed, "sampler", worker, begun) % 2**31
-
     startup = max(4, min(10, plan.trials // 3))
     if plan.sampler == "nsga2":
-        return optuna.samplers.NSGAIISampler(population_size=max(4, startup), seed=seed)
+        return optuna.samplers.NSGAIISampler(population_size=startup, seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(n_startup_trials=startup, multivariate=True, group=True, seed=seed)

@@ -123,6 +123,17 @@ def test_an_unreachable_budget_ends_before_anything_is_trained(tmp_path):
     assert not (tmp_path / "run" / "teacher").exists()
 
 
+@pytest.mark.parametrize(
+    "flags, error",
+    [({"budget": "energy<1mJ"}, ConfigError), ({"search": {"storage": "sqlite:////no/x"}}, StorageError)],
+)
+def test_a_budget_nobody_can_judge_or_a_lost_storage_is_refused_before_anything_is_trained(tmp_path, flags, error):
+    config = _config(target="cpu", **{**flags, "search": {**SMALL["search"], **flags.get("search", {})}})
+    with pytest.raises(error):
+        search(config, RunRequest(tmp_path, "edgekd search"))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_a_plan_costs_the_space_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space, profile = planned_space(_config(target="jetson-orin", budget="p99<1ms"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgekd.core.errors import ConfigError, TrainingDiverged
-from edgekd.search import close_lost, queue_lost, records_of, work, worker_name
+from edgekd.search import close_lost, queue_lost, records_of, sampler_for, work, worker_name
 from edgekd.search.trials import note
 
 NAME = "host-of-tests:1:0"
@@ -54,6 +54,11 @@ def test_equal_seeds_try_equal_students_and_other_seeds_others(toys, begin, tmp_
         return students.trained
 
     assert tried(0, "a") == tried(0, "b") != tried(1, "c")
+
+
+@pytest.mark.parametrize("trials, students", [(3, 4), (12, 4), (24, 8), (300, 10)])
+def test_a_generation_is_a_third_of_the_trials_between_four_and_ten(toys, trials, students):
+    assert sampler_for(toys.plan(sampler="nsga2", trials=trials), 0).population_size == students
 
 
 def test_a_small_space_is_exhausted_and_the_search_ends(toys, begin):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import util
 
 import pytest
 import yaml
@@ -25,6 +26,10 @@ SMALL = {
     "calibration_size": 32,
     "also_build": [],
 }
+
+POSTGRES = (1, "postgresql+psycopg://u:***@127.0.0.1:1/x cannot be")
+if util.find_spec("psycopg") is None:
+    POSTGRES = (5, "needs the package 'psycopg': pip install 'edgekd[postgres]'")
 
 
 def _edgekd(*arguments, cwd):
@@ -89,7 +94,8 @@ def test_a_dry_run_shows_the_space_with_its_costs_and_writes_nothing(folder):
         (("--space", "resnett"), 2, "unknown network family 'resnett'; did you mean resnet"),
         (("--space", "fcn"), 2, "do not fit classification of pictures"),
         (("--storage", "redis://x"), 2, "write a file, postgresql://user@host/name"),
-        (("--storage", "postgresql://u:secret@127.0.0.1:1/x"), 1, "postgresql+psycopg://u:***@127.0.0.1:1/x cannot be"),
+        (("--storage", "postgresql://u:secret@127.0.0.1:1/x"), *POSTGRES),
+        (("--budget", "energy<1mJ"), 2, "energy (energy<1mJ) cannot be known on jetson-orin"),
         (("--set", "search.rungs=[3,1]"), 2, "rungs are epochs in increasing order"),
         (("--set", "search.objectives=[p99]"), 2, "objectives begin with score"),
         (("--name", ""), 2, "search.name"),
