@@ -24,7 +24,7 @@ FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LOG = logging.getLogger("edgekd_kernels")
 _IS_INSTALLED = {name: importlib.util.find_spec(name) is not None for name in ("triton", "cuda")}
 _NEEDS = {"triton": "triton", "cuda": "cuda-bindings"}
-_MEASURED: Mapping[str, Mapping[str, Sequence[tuple[float | None, str]]]] = json.loads(
+_MEASURED: Mapping[str, Mapping[str, Mapping[str, Sequence[tuple[float | None, str]]]]] = json.loads(
     resources.files("edgekd_kernels").joinpath("choices.json").read_text(encoding="utf-8")
 )
 
@@ -95,7 +95,8 @@ def _best(loss: str, places: Places, size_bytes: int, offered: tuple[str, ...]) 
         return Choice("torch", f"tensors are on {device.type}")
     obstacles = {impl: _obstacle(impl, places, offered) for impl in ("triton", "cuda", "torch")}
     capability = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
-    for limit, impl in _MEASURED.get(capability, {}).get(loss, ()):
+    dtype = str(places[0][1]).removeprefix("torch.")
+    for limit, impl in _MEASURED.get(capability, {}).get(loss, {}).get(dtype, ()):
         if (limit is None or size_bytes <= limit) and not obstacles[impl]:
             return Choice(impl, f"the fastest measured on {capability} at this size")
     chosen = next(impl for impl, obstacle in obstacles.items() if not obstacle)

@@ -37,7 +37,7 @@ def gpu(monkeypatch):
 
 
 def test_the_measured_table_decides_by_bytes(gpu, monkeypatch):
-    table = {"sm_90": {"kd_kl": [[1000, "torch"], [10_000, "cuda"], [None, "triton"]]}}
+    table = {"sm_90": {"kd_kl": {"float32": [[1000, "torch"], [10_000, "cuda"], [None, "triton"]]}}}
     monkeypatch.setattr(_dispatch, "_MEASURED", table)
     sizes = {100: "torch", 125: "torch", 126: "cuda", 1250: "cuda", 1251: "triton", 10**6: "triton"}
     found = {elements: choose("kd_kl", "auto", [gpu(elements), gpu(elements)], OFFERED).impl for elements in sizes}
@@ -45,7 +45,7 @@ def test_the_measured_table_decides_by_bytes(gpu, monkeypatch):
 
 
 def test_what_was_measured_but_cannot_run_is_passed_over(gpu, monkeypatch):
-    monkeypatch.setattr(_dispatch, "_MEASURED", {"sm_90": {"kd_kl": [[1000, "cuda"], [None, "triton"]]}})
+    monkeypatch.setattr(_dispatch, "_MEASURED", {"sm_90": {"kd_kl": {"float32": [[1000, "cuda"], [None, "triton"]]}}})
     monkeypatch.setattr(_dispatch, "_cuda_obstacle", lambda device: "no driver")
     choice = choose("kd_kl", "auto", [gpu()], OFFERED)
     assert choice.impl == "triton" and "fastest measured on sm_90" in choice.why

@@ -48,7 +48,7 @@ def test_a_slice_that_is_over_pauses_and_the_next_one_completes_the_file(kernels
 
 def _row(kernels, impl, both_ms, size, **more):
     row = kernels.Row("kd_kl", f"{size}", "float32", "float32", impl, both_ms=str(both_ms), input_bytes=str(size))
-    return dataclasses.replace(row, capability="sm_90", **more)
+    return dataclasses.replace(row, **({"capability": "sm_90"} | more))
 
 
 def test_choices_are_the_fastest_up_to_each_size_and_dispatch_reads_them(kernels, monkeypatch):
@@ -60,9 +60,16 @@ def test_choices_are_the_fastest_up_to_each_size_and_dispatch_reads_them(kernels
     ]
     rows += [_row(kernels, "eager", 0.1, 10), _row(kernels, "triton", 0.1, 80, error="broken")]
     table = json.loads(kernels.choices(rows))
-    assert table == {"sm_90": {"kd_kl": [[20, "triton"], [None, "cuda"]]}}
+    assert table == {"sm_90": {"kd_kl": {"float32": [[20, "triton"], [None, "cuda"]]}}}
     dispatch = importlib.import_module("edgekd_kernels._dispatch")
     assert json.loads(kernels.CHOICES.read_text()) == dispatch._MEASURED
+
+
+def test_choices_weigh_what_the_gpu_does_and_what_waits_for_it(kernels):
+    rows = [_row(kernels, "torch", 1, 10), _row(kernels, "triton", 2, 10, graph_ms="0.5")]
+    assert json.loads(kernels.choices(rows))["sm_90"]["kd_kl"]["float32"] == [[None, "triton"]]
+    rows.append(_row(kernels, "cuda", 3, 10, graph_ms="0.4", student_dtype="bfloat16"))
+    assert json.loads(kernels.choices(rows))["sm_90"]["kd_kl"]["bfloat16"] == [[None, "cuda"]]
 
 
 def test_choices_without_a_gpu_are_none(kernels):

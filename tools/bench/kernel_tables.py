@@ -95,17 +95,26 @@ def _cells(ours: dict[str, str], group: list[dict[str, str]]) -> tuple[str, ...]
     ratios = (_ratio(ours, group, reference) for reference in _REFERENCES)
     tensors = f"{ours['shape']} {'/'.join(dict.fromkeys(pair))}".replace("|", "\\|")
     times = (f"{ratio:.2f}" if ratio else "" for ratio in ratios)
-    return (f"`{ours['loss']}`", tensors, ours["impl"], f"{float(ours['both_ms']):.3f}", rate, *times)
+    return (f"`{ours['loss']}`", tensors, ours["impl"], f"{float(ours[_time_of(group)]):.3f}", rate, *times)
+
+
+def _time_of(group: list[dict[str, str]]) -> str:
+    """Return the column that counts: what the GPU works where one of ours has it, else what one waits."""
+    return "graph_ms" if any(row["impl"] in _OURS and row["graph_ms"] for row in group) else "both_ms"
 
 
 def _fastest(group: list[dict[str, str]]) -> dict[str, str]:
     """Return the fastest of our own implementations; empty when there is none."""
-    return min((row for row in group if row["impl"] in _OURS), key=lambda row: float(row["both_ms"]), default={})
+    column = _time_of(group)
+    timed = [row for row in group if row["impl"] in _OURS and row[column]]
+    return min(timed, key=lambda row: float(row[column]), default={})
 
 
 def _ratio(ours: dict[str, str], group: list[dict[str, str]], reference: str) -> float | None:
-    found = [float(row["both_ms"]) for row in group if row["impl"].startswith(reference)]
-    return min(found) / float(ours["both_ms"]) if found else None
+    """Return how many times longer a reference takes; None where it was not measured or cannot be captured."""
+    column = _time_of(group)
+    found = [float(row[column]) for row in group if row["impl"].startswith(reference) and row[column]]
+    return min(found) / float(ours[column]) if found else None
 
 
 def _summary(rows: list[dict[str, str]]) -> str:

@@ -6,8 +6,10 @@
 
 A row is one loss on tensors of one size in one implementation. `eager` is the textbook formula, `peer` the one of
 published code, `compile` and `compile-max` are torch.compile of the textbook; all from raw tensors to gradients.
-Implementations take turns within one process. `gb_s` is what the loss has to move (`edgekd_kernels.traffic`) over the
-time of both directions, `copy_gb_s` a copy of as many bytes. `graph_ms` is both directions replayed from a CUDA graph.
+Implementations take turns within one process. On a GPU `both_ms` is what one waits for both directions called alone,
+Python and launches included; `graph_ms` is both replayed from a CUDA graph, the work of the GPU, which is what counts
+in training that keeps it busy (empty where code cannot be captured). `gb_s` is what the loss has to move
+(`edgekd_kernels.traffic`) over `graph_ms`, on a CPU over `both_ms`; `copy_gb_s` a copy of as many bytes.
 Until all rows are there they lie in FILE.csv.part.
 """
 
@@ -72,6 +74,7 @@ class Row:
     launches: str = ""
     compile_s: str = ""
     error: str = ""
+    uncaptured: str = ""
     device: str = ""
     capability: str = ""
     python: str = ""
@@ -217,11 +220,11 @@ def _rows(group: Case | kernel_steps.Pair, plan: Plan, clock: Clock) -> Iterator
         columns: dict[str, str] = {}
         for way, each in times.items():
             columns |= _columns(way, each)
-        columns["gb_s"] = f"{moved / times['both'].median_ms / 1e6:.2f}"
-        columns["copy_gb_s"] = f"{clock.copy_gb_s(moved):.2f}"
         columns["compile_s"] = f"{compile_s:.1f}" if compile_s else ""
         if clock.is_gpu:
             columns |= _on_gpu(both[impl], clock, plan)
+        columns["gb_s"] = f"{moved / float(columns.get('graph_ms') or times['both'].median_ms) / 1e6:.2f}"
+        columns["copy_gb_s"] = f"{clock.copy_gb_s(moved):.2f}"
         yield replace(base, impl=impl, **columns)
 
 
@@ -234,8 +237,8 @@ def _on_gpu(step: Step, clock: Clock, plan: Plan) -> dict[str, str]:
     columns = {"peak_mib": f"{peak_mib(step):.1f}", "launches": str(launches(step))}
     try:
         graph = replayed(step)
-    except RuntimeError:  # what cannot be captured has no figure: a synchronisation in published code, say
-        return columns
+    except RuntimeError as error:  # what cannot be captured has no figure: a synchronisation in published code, say
+        return columns | {"uncaptured": str(error).splitlines()[0][:200]}
     return columns | {"graph_ms": f"{clock.compare({'graph': graph}, repeats=plan.repeats)['graph'].median_ms:.5f}"}
 
 
@@ -308,25 +311,25 @@ def _liger(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.
 
 
 def choices(rows: list[Row]) -> str:
-    """Return `choices.json`: by architecture and loss, up to how many input bytes which implementation was fastest.
+    """Return `choices.json`: by architecture, loss and the student's dtype, up to how many bytes which one was fastest.
 
+    What counts is the GPU's work, `graph_ms`; one that cannot be captured waits for the GPU and counts with `both_ms`.
     Of sizes next to each other with one winner only the largest is kept, and beyond the largest size its winner stays.
-    A loss's dtypes are taken together.
 
     Args:
         rows: Of a result file from a GPU.
     """
-    best: dict[str, dict[str, dict[int, tuple[float, str]]]] = {}
+    best: dict[tuple[str, str, str], dict[int, tuple[float, str]]] = {}
     for row in rows:
         if row.impl not in FUSED or row.error or not row.capability or not row.input_bytes:
             continue
-        sizes = best.setdefault(row.capability, {}).setdefault(row.loss, {})
-        candidate = float(row.both_ms), row.impl
+        sizes = best.setdefault((row.capability, row.loss, row.student_dtype), {})
+        candidate = float(row.graph_ms or row.both_ms), row.impl
         sizes[int(row.input_bytes)] = min(sizes.get(int(row.input_bytes), candidate), candidate)
-    table = {
-        capability: {loss: _limits({size: impl for size, (_, impl) in sizes.items()}) for loss, sizes in losses.items()}
-        for capability, losses in best.items()
-    }
+    table: dict[str, dict[str, dict[str, list[tuple[int | None, str]]]]] = {}
+    for (capability, loss, dtype), sizes in best.items():
+        by_dtype = table.setdefault(capability, {}).setdefault(loss, {})
+        by_dtype[dtype] = _limits({size: impl for size, (_, impl) in sizes.items()})
     return json.dumps(table, indent=1) + "\n"
 
 

@@ -7,7 +7,7 @@ done, the accuracy study goes on where it paused (its state lies in `--state`, k
 
 Steps, what each needs beside torch, and its result under `tools/bench/results`:
 
-- `tests`: those marked `gpu`; pytest and what the engine needs. `gpu-tests_*.json`.
+- `tests`: those marked `gpu`; pytest and what the engine needs, pytest-xdist if it is there. `gpu-tests_*.json`.
 - `kernels`: triton and numpy. `kernels_*.csv`; until it is complete, what there is lies beside it in `*.csv.part`.
 - `methods`: what the engine needs (numpy, accelerate, pydantic, PyYAML, safetensors, Pillow) and `--data`, CIFAR-100
   packed by `tools/bench/pack_images.py`. `methods-cifar100_*.csv`.
@@ -137,7 +137,8 @@ def _tests(plan: Plan) -> int:
         return 0
     report = plan.state / "gpu-tests.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", f"--junitxml={report}", "tests"]
+    at_once = ["-n", "auto", "--dist", "worksteal"] if importlib.util.find_spec("xdist") else []
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", f"--junitxml={report}", *at_once, "tests"]
     status = _python(command, plan)
     if status in (0, 1):
         plan.results.mkdir(parents=True, exist_ok=True)
