@@ -94,6 +94,7 @@ class Plan:
         losses: Names.
         repeats: Turns of each measurement.
         compile: `"max"` for torch.compile by default and with max-autotune, `"default"`, or `"no"`.
+        compile_at: Which of a loss's sizes torch.compile is measured at, by number; all of them if None.
         stop_at: `time.monotonic()` at which nothing new is begun.
         facts: Device, versions and commit of every row.
     """
@@ -103,6 +104,7 @@ class Plan:
     losses: tuple[str, ...]
     repeats: int
     compile: str
+    compile_at: int | None
     stop_at: float
     facts: Mapping[str, str]
 
@@ -120,6 +122,7 @@ def main() -> None:
         losses=tuple(arguments.losses.split(",")) if arguments.losses else tuple(kernel_cases.fused_losses()),
         repeats=arguments.repeats or REPEATS[arguments.device],
         compile=arguments.compile,
+        compile_at=arguments.compile_at,
         stop_at=time.monotonic() + 60 * arguments.minutes,
         facts=facts,
     )
@@ -138,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--table", choices=tuple(kernel_cases.SIZES), help="sizes; those of the device")
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--compile", choices=("max", "default", "no"), default="max", help="modes of torch.compile")
+    parser.add_argument("--compile-at", type=int, help="number of the only size that torch.compile is measured at")
     parser.add_argument("--commit", help="short hash of the code; asks git")
     parser.add_argument("--choices", type=Path, help="write choices.json from this result file, measure nothing")
     return parser
@@ -158,7 +162,7 @@ def measure(plan: Plan, path: Path) -> int:
         {(row.loss, row.shape, row.student_dtype, row.teacher_dtype) for row in read(part)} if part.exists() else set()
     )
     clock = Clock(plan.device)
-    groups = [*_cases(plan), *kernel_steps.pairs(plan.device, plan.table)]
+    groups = [*kernel_steps.pairs(plan.device, plan.table), *_cases(plan)]
     for group in groups:
         if _key(group) in done:
             continue
@@ -280,7 +284,9 @@ def _functions(case: Case, plan: Plan) -> dict[str, Callable[..., torch.Tensor]]
         functions["eager"] = textbook
     if peer is not None:
         functions["peer"] = peer
-    if plan.compile != "no" and textbook is not None:
+    sizes = kernel_cases.SIZES[plan.table][kernel_cases.kind_of(case.loss)]
+    is_compiled = plan.compile_at is None or sizes.index(case.size) == min(plan.compile_at, len(sizes) - 1)
+    if plan.compile != "no" and textbook is not None and is_compiled:
         torch.compiler.reset()
         functions["compile"] = torch.compile(textbook)
         if plan.compile == "max":
