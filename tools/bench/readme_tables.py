@@ -24,6 +24,7 @@ from typing import Any
 from kernel_tables import losses_table
 from kernel_tables import speed_table as kernels_table
 from paired import Paired, paired
+from search_tables import CPU_HEADER, SEARCH_HEADER, cpu_rows, search_rows, search_verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tools" / "bench" / "results"
@@ -122,6 +123,20 @@ def speed_table() -> str:
     return f"{_markdown(header, rows)}\n\nSource: `{file.relative_to(ROOT)}`.\n"
 
 
+def search_table() -> str:
+    """Return what choosing a student by a search came to, as Markdown."""
+    file = _only("search-digits_*.csv")
+    table = _markdown(SEARCH_HEADER, search_rows(file))
+    verdicts = "\n\n".join(search_verdicts(file.with_suffix(".json")))
+    return f"{table}\n\n{verdicts}\n\nSource: `{file.relative_to(ROOT)}`.\n"
+
+
+def cpu_table() -> str:
+    """Return how well a CPU's latencies are predicted after a few measurements, as Markdown."""
+    file = _only("cpu-latency-*.json")
+    return f"{_markdown(CPU_HEADER, cpu_rows(file))}\n\nSource: `{file.relative_to(ROOT)}`.\n"
+
+
 def _latency_evidence() -> tuple[Path, dict[str, Any]]:
     file = _only("latency-evidence_*.json")
     return file, json.loads(file.read_text(encoding="utf-8"))
@@ -195,6 +210,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "latency-bars": bars_table,
     **{f"latency-{test}": partial(evidence_table, test) for test in "ABCDEFG"},
     "latency-speed": speed_table,
+    "latency-cpu": cpu_table,
+    "search": search_table,
 }
 
 
