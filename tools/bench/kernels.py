@@ -176,15 +176,13 @@ def measure(plan: Plan, path: Path) -> int:
 
 
 def _cases(plan: Plan) -> list[Case]:
-    """Return the cases, first one of each loss, so that a file cut short says something of every one."""
-    found = [
-        (place, number, case)
-        for number, (student, teacher) in enumerate(DTYPES[plan.device])
-        for loss in plan.losses
-        for place, case in enumerate(
-            kernel_cases.cases(loss, plan.table, device=plan.device, student_dtype=student, teacher_dtype=teacher)
-        )
-    ]
+    """Return the cases, first the largest of each loss, so that a file cut short says something of every one."""
+    found = []
+    for number, (student, teacher) in enumerate(DTYPES[plan.device]):
+        for loss in plan.losses:
+            dtypes = {"student_dtype": student, "teacher_dtype": teacher}
+            cases = kernel_cases.cases(loss, plan.table, device=plan.device, **dtypes)
+            found += [(place, number, case) for place, case in enumerate(reversed(cases))]
     return [case for *_, case in sorted(found, key=lambda each: each[:2])]
 
 
