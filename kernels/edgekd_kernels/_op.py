@@ -101,7 +101,7 @@ class FusedLoss:
             return cast(Tensor, outputs[0] if self.signature.saved else outputs)
         if not chosen or (chosen not in self._announced and not torch.compiler.is_compiling()):
             chosen = self._choose(tensors, impl)
-        return cast(Tensor, self.functions[chosen].apply(*tensors, *values))  # type: ignore[attr-defined]
+        return cast(Tensor, self.functions[chosen].apply(*tensors, *values))  # type: ignore[no-untyped-call]
 
     def _choose(self, tensors: Sequence[Tensor], impl: str) -> str:
         """Return which implementation runs, having said so and loaded it."""
