@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from edgekd.distill import load_recipe, recipe_names
@@ -22,24 +23,37 @@ TASK = {
 }
 
 
-def _run(folder, **flags):
-    train = {"epochs": 2, "batch_size": 64, "device": "cpu", **flags.pop("train", {})}
+ON = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]
+    ),
+]
+
+
+def _run(folder, device, **flags):
+    train = {"epochs": 2, "batch_size": 64, "device": device}
     config = load_config(None, flags={**TASK, "train": train, **flags}, overrides=[])
     return distill(config, RunRequest(folder, "test"))
 
 
+@pytest.fixture(scope="module", params=ON)
+def device(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
+def teacher(device, tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher") / "run"
-    _run(folder, method="plain", teacher={"net": "resnet8-w16", "epochs": 8})
+    _run(folder, device, method="plain", teacher={"net": "resnet8-w16", "epochs": 8})
     return {"net": "resnet8-w16", "weights": str(folder / "teacher" / "teacher.safetensors")}
 
 
 @pytest.fixture(scope="module")
-def pretrained(teacher, tmp_path_factory):
+def pretrained(device, teacher, tmp_path_factory):
     """Weights of a student to fine-tune."""
     folder = tmp_path_factory.mktemp("pretrained") / "run"
-    _run(folder, method="plain", teacher=teacher)
+    _run(folder, device, method="plain", teacher=teacher)
     return str(folder / "student" / "distilled-seed0.safetensors")
 
 
@@ -61,9 +75,9 @@ def flags(request, teacher):
 
 
 @pytest.mark.parametrize("method", [*recipe_names(), "mas+vid"])
-def test_every_method_goes_from_data_to_a_packed_student(method, flags, tmp_path):
+def test_every_method_goes_from_data_to_a_packed_student(method, device, flags, tmp_path):
     folder = tmp_path / "run"
-    report = _run(folder, method=method, **flags(method))
+    report = _run(folder, device, method=method, **flags(method))
     assert report.method == method
     assert report.verdict is Verdict.PREDICTED_KEPT
     assert report.parity.is_ok

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import subprocess
 import sys
 import time
@@ -118,3 +119,31 @@ def test_the_kernel_step_leaves_the_benchmark_time_to_stop_and_is_done_when_its_
     into.parent.mkdir(parents=True)
     into.touch()
     assert run.run_step("kernels", plan) == 0 and len(commands) == 1
+
+
+def test_the_sanitizers_findings_are_added_up_over_processes(run):
+    output = """========= COMPUTE-SANITIZER
+31 passed, 4 warnings in 40.2s
+========= ERROR SUMMARY: 0 errors
+========= Invalid __global__ read of size 4 bytes
+========= ERROR SUMMARY: 3 errors
+========= ERROR SUMMARY: 1 error
+"""
+    assert run.sanitizer_findings(output) == {"processes": 3, "errors": 4, "tests_passed": 31}
+    assert run.sanitizer_findings("no such file") == {"processes": 0, "errors": 0, "tests_passed": 0}
+
+
+def test_without_a_sanitizer_the_step_says_so(run, plan, monkeypatch, capsys):
+    monkeypatch.setattr(run.shutil, "which", lambda name: None)
+    assert run.run_step("sanitizer", plan) == 5
+    assert "compute-sanitizer of the CUDA toolkit is not on the PATH" in capsys.readouterr().out
+
+
+def test_what_the_sanitizer_finds_fails_the_step_and_is_kept(run, plan, monkeypatch, tmp_path):
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text("#!/bin/sh\necho '31 passed'\necho '========= ERROR SUMMARY: 2 errors'\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(run.shutil, "which", lambda name: str(tool))
+    assert run.run_step("sanitizer", plan) == 1
+    (file,) = plan.results.glob("gpu-sanitizer_*.json")
+    assert json.loads(file.read_text()) == {"processes": 1, "errors": 2, "tests_passed": 31, "exit": 0}

@@ -7,7 +7,10 @@ done, the accuracy study goes on where it paused (its state lies in `--state`, k
 
 Steps, what each needs beside torch, and its result under `tools/bench/results`:
 
-- `tests`: those marked `gpu`; pytest and what the engine needs, pytest-xdist if it is there. `gpu-tests_*.json`.
+- `tests`: those marked `gpu`; triton and pytest, all cores with pytest-xdist, and for whole runs what the engine needs.
+  `gpu-tests_*.json`.
+- `sanitizer`: compute-sanitizer of the CUDA toolkit; does a kernel read or write out of bounds, on small tensors?
+  `gpu-sanitizer_*.json`.
 - `kernels`: triton and numpy. `kernels_*.csv`; until it is complete, what there is lies beside it in `*.csv.part`.
 - `methods`: what the engine needs (numpy, accelerate, pydantic, PyYAML, safetensors, Pillow) and `--data`, CIFAR-100
   packed by `tools/bench/pack_images.py`. `methods-cifar100_*.csv`.
@@ -22,7 +25,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -32,6 +37,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
+SANITIZED = "test_a_second_backward"
+"""The test that runs every kernel once on small tensors."""
 ENGINE = ("numpy", "accelerate", "pydantic", "yaml", "safetensors", "PIL")
 _INSTALLED_AS = {"yaml": "PyYAML", "PIL": "Pillow"}
 
@@ -137,14 +144,58 @@ def _tests(plan: Plan) -> int:
         return 0
     report = plan.state / "gpu-tests.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
-    at_once = ["-n", "auto", "--dist", "worksteal"] if importlib.util.find_spec("xdist") else []
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", f"--junitxml={report}", *at_once, "tests"]
+    marked = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
+    lacking = missing_packages(ENGINE)
+    if lacking:
+        print(f"tests: of the kernels only, this Python lacks {', '.join(lacking)}")
+    folders = ["tests/kernels"] if lacking else ["tests/kernels", "tests/e2e"]
+    command = [*marked, f"--junitxml={report}", *_at_once(), *folders]
     status = _python(command, plan)
     if status in (0, 1):
         plan.results.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(test_outcomes(report.read_text(encoding="utf-8")), indent=1) + "\n")
     nothing_marked = 5
     return 0 if status == nothing_marked else status
+
+
+def _sanitizer(plan: Plan) -> int:
+    path = plan.results / f"gpu-sanitizer_{_where(plan)}.json"
+    if path.exists():
+        print(f"sanitizer: done, {path}")
+        return 0
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        print("sanitizer: not run, compute-sanitizer of the CUDA toolkit is not on the PATH")
+        return 5
+    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "-k", SANITIZED, *_at_once(), "tests/kernels"]
+    command = [tool, "--tool", "memcheck", "--target-processes", "all", sys.executable, *tests]
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # so that each tensor's bounds are known
+    limit_s = max(1.0, plan.left_s)
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        print("sanitizer: stopped, the slice is over")
+        return 124
+    found = sanitizer_findings(done.stdout)
+    print(f"sanitizer: {found}\n{done.stdout[-2000:] if found['errors'] or done.returncode else ''}")
+    if found["processes"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found | {"exit": done.returncode}, indent=1) + "\n")
+    return 1 if found["errors"] or done.returncode else 0
+
+
+def sanitizer_findings(output: str) -> dict[str, int]:
+    """Return how many processes compute-sanitizer watched, how many errors it saw, and how many tests passed."""
+    errors = [int(count) for count in re.findall(r"ERROR SUMMARY: (\d+) error", output)]
+    passed = re.search(r"(\d+) passed", output)
+    return {"processes": len(errors), "errors": sum(errors), "tests_passed": int(passed[1]) if passed else 0}
+
+
+def _at_once() -> list[str]:
+    """Return what makes pytest use all cores where it can."""
+    return ["-n", "auto", "--dist", "worksteal"] if importlib.util.find_spec("xdist") else []
 
 
 def test_outcomes(junit: str) -> Mapping[str, str]:
@@ -228,7 +279,8 @@ class Step:
 
 
 STEPS: Mapping[str, Step] = {
-    "tests": Step(_tests, ("torch", "pytest", *ENGINE), 60),
+    "tests": Step(_tests, ("torch", "triton", "pytest"), 60),
+    "sanitizer": Step(_sanitizer, ("torch", "triton", "pytest"), 60),
     "kernels": Step(_kernels, ("torch", "triton", "numpy"), 90),
     "methods": Step(_methods, ("torch", *ENGINE), 30),
 }
