@@ -27,6 +27,8 @@ from edgekd.models import (
     find_prunable,
     leading_weights,
     prune,
+    read_tensors,
+    save_weights,
     spec_for,
 )
 from edgekd.search import Cost, Point, memory_bytes, values_of
@@ -67,6 +69,7 @@ class Candidates:
         predict: Kernels to latency on the target.
         is_measured_later: Whether a student is measured before it is returned.
         inherit: Whether students start from the teacher's first layers as far as these fit.
+        kept: Folder for the weights of students that were trained to the last rung; None keeps none.
         multiple: Channels are pruned in multiples of this.
     """
 
@@ -81,6 +84,7 @@ class Candidates:
     predict: Callable[[LayerGraph], LatencyReport]
     is_measured_later: bool = False
     inherit: bool = True
+    kept: Path | None = None
     multiple: int = 4
     _made: dict[str, Candidate] = field(default_factory=dict)
     _costs: dict[str, Cost] = field(default_factory=dict)
@@ -115,7 +119,7 @@ class Candidates:
 
     def train(self, point: Point, goes_on: Callable[[int, float], bool]) -> tuple[float, int]:
         """Train a student for a while, see `Students.train`; the score is that of its last epoch."""
-        candidate = self.at(point)
+        candidate, trained = self.at(point), None
         done: list[tuple[float, int]] = []
 
         def watch(event: Event) -> None:
@@ -127,17 +131,25 @@ class Candidates:
 
         options = RunOptions(self.seed, _STUDENT, None, watch, candidate.start)
         with suppress(_Stopped):
-            run_recipe(
+            trained = run_recipe(
                 self.recipe,
                 student=candidate.spec,
                 teacher=self.teacher if self.recipe.needs_teacher else None,
                 dataset=self.dataset,
                 settings=self.settings,
                 options=options,
-            )
+            ).student
+        if trained is not None and self.kept is not None:
+            save_weights(trained, self.kept / f"{candidate.spec.digest}.safetensors", {"net": candidate.spec.name})
         if not done:
             raise ConfigError(f"recipe {self.recipe.name!r} gave no score of {candidate.spec.name} to search by")
         return done[-1]
+
+    def start_of(self, point: Point) -> Mapping[str, Tensor]:
+        """Return the weights that a student begins its final training with: those of its short training, if kept."""
+        candidate = self.at(point)
+        file = None if self.kept is None else self.kept / f"{candidate.spec.digest}.safetensors"
+        return read_tensors(file) if file is not None and file.is_file() else candidate.start
 
     def _member(self, point: Point) -> Candidate:
         values, dataset = values_of(point), self.dataset

@@ -107,9 +107,9 @@ def finals_of(
             context.note("finalists", f"{cost.name} is refused, {refused[-1].reason}")
             continue
         path = folder / f"student{len(finalists) + 1}.json"
-        candidate = candidates.at(_point(record))
+        point = _point(record)
         facts = {"trial": record.document(), "cost": cost.document(), "teacher": to_json(teacher)["digest"]}
-        write_found(path, candidate.spec, candidate.start, facts)
+        write_found(path, candidates.at(point).spec, candidates.start_of(point), facts)
         finalists.append(Finalist(path, record, cost))
         context.note("finalists", f"{cost.name} keeps {context.budget or 'no budget'}: {path}")
     if not finalists:

@@ -24,7 +24,8 @@ class FoundStudent:
 
     Attributes:
         spec: Its architecture.
-        start: File of the weights of the teacher that it starts from, whole or in part; None when all are drawn.
+        start: File of the weights that it starts from: of its short training in the search or, whole or in part, of
+            the teacher; None when all are drawn.
         facts: What the search found out about it, for people.
     """
 

@@ -131,14 +131,15 @@ def search(config: RunConfig, request: RunRequest) -> SearchResult:
         context.note("profile", profile.statement())
         require_reachable(profile)
         teacher = teacher_of(context, spec, network).model
-        setting = _setting(asked, (spec, load_model(teacher)), model, space)
+        kept = ledger.folder / "trained" / config.search.name
+        setting = _setting(asked, (spec, load_model(teacher)), model, space, kept)
         study = _study(setting, teacher, storage)
         if model is not None:
             model = _shared_model(study, model)
             setting.candidates.predict = _predictor(asked.target, model)
         _queue_first(study, setting)
         deadline = started + 60 * config.search.minutes if config.search.minutes else float("inf")
-        _run_workers(setting, _Job(config, where, teacher, model), deadline, ledger.listen)
+        _run_workers(setting, _Job(config, where, teacher, model, kept), deadline, ledger.listen)
         records = tuple(records_of(study))
         finals = finals_of(
             records, setting.candidates, context, ledger.folder / "finalists", model=model, teacher=teacher
@@ -176,10 +177,15 @@ class _Job:
     storage: str
     teacher: TrainedModel
     model: CpuModel | None
+    kept: Path
 
 
 def _setting(
-    asked: _Request, teacher: tuple[NetSpec, torch.nn.Module], model: CpuModel | None, space: SearchSpace
+    asked: _Request,
+    teacher: tuple[NetSpec, torch.nn.Module],
+    model: CpuModel | None,
+    space: SearchSpace,
+    kept: Path | None = None,
 ) -> _Setting:
     config, target, dataset = asked.config, asked.target, asked.dataset
     wanted = config.search
@@ -195,6 +201,7 @@ def _setting(
         predict=_predictor(target, model),
         is_measured_later=target.kind == "cpu",
         inherit=wanted.inherit,
+        kept=kept,
         multiple=4 if target.kind == "cpu" else 8,
     )
     plan = Plan(
@@ -354,7 +361,7 @@ def _worker_process(job: _Job, index: int, seconds_left: float) -> None:
     asked = _Request.of(job.config)
     teacher = (job.teacher.spec, load_model(job.teacher))
     space = space_for(job.config.search.space, asked.dataset, job.teacher.spec)
-    setting = _setting(asked, teacher, job.model, space)
+    setting = _setting(asked, teacher, job.model, space, job.kept)
     plan = replace(setting.plan, stop_at=time.monotonic() + seconds_left)
     _work(replace(setting, plan=plan), job, index, silent)
 

@@ -1,7 +1,6 @@
 """The whole search on a few digits: for a board by prediction, on this CPU by measurement."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,14 +8,15 @@ import torch
 from edgekd.core.budget import parse_budget
 from edgekd.core.errors import BudgetExceeded, ConfigError, StorageError
 from edgekd.data import DataConfig, load_dataset
-from edgekd.models import build, load_weights
+from edgekd.distill import evaluate
+from edgekd.models import build, load_model
 from edgekd.pipeline.config import load_config
 from edgekd.pipeline.cpu_calibration import calibration_points
 from edgekd.pipeline.found import read_found, start_of_found
 from edgekd.pipeline.run import RunRequest
 from edgekd.pipeline.search_config import SpaceConfig
 from edgekd.pipeline.search_report import document_of
-from edgekd.pipeline.searching import planned_space, search
+from edgekd.pipeline.searching import _Request, _setting, planned_space, search
 from edgekd.pipeline.student_space import space_for
 from edgekd.report import search_page
 
@@ -65,29 +65,28 @@ def test_a_search_returns_students_whose_upper_end_keeps_the_budget(searched):
     assert sum(record.is_counted for record in result.records) == 3
 
 
-def test_the_students_files_build_the_network_and_start_from_the_teacher(searched):
-    _, result, _ = searched
-    teacher = dict(build(result.teacher.spec).named_parameters())
+def test_the_students_files_build_the_network_and_go_on_from_its_short_training(searched):
+    config, result, _ = searched
+    dataset = load_dataset(config.data)
     for finalist in result.finals.finalists:
         found = read_found(finalist.file)
-        start = start_of_found(found)
         network = build(found.spec)
-        network.load_state_dict(start, strict=found.spec.family == "pruned")
+        network.load_state_dict(start_of_found(found))
         assert found.spec.name == finalist.record.cost["name"]
-        assert set(start) <= set(network.state_dict()) and teacher
+        assert finalist.record.state == "trained"
+        best = max(finalist.record.rungs.values())  # every epoch is a rung, and a training returns its best
+        assert evaluate(network.eval(), dataset.val).score == pytest.approx(best)
 
 
 def test_pruned_students_inherit_the_trained_teachers_weights(searched):
-    _, result, folder = searched
+    config, result, _ = searched
     pruned = [one for one in result.records if one.point["family"] == "pruned"]
-    teacher = build(result.teacher.spec)
-    load_weights(teacher, Path(result.teacher.weights.path))
-    for finalist in result.finals.finalists:
-        found = read_found(finalist.file)
-        if found.spec.family == "pruned":
-            start = start_of_found(found)
-            assert torch.equal(start["net.linear.weight"], teacher.net.linear.weight)
-    assert pruned and folder.is_dir()
+    teacher = load_model(result.teacher)
+    space = space_for(config.search.space, load_dataset(config.data), result.teacher.spec)
+    candidates = _setting(_Request.of(config), (result.teacher.spec, teacher), None, space).candidates
+    start = candidates.start_of(pruned[0].point)
+    assert torch.equal(start["net.linear.weight"], teacher.net.linear.weight)
+    assert set(start) == set(build(candidates.at(pruned[0].point).spec).state_dict())
 
 
 def test_the_same_command_goes_on_and_tries_nothing_again(searched):

@@ -2,7 +2,7 @@
 
 `python tools/bench/search_study.py --out DIR` chooses a student within a budget in three ways, for each data set and
 seed, and trains what was chosen to the end. Cost is counted in multiply-accumulates: size of a student times its
-epochs. All ways may spend the same in all:
+epochs. All ways may spend the same in all; the final training goes on from the weights of the short one:
 
 - `search`: `edgekd.search` with successive halving until the allowance is used up, then the best student to the end;
 - `random`: students drawn by chance among those that keep the budget, each trained as long as the last rung, until the
@@ -172,7 +172,8 @@ def run_case(name: str, seed: int, method: str, folder: Path) -> dict[str, Any]:
     """Choose a student in one way, train it to the end, and return its row."""
     case, started = CASES[name], time.monotonic()
     dataset = load_dataset(case.data)
-    candidates = _candidates(case, dataset, _teacher(case, dataset, folder, name), seed)
+    kept = folder / "trained" / f"{name}-{seed}-{method}"
+    candidates = _candidates(case, dataset, _teacher(case, dataset, folder, name), seed, kept)
     space = space_for(case.space, dataset, candidates.teacher[0])
     plan = _plan(case, space, dataset, seed)
     allowance = case.allowance * candidates.cost(space.families[0].corners()["centre"]).macs
@@ -187,7 +188,7 @@ def run_case(name: str, seed: int, method: str, folder: Path) -> dict[str, Any]:
         teacher=candidates.teacher,
         dataset=dataset,
         settings=candidates.settings.model_copy(update={"epochs": int(epochs)}),
-        options=RunOptions(derive_seed(seed, "final") % 2**31),
+        options=RunOptions(derive_seed(seed, "final") % 2**31, start=candidates.start_of(point)),
     ).student
     return {
         "data": name,
@@ -228,7 +229,7 @@ def _drawn(plan: Plan, students: Counted, allowance: int) -> Point:
             break
         if any(share > 0 for share in plan.excess(students.cost(point))):
             continue
-        score, _ = students.train(point, lambda epoch, _score: epoch < plan.rungs[-1])
+        score, _ = students.train(point, lambda _epoch, _score: True)
         best = max(best, (score, point), key=lambda one: one[0])
     return best[1]
 
@@ -253,7 +254,7 @@ def _plan(case: Case, space: SearchSpace, dataset: Dataset, seed: int) -> Plan:
     )
 
 
-def _candidates(case: Case, dataset: Dataset, teacher: tuple[NetSpec, nn.Module], seed: int) -> Candidates:
+def _candidates(case: Case, dataset: Dataset, teacher: tuple[NetSpec, nn.Module], seed: int, kept: Path) -> Candidates:
     target = get_target("jetson-orin")
     settings = TrainSettings(epochs=case.rungs[-1], batch_size=64, lr=0.1, schedule="cosine", device="cpu")
     return Candidates(
@@ -267,6 +268,7 @@ def _candidates(case: Case, dataset: Dataset, teacher: tuple[NetSpec, nn.Module]
         precision="fp16",
         predict=lambda graph: predict(graph, target, "fp16"),
         inherit=False,
+        kept=kept,
     )
 
 
