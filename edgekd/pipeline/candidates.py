@@ -126,7 +126,7 @@ class Candidates:
             if event.kind != "progress" or "val_score" not in event.values or not event.stage.startswith(_STUDENT):
                 return
             done.append((float(event.values["val_score"]), len(done) + 1))
-            if not goes_on(len(done), done[-1][0]):
+            if not goes_on(len(done), done[-1][0]) and len(done) < self.settings.epochs:
                 raise _Stopped
 
         options = RunOptions(self.seed, _STUDENT, None, watch, candidate.start)

@@ -229,7 +229,7 @@ def _drawn(plan: Plan, students: Counted, allowance: int) -> Point:
             break
         if any(share > 0 for share in plan.excess(students.cost(point))):
             continue
-        score, _ = students.train(point, lambda _epoch, _score: True)
+        score, _ = students.train(point, lambda epoch, _score: epoch < plan.rungs[-1])
         best = max(best, (score, point), key=lambda one: one[0])
     return best[1]
 
