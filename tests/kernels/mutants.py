@@ -240,7 +240,7 @@ MUTATIONS = [
     Mutation("_triton.angles", "0.5 * gap * gap, gap - 0.5), 0.0)", "gap * gap, gap - 0.5), 0.0)", "rkd_angle"),
     Mutation("_triton.angles", "total -= 0.5 * errors", "total += 0.5 * errors", "rkd_angle"),
     Mutation("_triton.angles", "-scale * tl.sum(balance, axis=0)", "scale * tl.sum(balance, axis=0)", "rkd_angle"),
-    Mutation("_triton.batch_gram", "mean = first + total / batch", "mean = total / batch", "linear_cka"),
+    Mutation("_triton.batch_gram", "mean = (first + total / batch)", "mean = (total / batch)", "linear_cka"),
     Mutation(
         "_triton.batch_gram", "tl.where(mask_a, a - mean[None, :], 0.0)", "tl.where(mask_a, a, 0.0)", "linear_cka"
     ),
@@ -254,8 +254,8 @@ MUTATIONS = [
     Mutation("_triton.batch_gram", "square = both - 2 * tl.load(gram", "square = both - tl.load(gram", "rkd_distance"),
     Mutation(
         "_triton.batch_gram",
-        "tl.dot(m, x, acc=sums, ",
-        "tl.dot(m, x, ",
+        "added(sums, tl.dot(m, x, ",
+        "added(0 * sums, tl.dot(m, x, ",
         "rkd_distance",
         size=Size(70, features=9, teacher_features=9),
     ),
