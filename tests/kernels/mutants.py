@@ -240,7 +240,7 @@ MUTATIONS = [
     Mutation("_triton.angles", "0.5 * gap * gap, gap - 0.5), 0.0)", "gap * gap, gap - 0.5), 0.0)", "rkd_angle"),
     Mutation("_triton.angles", "total -= 0.5 * errors", "total += 0.5 * errors", "rkd_angle"),
     Mutation("_triton.angles", "-scale * tl.sum(balance, axis=0)", "scale * tl.sum(balance, axis=0)", "rkd_angle"),
-    Mutation("_triton.batch_gram", "mean = (first + total / batch)", "mean = (total / batch)", "linear_cka"),
+    Mutation("_triton.batch_gram", "mean = (total / batch)", "mean = (2 * total / batch)", "linear_cka"),
     Mutation(
         "_triton.batch_gram", "tl.where(mask_a, a - mean[None, :], 0.0)", "tl.where(mask_a, a, 0.0)", "linear_cka"
     ),

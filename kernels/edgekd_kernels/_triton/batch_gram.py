@@ -44,18 +44,17 @@ def _mean_kernel(
     batch, columns, sb, sd,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    # The first sample is subtracted first: the mean of equal samples is then exact. An error of the mean would show in
-    # all entries of a row of the Gram matrix alike and be carried to the gradient by what samples have in common.
+    # In float64, in which the mean of equal samples is exact. An error of the mean shows in all entries of a row of the
+    # Gram matrix alike, and what samples have in common carries it to the gradient.
     column = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < columns
-    first = tl.load(rows + column * sd, mask=inside, other=0.0).to(tl.float32)
     total = tl.zeros((COLUMNS,), dtype=tl.float64)
     for start in range(0, batch, ROWS):
         row = start + tl.arange(0, ROWS).to(tl.int64)
         mask = (row < batch)[:, None] & inside[None, :]
-        x = tl.load(rows + row[:, None] * sb + column[None, :] * sd, mask=mask, other=0.0).to(tl.float32)
-        total += tl.sum(tl.where(mask, x - first[None, :], 0.0), axis=0)
-    mean = (first + total / batch).to(tl.float32)
+        x = tl.load(rows + row[:, None] * sb + column[None, :] * sd, mask=mask, other=0.0).to(tl.float64)
+        total += tl.sum(x, axis=0)
+    mean = (total / batch).to(tl.float32)
     tl.store(means + column, mean, mask=inside)
     tl.store(moments + tl.program_id(0), tl.sum(tl.where(inside, mean * mean, 0.0), axis=0))
 
@@ -208,11 +207,24 @@ def gram_matrix(rows: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
             rows, means, partials, batch, columns, per_part, *rows.stride(), TILE=tile, STEP=step, CENTRED=centred,
             EXACT=is_exact, num_warps=warps_of(tile),
         )  # fmt: skip
-        together, block = FEW_PARTS if parts <= FEW_PARTS[0] else MANY_PARTS
+    sum_parts(partials, gram, tile)
+    return gram, moments
+
+
+def sum_parts(partials: Tensor, gram: Tensor, tile: int) -> None:
+    """Write the sum of the parts, mirrored above the tiles on the diagonal.
+
+    Args:
+        partials: float32 `[P, B, B]`.
+        gram: float64 `[B, B]`.
+        tile: Side of the tiles, those above the diagonal missing in the parts.
+    """
+    parts, batch, _ = partials.shape
+    together, block = FEW_PARTS if parts <= FEW_PARTS[0] else MANY_PARTS
+    with device_of(gram):
         _sum_kernel[(batch, triton.cdiv(batch, block))](
             partials, gram, batch, parts, PARTS=together, BLOCK=block, TILE=tile, num_warps=4
         )
-    return gram, moments
 
 
 def squared_distances(rows: Tensor) -> Tensor:
