@@ -254,8 +254,8 @@ MUTATIONS = [
     Mutation("_triton.batch_gram", "square = both - 2 * tl.load(gram", "square = both - tl.load(gram", "rkd_distance"),
     Mutation(
         "_triton.batch_gram",
-        "added(sums, tl.dot(m, x, ",
-        "added(0 * sums, tl.dot(m, x, ",
+        "tl.dot(m, x, acc=sums, ",
+        "tl.dot(m, x, ",
         "rkd_distance",
         size=Size(70, features=9, teacher_features=9),
     ),

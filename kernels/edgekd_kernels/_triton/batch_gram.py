@@ -175,7 +175,7 @@ def _combine_kernel(
         x = tl.load(rows + other[:, None] * sb + column[None, :] * sd, mask=mask, other=0.0).to(tl.float32)
         if SHIFTED:
             x = tl.where(mask, x - first[None, :], 0.0)
-        sums = added(sums, tl.dot(m, x, input_precision="ieee"))
+        sums = tl.dot(m, x, acc=sums, input_precision="ieee")
     place = combined + row[:, None] * cb + column[None, :] * cd
     tl.store(place, sums.to(combined.dtype.element_ty), mask=is_row[:, None] & is_column[None, :])
 
@@ -193,7 +193,7 @@ def gram_matrix(rows: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
     moments = rows.new_empty(tiles, dtype=torch.float32)
     is_exact = centred or is_interpreted() or rows.dtype == torch.float32
     tile = tile_of(batch, _largest_tile(rows.dtype == torch.float32, is_exact))
-    step, across = step_of(is_exact), triton.cdiv(batch, tile)
+    step, across = step_of(tile, is_exact), triton.cdiv(batch, tile)
     parts, per_part = gram_parts(batch, columns, tile, step)
     partials = rows.new_empty(parts, batch, batch, dtype=torch.float32)
     gram = rows.new_empty(batch, batch, dtype=torch.float64)
@@ -268,9 +268,11 @@ def warps_of(tile: int) -> int:
     return 8 if tile == 64 else 4
 
 
-def step_of(is_exact: bool) -> int:
-    """Return the columns of a tile's rows that are multiplied at a time."""
-    return 32 if is_exact else 64
+def step_of(tile: int, is_exact: bool) -> int:
+    """Return the columns of a tile's rows that are multiplied at a time, as many as spill no registers."""
+    if is_exact:
+        return 16 if tile == 64 else 32
+    return 64
 
 
 def batch_variants() -> Iterator[Variant]:
@@ -298,7 +300,7 @@ def batch_variants() -> Iterator[Variant]:
             yield Variant(
                 _gram_kernel,
                 {**rows, "means": "*fp32", "partials": "*fp32", **sizes, "per_part": "i32", **strides},
-                {"TILE": tile, "STEP": step_of(is_exact), "CENTRED": is_centred, "EXACT": is_exact},
+                {"TILE": tile, "STEP": step_of(tile, is_exact), "CENTRED": is_centred, "EXACT": is_exact},
                 num_warps=warps_of(tile),
                 is_exact=is_exact,
             )  # fmt: skip
