@@ -183,21 +183,28 @@ MUTATIONS = [
     ),
     Mutation("_triton.spatial", "inside) * tl.load(scales + sample)", "inside)", "attention_transfer"),
     Mutation(
-        "_triton.contrastive",
+        "_triton.pairs",
         "squares += tl.sum(tile * tile, axis=1)",
         "squares += tl.sum(tl.abs(tile), axis=1)",
         "info_nce",
     ),
     Mutation(
-        "_triton.contrastive", "scores = tl.where((column < count)[None, :], scores, FILL)", "scores += 0.0", "info_nce"
+        "_triton.pairs", "scores = tl.where((column < count)[None, :], scores, FILL)", "scores += 0.0", "info_nce"
     ),
     Mutation(
-        "_triton.contrastive",
+        "_triton.pairs",
         "result = (shares - tl.where(column[None, :] == row[:, None], 1.0, 0.0))",
         "result = shares",
         "info_nce",
     ),
-    Mutation("_triton.contrastive", "((e - x * share) * scale)", "(e * scale)", "info_nce"),
+    Mutation(
+        "_triton.pairs",
+        "total = total * tl.exp(largest - larger) + tl.sum(sums, axis=0)",
+        "total = tl.max(sums, axis=0)",
+        "info_nce",
+        size=Size(40, features=9, teacher_features=9),
+    ),
+    Mutation("_triton.pairs", "((e - x * share) * scale)", "(e * scale)", "info_nce"),
     Mutation(
         "_triton.contrastive",
         'tl.where(is_row, products * inverse_temperature, float("nan"))',
