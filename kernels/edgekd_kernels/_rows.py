@@ -9,6 +9,11 @@ ROUNDING = 2.0**-46
 """Squared length, relative to that of what it is a difference of, below which a difference is rounding in float32."""
 
 
+_PROGRAMS = 256
+_SMALL_PROGRAMS = 1024
+"""Programs that a Gram matrix is split into: two for each multiprocessor of a large GPU; more where tiles are small."""
+
+
 def require_same_batch(student: Tensor, teacher: Tensor) -> None:
     """Raise `ValueError` unless two tensors hold equally many samples."""
     if student.shape[0] != teacher.shape[0]:
@@ -57,3 +62,21 @@ def sample_rows(features: Tensor) -> Tensor:
     """
     order = sorted(range(1, features.dim()), key=features.stride, reverse=True)
     return features.permute(0, *order).flatten(1)
+
+
+def gram_parts(batch: int, columns: int, tile: int, step: int) -> tuple[int, int]:
+    """Return into how many parts a Gram kernel splits the columns, and the columns of one, a multiple of the step.
+
+    The partial matrices of all parts take 8 MiB at most, for tiles of 64.
+
+    Args:
+        batch: Samples.
+        columns: Of a sample.
+        tile: Samples on a side of a program's tile; tiles above the diagonal are left out.
+        step: Columns that a program takes at a time, at least four steps.
+    """
+    across = -(-batch // tile)
+    programs = _SMALL_PROGRAMS if batch <= 16 else _PROGRAMS
+    parts = max(1, min(2 * programs // (across * (across + 1)), -(-columns // (4 * step))))
+    per_part = step * -(-columns // (step * parts))
+    return -(-columns // per_part), per_part

@@ -183,21 +183,28 @@ MUTATIONS = [
     ),
     Mutation("_triton.spatial", "inside) * tl.load(scales + sample)", "inside)", "attention_transfer"),
     Mutation(
-        "_triton.contrastive",
+        "_triton.pairs",
         "squares += tl.sum(tile * tile, axis=1)",
         "squares += tl.sum(tl.abs(tile), axis=1)",
         "info_nce",
     ),
     Mutation(
-        "_triton.contrastive", "scores = tl.where((column < count)[None, :], scores, FILL)", "scores += 0.0", "info_nce"
+        "_triton.pairs", "scores = tl.where((column < count)[None, :], scores, FILL)", "scores += 0.0", "info_nce"
     ),
     Mutation(
-        "_triton.contrastive",
+        "_triton.pairs",
         "result = (shares - tl.where(column[None, :] == row[:, None], 1.0, 0.0))",
         "result = shares",
         "info_nce",
     ),
-    Mutation("_triton.contrastive", "((e - x * share) * scale)", "(e * scale)", "info_nce"),
+    Mutation(
+        "_triton.pairs",
+        "total = total * tl.exp(largest - larger) + tl.sum(sums, axis=0)",
+        "total = tl.max(sums, axis=0)",
+        "info_nce",
+        size=Size(40, features=9, teacher_features=9),
+    ),
+    Mutation("_triton.pairs", "((e - x * share) * scale)", "(e * scale)", "info_nce"),
     Mutation(
         "_triton.contrastive",
         'tl.where(is_row, products * inverse_temperature, float("nan"))',
@@ -240,7 +247,7 @@ MUTATIONS = [
     Mutation("_triton.angles", "0.5 * gap * gap, gap - 0.5), 0.0)", "gap * gap, gap - 0.5), 0.0)", "rkd_angle"),
     Mutation("_triton.angles", "total -= 0.5 * errors", "total += 0.5 * errors", "rkd_angle"),
     Mutation("_triton.angles", "-scale * tl.sum(balance, axis=0)", "scale * tl.sum(balance, axis=0)", "rkd_angle"),
-    Mutation("_triton.batch_gram", "mean = first + total / batch", "mean = total / batch", "linear_cka"),
+    Mutation("_triton.batch_gram", "mean = (total / batch)", "mean = (2 * total / batch)", "linear_cka"),
     Mutation(
         "_triton.batch_gram", "tl.where(mask_a, a - mean[None, :], 0.0)", "tl.where(mask_a, a, 0.0)", "linear_cka"
     ),

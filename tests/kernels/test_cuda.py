@@ -122,6 +122,35 @@ def test_relations_take_bfloat16_and_any_strides(on_host, name):
 
 
 @needs_compiler
+@pytest.mark.parametrize("batch, width", [(70, 136), (5, 2600)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_relations_of_aligned_rows_and_of_many_parts(on_host, batch, width, dtype):
+    student, teacher = _random(batch, width, dtype=dtype), _random(batch, 24, seed=1, dtype=dtype)
+    _assert_relations_agree("similarity_preserving", student, teacher, gradient_tolerance=1e-2)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_long_sums_are_sums_of_short_ones(on_host, monkeypatch, dtype):
+    monkeypatch.setattr(gram, "gram_parts", lambda batch, columns, tile, step: (1, columns))
+    rows = torch.rand(2, 32768, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found, _ = gram._gram(rows, centred=False)
+    _assert_near(found, rows.double() @ rows.double().T, 1e-6)
+
+
+@needs_compiler
+def test_means_are_exact_to_a_rounding(on_host):
+    rows = _random(3000, 3)
+    rows[0] = 1000.0
+    means, moments = torch.empty(3), torch.empty(1)
+    gram._PROGRAMS[torch.float32].launch(
+        "sample_mean", (1,), 512, rows, means, moments, *rows.shape, *rows.stride(), device=rows.device
+    )
+    _assert_near(means, rows.double().mean(dim=0), 2.0**-23)
+    _assert_near(moments.sum(), means.double().square().sum(), 1e-6)
+
+
+@needs_compiler
 @pytest.mark.parametrize("name", ["linear_cka", "rkd_distance", "rkd_angle"])
 def test_relations_are_about_the_mean(on_host, name):
     student, teacher = _random(9, 40, offset=100.0), _random(9, 20, seed=1, offset=-50.0)

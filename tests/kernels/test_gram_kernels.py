@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from edgekd_kernels import functional as K
+from edgekd_kernels._rows import gram_parts
 
 triton = pytest.importorskip("triton")
+batch_gram = pytest.importorskip("edgekd_kernels._triton.batch_gram")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LOSSES = ["similarity_preserving", "linear_cka", "rkd_distance", "rkd_angle"]
@@ -79,6 +81,35 @@ def test_kernels_take_any_layout(name):
 @pytest.mark.parametrize("name", ["linear_cka", "rkd_distance", "rkd_angle"])
 def test_kernels_centre_features_far_from_the_origin(name):
     _assert_agree(name, _features(9, 40, offset=100.0), _features(9, 24, seed=1, offset=-50.0), gradient_tolerance=1e-4)
+
+
+def test_means_are_exact_to_a_rounding():
+    rows = _features(3000, 3)
+    rows[0] = 1000.0
+    means, moments = torch.empty(3, device=DEVICE), torch.empty(1, device=DEVICE)
+    batch_gram._mean_kernel[(1,)](
+        rows, means, moments, *rows.shape, *rows.stride(), ROWS=batch_gram.MEAN_ROWS, COLUMNS=batch_gram.MEAN_COLUMNS
+    )
+    torch.testing.assert_close(means.double(), rows.double().mean(dim=0), rtol=2.0**-23, atol=0.0)
+    torch.testing.assert_close(moments[0], means.square().sum())
+
+
+@pytest.mark.parametrize("parts", [1, 8, 9, 64, 70, 200])
+def test_parts_are_added_up_and_mirrored(parts):
+    partials = _features(parts, 40 * 40).view(parts, 40, 40)
+    gram = torch.empty(40, 40, dtype=torch.float64, device=DEVICE)
+    batch_gram.sum_parts(partials, gram, 16)
+    whole = partials.double().sum(dim=0)
+    tile = torch.arange(40, device=DEVICE) // 16
+    torch.testing.assert_close(gram, torch.where(tile[:, None] >= tile, whole, whole.T))
+
+
+@pytest.mark.parametrize("batch, columns, tile, step", [(64, 65536, 64, 32), (8, 2**22, 16, 64), (1024, 512, 64, 32)])
+def test_parts_cover_the_columns_in_whole_steps_and_few_megabytes(batch, columns, tile, step):
+    parts, per_part = gram_parts(batch, columns, tile, step)
+    assert per_part % step == 0 and (parts - 1) * per_part < columns <= parts * per_part
+    assert 4 * parts * batch**2 <= 2**23
+    assert gram_parts(batch, 1, tile, step) == (1, step)
 
 
 @pytest.mark.parametrize("gap", [1e-3, 1e-5])

@@ -88,6 +88,9 @@ def test_the_check_fails_on_a_mutant(mutation, tmp_path, monkeypatch):
         pytest.importorskip("triton")
         if torch.cuda.is_available():
             pytest.skip("kernels run on the GPU, not in the interpreter")
+        import kernel_resources
+
+        kernel_resources.families()  # imports all modules: one imported later would keep the mutant's functions
     _install(*_mutant(mutation, tmp_path), monkeypatch)
     assert not _error(mutation.loss, impl, mutation.size, mutation.options) <= TOLERANCE[impl]
 

@@ -12,16 +12,14 @@ import torch
 from torch import Tensor
 
 from edgekd_kernels._cuda.launch import ELEMENTS, Program
-from edgekd_kernels._rows import ROUNDING
+from edgekd_kernels._rows import ROUNDING, gram_parts
 
 TILE = 64
 BLOCK = 128
 ANGLE_TILE = 32
 ANCHORS = 8
-LEAST_COLUMNS = 128
-"""Columns below which a part of the Gram matrix is not worth a block."""
-PROGRAMS = 256
-"""Blocks that the Gram kernel is split into at least, about two for each multiprocessor of a large GPU."""
+STEP = 64
+"""Columns that parts of the Gram matrix are a multiple of."""
 
 _PROGRAMS = {
     dtype: Program("gram.cu", {"ELEMENT": name, **({} if mma is None else {"MMA": f'"{mma}"'})})
@@ -124,8 +122,7 @@ def _gram(rows: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
     batch, columns = rows.shape
     program, device, strides = _PROGRAMS[rows.dtype], rows.device, rows.stride()
     across = _ceil(batch, TILE)
-    parts = max(1, min(2 * PROGRAMS // (across * (across + 1)), _ceil(columns, LEAST_COLUMNS)))
-    per_part = 32 * _ceil(columns, 32 * parts)
+    parts, per_part = gram_parts(batch, columns, TILE, STEP)
     partials = rows.new_empty(parts, batch, batch, dtype=torch.float32)
     gram = rows.new_empty(batch, batch, dtype=torch.float64)
     moments = rows.new_empty(_ceil(columns, BLOCK) if centred else 0, dtype=torch.float32)
@@ -133,14 +130,15 @@ def _gram(rows: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
     if len(moments):
         means = rows.new_empty(columns, dtype=torch.float32)
         program.launch(
-            "sample_mean", (len(moments),), BLOCK, rows, means, moments, batch, columns, *strides, device=device
+            "sample_mean", (len(moments),), 512, rows, means, moments, batch, columns, *strides, device=device
         )
     grid, sizes = (across, across, parts), (batch, columns, per_part, *strides)
     if centred or rows.dtype == torch.float32:
         program.launch("gram_exact", grid, 256, rows, means, partials, *sizes, device=device)
     else:
         program.launch("gram_tensor", grid, 128, rows, partials, *sizes, device=device)
-    program.launch("gram_sum", (batch, _ceil(batch, BLOCK)), BLOCK, partials, gram, batch, parts, device=device)
+    width = 256 if parts <= 8 else 32
+    program.launch("gram_sum", (batch, _ceil(batch, width)), 256, partials, gram, batch, parts, width, device=device)
     return gram, moments
 
 

@@ -1,9 +1,10 @@
 """The batch Gram matrix, squared distances from it, and the product that carries a gradient back to features.
 
 The Gram matrix is summed over parts of `D` into float32 partials and these in float64, in a fixed order. Float32
-features, and all that are centred, are multiplied exactly; half-precision ones that are not go to tensor cores. Where
-a difference of entries would cancel, `q_ij < 1e-4 (G_ii + G_jj)`, the distance is taken from the rows themselves; a
-cosine seen from such a pair keeps an error of about `1e-7 |x| / d_ij`.
+features, and all that are centred, are multiplied exactly; half-precision ones that are not go to tensor cores. A part
+is a sum of short sums: a long one in float32 costs the digits that a small loss is made of, most on tensor cores, which
+cut off where others round. Where a difference of entries would cancel, `q_ij < 1e-4 (G_ii + G_jj)`, the distance is
+taken from the rows themselves; a cosine seen from such a pair keeps an error of about `1e-7 |x| / d_ij`.
 """
 
 from __future__ import annotations
@@ -17,18 +18,24 @@ import triton.language as tl
 from torch import Tensor
 
 from edgekd_kernels._dispatch import is_interpreted
-from edgekd_kernels._rows import ROUNDING
+from edgekd_kernels._rows import ROUNDING, gram_parts
 from edgekd_kernels._triton.launch import device_of
 from edgekd_kernels._triton.variants import Variant
 
 MEAN_COLUMNS = 128
-MEAN_ROWS = 16
-BLOCK = 128
+MEAN_ROWS = 64
+MEAN_WARPS = 8
 NEAR_BLOCK = 32
-STEP = 32
 COMBINED_COLUMNS = 64
-PROGRAMS = 256
-"""Programs that the Gram kernel is split into at least, about two for each multiprocessor of a large GPU."""
+FEW_PARTS = (8, 128)
+MANY_PARTS = (64, 32)
+"""Parts and columns that one program adds up at a time: independent loads, as their latency is what the sum costs."""
+
+
+@triton.jit
+def added(sums, products):
+    """Return `sums + products`, in a form that the compiler does not turn into one long sum within `tl.dot`."""
+    return tl.fma(products, 1.0, sums)
 
 
 @triton.jit
@@ -37,17 +44,17 @@ def _mean_kernel(
     batch, columns, sb, sd,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    # The first sample is subtracted first: the mean of equal samples is then exact.
+    # In float64, in which the mean of equal samples is exact. An error of the mean shows in all entries of a row of the
+    # Gram matrix alike, and what samples have in common carries it to the gradient.
     column = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < columns
-    first = tl.load(rows + column * sd, mask=inside, other=0.0).to(tl.float32)
-    total = tl.zeros((COLUMNS,), dtype=tl.float32)
+    total = tl.zeros((COLUMNS,), dtype=tl.float64)
     for start in range(0, batch, ROWS):
         row = start + tl.arange(0, ROWS).to(tl.int64)
         mask = (row < batch)[:, None] & inside[None, :]
-        x = tl.load(rows + row[:, None] * sb + column[None, :] * sd, mask=mask, other=0.0).to(tl.float32)
-        total += tl.sum(tl.where(mask, x - first[None, :], 0.0), axis=0)
-    mean = first + total / batch
+        x = tl.load(rows + row[:, None] * sb + column[None, :] * sd, mask=mask, other=0.0).to(tl.float64)
+        total += tl.sum(x, axis=0)
+    mean = (total / batch).to(tl.float32)
     tl.store(means + column, mean, mask=inside)
     tl.store(moments + tl.program_id(0), tl.sum(tl.where(inside, mean * mean, 0.0), axis=0))
 
@@ -77,7 +84,7 @@ def _gram_kernel(
             if CENTRED:
                 mean = tl.load(means + column, mask=inside, other=0.0)
                 a, b = tl.where(mask_a, a - mean[None, :], 0.0), tl.where(mask_b, b - mean[:, None], 0.0)
-            sums = tl.dot(a, b, acc=sums, input_precision="ieee")
+            sums = added(sums, tl.dot(a, b, input_precision="ieee"))
         place = part * batch * batch + left[:, None] * batch + right[None, :]
         tl.store(partials + place, sums, mask=is_left[:, None] & is_right[None, :])
 
@@ -86,18 +93,21 @@ def _gram_kernel(
 def _sum_kernel(
     partials, gram,  # [P, B, B], [B, B]
     batch, parts,
-    BLOCK: tl.constexpr, TILE: tl.constexpr,
+    PARTS: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
+    # Of one row; what lies above the diagonal's tiles is read from below it.
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = column < batch
     is_below = row // TILE >= column // TILE
     place = tl.where(is_below, row * batch + column, column * batch + row)
-    total = tl.zeros((BLOCK,), dtype=tl.float64)
-    for _ in range(parts):
-        total += tl.load(partials + place, mask=inside, other=0.0).to(tl.float64)
-        place += batch.to(tl.int64) * batch
-    tl.store(gram + row * batch + column, total, mask=inside)
+    total = tl.zeros((PARTS, BLOCK), dtype=tl.float64)
+    for start in range(0, parts, PARTS):
+        part = start + tl.arange(0, PARTS).to(tl.int64)
+        mask = (part < parts)[:, None] & inside[None, :]
+        at = part[:, None] * batch * batch + place[None, :]
+        total += tl.load(partials + at, mask=mask, other=0.0).to(tl.float64)
+    tl.store(gram + row * batch + column, tl.sum(total, axis=0), mask=inside)
 
 
 @triton.jit
@@ -183,24 +193,38 @@ def gram_matrix(rows: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
     moments = rows.new_empty(tiles, dtype=torch.float32)
     is_exact = centred or is_interpreted() or rows.dtype == torch.float32
     tile = tile_of(batch, _largest_tile(rows.dtype == torch.float32, is_exact))
-    across = triton.cdiv(batch, tile)
-    parts = max(1, min(2 * PROGRAMS // (across * (across + 1)), triton.cdiv(columns, 4 * STEP)))
-    per_part = STEP * triton.cdiv(columns, STEP * parts)
+    step, across = step_of(tile, is_exact), triton.cdiv(batch, tile)
+    parts, per_part = gram_parts(batch, columns, tile, step)
     partials = rows.new_empty(parts, batch, batch, dtype=torch.float32)
     gram = rows.new_empty(batch, batch, dtype=torch.float64)
     with device_of(rows):
         if tiles:
             _mean_kernel[(tiles,)](
-                rows, means, moments, batch, columns, *rows.stride(), ROWS=MEAN_ROWS, COLUMNS=MEAN_COLUMNS, num_warps=4
-            )
+                rows, means, moments, batch, columns, *rows.stride(), ROWS=MEAN_ROWS,
+                COLUMNS=MEAN_COLUMNS, num_warps=MEAN_WARPS,
+            )  # fmt: skip
         _gram_kernel[(across, across, parts)](
-            rows, means, partials, batch, columns, per_part, *rows.stride(), TILE=tile, STEP=STEP, CENTRED=centred,
+            rows, means, partials, batch, columns, per_part, *rows.stride(), TILE=tile, STEP=step, CENTRED=centred,
             EXACT=is_exact, num_warps=warps_of(tile),
         )  # fmt: skip
-        _sum_kernel[(batch, triton.cdiv(batch, BLOCK))](
-            partials, gram, batch, parts, BLOCK=BLOCK, TILE=tile, num_warps=1
-        )
+    sum_parts(partials, gram, tile)
     return gram, moments
+
+
+def sum_parts(partials: Tensor, gram: Tensor, tile: int) -> None:
+    """Write the sum of the parts, mirrored above the tiles on the diagonal.
+
+    Args:
+        partials: float32 `[P, B, B]`.
+        gram: float64 `[B, B]`.
+        tile: Side of the tiles, those above the diagonal missing in the parts.
+    """
+    parts, batch, _ = partials.shape
+    together, block = FEW_PARTS if parts <= FEW_PARTS[0] else MANY_PARTS
+    with device_of(gram):
+        _sum_kernel[(batch, triton.cdiv(batch, block))](
+            partials, gram, batch, parts, PARTS=together, BLOCK=block, TILE=tile, num_warps=4
+        )
 
 
 def squared_distances(rows: Tensor) -> Tensor:
@@ -241,7 +265,14 @@ def tile_of(batch: int, largest: int) -> int:
 
 def warps_of(tile: int) -> int:
     """Return the warps of a program with a tile of such a side."""
-    return 4 if tile == 16 else 8
+    return 8 if tile == 64 else 4
+
+
+def step_of(tile: int, is_exact: bool) -> int:
+    """Return the columns of a tile's rows that are multiplied at a time, as many as spill no registers."""
+    if is_exact:
+        return 16 if tile == 64 else 32
+    return 64
 
 
 def batch_variants() -> Iterator[Variant]:
@@ -252,8 +283,9 @@ def batch_variants() -> Iterator[Variant]:
         rows = {"rows": f"*{dtype}"}
         statistics = {"means": "*fp32", "moments": "*fp32"}
         yield Variant(
-            _mean_kernel, {**rows, **statistics, **sizes, **strides}, {"ROWS": MEAN_ROWS, "COLUMNS": MEAN_COLUMNS}
-        )
+            _mean_kernel, {**rows, **statistics, **sizes, **strides}, {"ROWS": MEAN_ROWS, "COLUMNS": MEAN_COLUMNS},
+            num_warps=MEAN_WARPS,
+        )  # fmt: skip
         yield Variant(
             _squares_kernel,
             {
@@ -268,7 +300,7 @@ def batch_variants() -> Iterator[Variant]:
             yield Variant(
                 _gram_kernel,
                 {**rows, "means": "*fp32", "partials": "*fp32", **sizes, "per_part": "i32", **strides},
-                {"TILE": tile, "STEP": STEP, "CENTRED": is_centred, "EXACT": is_exact},
+                {"TILE": tile, "STEP": step_of(tile, is_exact), "CENTRED": is_centred, "EXACT": is_exact},
                 num_warps=warps_of(tile),
                 is_exact=is_exact,
             )  # fmt: skip
@@ -282,12 +314,11 @@ def batch_variants() -> Iterator[Variant]:
                 {"TILE": tile, "COLUMNS": COMBINED_COLUMNS, "STEP": 16, "SHIFTED": is_centred},
                 num_warps=warps_of(tile),
             )  # fmt: skip
-    for tile in (16, 32, 64):
+    for tile, (parts, block) in product((16, 32, 64), (FEW_PARTS, MANY_PARTS)):
         yield Variant(
             _sum_kernel,
             {"partials": "*fp32", "gram": "*fp64", "batch": "i32", "parts": "i32"},
-            {"BLOCK": BLOCK, "TILE": tile},
-            num_warps=1,
+            {"PARTS": parts, "BLOCK": block, "TILE": tile},
         )
 
 
