@@ -1,7 +1,7 @@
 """Squared differences between a projection of the student's features and the teacher's: three products.
 
-Each is one kernel that reads its maps once: `W s` has the difference and its squares as an epilogue; `W^T R` and `R s^T`
-are scaled by a sample's gradient in float32, after the product, where it is not too small for float16.
+Each is one kernel: `W s`, with the difference and its squares as an epilogue, `W^T R` and `R s^T`. A sample's gradient
+is multiplied into products in float32: into the residual, it would be too small for float16.
 """
 
 from __future__ import annotations
@@ -23,18 +23,16 @@ from edgekd_kernels._triton.variants import DTYPE_PAIRS, Variant
 
 LEAST, MOST = 16, 64
 """Sides of a tile, channels or positions."""
-SIDES = ((64, 64), (64, 16), (16, 64), (16, 16))
+SIDES = ((64, 64), (64, 32), (32, 64), (64, 16), (16, 64), (16, 16))
 """Sides that the ahead-of-time check compiles for."""
-STEPS = {True: 16, False: 32}
-"""Terms of a product that are taken at once, by whether it is one of float32, whose parts fill more registers."""
 LARGEST = 512 * 512
 """Weights for which backward is left to torch when there are more.
 
 The kernels read each map again for every 64 channels of the other side. torch's products have larger tiles, but want a
 scaled copy of the residual, and a matrix of every sample that is summed afterwards: with many channels that is little.
 """
-PROGRAMS = 512
-"""Programs that the gradient of the weight is split into at least, where there is so much to sum."""
+PROGRAMS = 256
+"""Programs that the gradient of the weight is split into at least, about two for each multiprocessor of a large GPU."""
 
 
 @triton.jit
@@ -119,8 +117,7 @@ def _by_weight_kernel(
     row = part.to(tl.int64) * outputs + output
     tl.store(partials + row[:, None] * inputs + channel[None, :], sums, mask=known[:, None] & is_input[None, :])
     if HAS_BIAS:
-        if tl.program_id(1) == 0:
-            tl.store(of_bias + row, sums_of_bias, mask=known)
+        tl.store(of_bias + row, sums_of_bias, mask=known & (tl.program_id(1) == 0))
 
 
 def projected_mse_forward(
@@ -138,7 +135,7 @@ def projected_mse_forward(
     """
     batch, inputs, positions = student.shape
     outputs = teacher.shape[1]
-    block_o, block_p, step = _side(outputs), _side(positions), _step(student)
+    block_o, block_p = _side(outputs), _side(positions)
     grid = batch, triton.cdiv(outputs, block_o), triton.cdiv(positions, block_p)
     residual = torch.empty_like(teacher, dtype=student.dtype)
     partials = student.new_empty(batch, grid[1] * grid[2], dtype=torch.float32)
@@ -147,8 +144,8 @@ def projected_mse_forward(
         _residual_kernel[grid](
             student, teacher, weight, weight if bias is None else bias.float().contiguous(), residual, partials, inputs,
             outputs, positions, *student.stride(), *teacher.stride(), *residual.stride(), 1 / (outputs * positions),
-            HAS_BIAS=bias is not None, UPCAST=is_interpreted(), BLOCK_O=block_o, BLOCK_P=block_p, STEP=step, num_warps=4,
-            num_stages=2,
+            HAS_BIAS=bias is not None, UPCAST=is_interpreted(), BLOCK_O=block_o, BLOCK_P=block_p,
+            **_launch(block_o, block_p, is_float32=student.dtype == torch.float32),
         )  # fmt: skip
     return partials.sum(dim=1), residual
 
@@ -176,8 +173,8 @@ def _by_student(grad: Tensor, student: Tensor, weight: Tensor, residual: Tensor)
     with device_of(student):
         _by_student_kernel[(batch, triton.cdiv(inputs, block_i), triton.cdiv(positions, block_p))](
             grad, residual, weight, gradient, inputs, outputs, positions, *residual.stride(), *gradient.stride(),
-            2 / (outputs * positions), UPCAST=is_interpreted(), BLOCK_I=block_i, BLOCK_P=block_p, STEP=_step(student),
-            num_warps=4, num_stages=2,
+            2 / (outputs * positions), UPCAST=is_interpreted(), BLOCK_I=block_i, BLOCK_P=block_p,
+            **_launch(block_i, block_p, is_float32=student.dtype == torch.float32),
         )  # fmt: skip
     return gradient
 
@@ -185,9 +182,10 @@ def _by_student(grad: Tensor, student: Tensor, weight: Tensor, residual: Tensor)
 def _by_parameters(grad: Tensor, student: Tensor, residual: Tensor, *, has_bias: bool) -> tuple[Tensor, ...]:
     batch, inputs, positions = student.shape
     outputs = residual.shape[1]
-    block_o, block_i, step = _side(outputs), _side(inputs), 2 * _step(student)
+    block_o, block_i = _side(outputs), _side(inputs)
+    launch = _launch(block_o, block_i, is_float32=student.dtype == torch.float32)
     tiles = triton.cdiv(outputs, block_o), triton.cdiv(inputs, block_i)
-    steps = batch * triton.cdiv(positions, step)
+    steps = batch * triton.cdiv(positions, launch["STEP"])
     per_part = triton.cdiv(steps, min(steps, triton.cdiv(PROGRAMS, tiles[0] * tiles[1])))
     parts = triton.cdiv(steps, per_part)
     partials = student.new_empty(parts, outputs, inputs, dtype=torch.float32)
@@ -196,7 +194,7 @@ def _by_parameters(grad: Tensor, student: Tensor, residual: Tensor, *, has_bias:
         _by_weight_kernel[(*tiles, parts)](
             grad, residual, student, partials, of_bias, inputs, outputs, positions, steps, per_part, *residual.stride(),
             *student.stride(), 2 / (outputs * positions), HAS_BIAS=has_bias, UPCAST=is_interpreted(), BLOCK_O=block_o,
-            BLOCK_I=block_i, STEP=step, num_warps=4, num_stages=2,
+            BLOCK_I=block_i, **launch,
         )  # fmt: skip
     by_weight = partials.sum(dim=0)
     return (by_weight, of_bias.sum(dim=0)) if has_bias else (by_weight,)
@@ -207,35 +205,38 @@ def _side(size: int) -> int:
     return max(LEAST, min(triton.next_power_of_2(size), MOST))
 
 
-def _step(student: Tensor) -> int:
-    return STEPS[student.dtype == torch.float32]
+def _launch(rows: int, columns: int, *, is_float32: bool) -> dict[str, int]:
+    """Return the terms of a product that are taken at once, and how a tile's program runs.
+
+    The parts of a float32 take registers, so that there are fewer terms, and none are fetched ahead.
+    """
+    step, stages = (32, 1) if is_float32 else (64, 2)
+    return {"STEP": step, "num_warps": 8 if rows * columns == MOST * MOST else 4, "num_stages": stages}
 
 
 def variants() -> Iterator[Variant]:
     """Yield every kernel in the configurations that launches pick."""
-    counts = dict.fromkeys(("inputs", "outputs", "positions"), "i32")
-    of_student, of_teacher, of_residual, of_gradient = (
-        {letter + each: "i32" for each in ends}
-        for letter, ends in (("s", "bcp"), ("t", "bcp"), ("r", "bcp"), ("g", "bcp"))
-    )
-    for (student, teacher), sides, has_bias in pairs(DTYPE_PAIRS, SIDES, (False, True)):
-        step = STEPS[student == "fp32"]
-        mine, constants = f"*{student}", {"UPCAST": False, "STEP": step}
-        tensors = {"student": mine, "teacher": f"*{teacher}", "weight": mine, "bias": "*fp32", "residual": mine}
-        strides = {**of_student, **of_teacher, **of_residual}
-        forward = {**tensors, "partials": "*fp32", **counts, **strides, "scale": "fp32"}
-        tile = dict(zip(("BLOCK_O", "BLOCK_P"), sides, strict=True))
-        yield Variant(_residual_kernel, forward, {**tile, **constants, "HAS_BIAS": has_bias})
-        if teacher != student:
-            continue
-        tensors = {"grad": "*fp32", "residual": mine, "student": mine, "partials": "*fp32", "of_bias": "*fp32"}
-        strides = {**of_residual, **of_student}
-        backward = {**tensors, **counts, "steps": "i32", "per_part": "i32", **strides, "scale": "fp32"}
-        tile = dict(zip(("BLOCK_O", "BLOCK_I"), sides, strict=True))
-        chosen = {**tile, **constants, "STEP": 2 * step, "HAS_BIAS": has_bias}
-        yield Variant(_by_weight_kernel, backward, chosen)
-        if not has_bias:
+    for (student, teacher), sides in pairs(DTYPE_PAIRS, SIDES):
+        mine, theirs, launch = f"*{student}", f"*{teacher}", _launch(*sides, is_float32=student == "fp32")
+        constants = {"UPCAST": False, "STEP": launch.pop("STEP")}
+        for has_bias in (False, True):
+            tensors = {"student": mine, "teacher": theirs, "weight": mine, "bias": "*fp32", "residual": mine}
+            signature = {**tensors, "partials": "*fp32", **_integers("s", "t", "r"), "scale": "fp32"}
+            blocks = {**dict(zip(("BLOCK_O", "BLOCK_P"), sides, strict=True)), "HAS_BIAS": has_bias}
+            yield Variant(_residual_kernel, signature, {**constants, **blocks}, **launch)
+            if student == teacher:
+                tensors = {"grad": "*fp32", "residual": mine, "student": mine, "partials": "*fp32", "of_bias": "*fp32"}
+                signature = {**tensors, **_integers("r", "s"), "steps": "i32", "per_part": "i32", "scale": "fp32"}
+                blocks = {**dict(zip(("BLOCK_O", "BLOCK_I"), sides, strict=True)), "HAS_BIAS": has_bias}
+                yield Variant(_by_weight_kernel, signature, {**constants, **blocks}, **launch)
+        if student == teacher:
             tensors = {"grad": "*fp32", "residual": mine, "weight": mine, "gradient": mine}
-            backward = {**tensors, **counts, **of_residual, **of_gradient, "scale": "fp32"}
-            tile = dict(zip(("BLOCK_I", "BLOCK_P"), sides, strict=True))
-            yield Variant(_by_student_kernel, backward, {**tile, **constants})
+            signature = {**tensors, **_integers("r", "g"), "scale": "fp32"}
+            blocks = dict(zip(("BLOCK_I", "BLOCK_P"), sides, strict=True))
+            yield Variant(_by_student_kernel, signature, {**constants, **blocks}, **launch)
+
+
+def _integers(*tensors: str) -> dict[str, str]:
+    """Return the types of the sizes and of the strides of tensors, by their letters."""
+    strides = (letter + dimension for letter, dimension in pairs(tensors, "bcp"))
+    return dict.fromkeys(("inputs", "outputs", "positions", *strides), "i32")
