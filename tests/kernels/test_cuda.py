@@ -49,7 +49,11 @@ def cache_folder(tmp_path, monkeypatch):
 
 @cache
 def _library(folder, source, definitions):
-    kernels = re.findall(r'^(?:extern "C" __global__ void \S+|ROW_KERNEL)\s+(\w+)\(', (CSRC / source).read_text(), re.M)
+    kernels = re.findall(
+        r'^(?:extern "C" __global__ void __launch_bounds__\([^)]*\)|ROW_KERNEL)\s+(\w+)\(',
+        (CSRC / source).read_text(),
+        re.M,
+    )
     entries = "".join(
         f'extern "C" void run_{name}(void** v, unsigned x, unsigned y, unsigned z, unsigned t)'
         f"{{ host::launch({name}, v, x, y, z, t); }}\n"

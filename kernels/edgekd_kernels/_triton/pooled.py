@@ -32,7 +32,7 @@ TILES = (TILE, (32, 16), (16, 64), (16, 16))
 """Tiles that the ahead-of-time check compiles for."""
 MOST_WINDOWS = 32
 """Windows whose flags a program holds at once."""
-LAUNCH = {"num_warps": 4, "num_stages": 1}
+LAUNCH: dict[str, Any] = {"num_warps": 4, "num_stages": 1}
 STEP = 8
 """Tiles of positions whose shares of the means are read at once."""
 

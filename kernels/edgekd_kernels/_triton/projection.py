@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product as pairs
+from typing import Any
 
 import torch
 import triton
@@ -202,16 +203,16 @@ def _by_parameters(grad: Tensor, student: Tensor, residual: Tensor, *, has_bias:
 
 def _side(size: int) -> int:
     """Return the side of a tile over so many channels or positions."""
-    return max(LEAST, min(triton.next_power_of_2(size), MOST))
+    return max(LEAST, min(int(triton.next_power_of_2(size)), MOST))
 
 
-def _launch(rows: int, columns: int, *, is_float32: bool) -> dict[str, int]:
+def _launch(rows: int, columns: int, *, is_float32: bool) -> dict[str, Any]:
     """Return the terms of a product that are taken at once, and how a tile's program runs.
 
     The parts of a float32 take registers, so that there are fewer terms, and none are fetched ahead.
     """
     step, stages = (32, 1) if is_float32 else (64, 2)
-    return {"STEP": step, "num_warps": 8 if rows * columns == MOST * MOST else 4, "num_stages": stages}
+    return {"STEP": step, "num_warps": 8 if 2 * rows * columns >= MOST * MOST else 4, "num_stages": stages}
 
 
 def variants() -> Iterator[Variant]:
