@@ -13,7 +13,7 @@
 #define __device__
 #define __grid_constant__
 #define __shared__ static
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 struct Dim {
   unsigned x, y, z;

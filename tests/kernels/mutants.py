@@ -159,9 +159,30 @@ MUTATIONS = [
         "_triton.differences", "total = (s - t) * (s - t) * scales[stage]", "total = (s - t) * (s - t)", "hint_mse"
     ),
     Mutation("_triton.differences", "(2 * scales[stage] * upstream)", "(scales[stage] * upstream)", "hint_mse_grouped"),
-    Mutation("_triton.pooled", "total += mean * mean * WEIGHTS[step]", "total += mean * WEIGHTS[step]", "pooled_mse"),
-    Mutation("_triton.pooled", "(j < LEVELS[step]) & (top <= row) &", "(j < LEVELS[step]) &", "pooled_mse"),
-    Mutation("_triton.projection", "product -= load_tile(teacher", "product += load_tile(teacher", "projected_mse"),
+    Mutation(
+        "_triton.pooled",
+        "is_within & (column >= left[None, :]) & (column < right[None, :])",
+        "is_within & (column >= left[None, :])",
+        "pooled_mse",
+    ),
+    Mutation(
+        "_triton.pooled",
+        "of_part = shares + (start + part) * size",
+        "of_part = shares + start * size",
+        "pooled_mse",
+        size=Size(2, channels=3, teacher_channels=3, height=9, width=15),
+    ),
+    Mutation("_triton.pooled", "(scale * weight / size)[None, :]", "(scale * weight)[None, :]", "pooled_mse"),
+    Mutation("_triton.projection", "sums -= load_tile(teacher", "sums += load_tile(teacher", "projected_mse"),
+    Mutation("_triton.projection", "sums *= tl.load(grad + sample) * scale", "sums *= scale", "projected_mse"),
+    Mutation(
+        "_triton.projection",
+        "sums += product(r, s, UPCAST) * factor",
+        "sums += product(r, s, UPCAST) * scale",
+        "projected_mse",
+    ),
+    Mutation("_triton.products", "tl.dot(a1, b0, result, ", "tl.dot(a1, b1, result, ", "projected_mse"),
+    Mutation("_triton.products", "tl.dot(middle, bits, result, ", "tl.dot(low, bits, result, ", "pooled_mse"),
     Mutation(
         "_triton.spatial",
         "tl.where(known, lengths - 2 * cosine, 0.0)",

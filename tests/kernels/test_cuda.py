@@ -49,7 +49,11 @@ def cache_folder(tmp_path, monkeypatch):
 
 @cache
 def _library(folder, source, definitions):
-    kernels = re.findall(r'^(?:extern "C" __global__ void \S+|ROW_KERNEL)\s+(\w+)\(', (CSRC / source).read_text(), re.M)
+    kernels = re.findall(
+        r'^(?:extern "C" __global__ void __launch_bounds__\([^)]*\)|ROW_KERNEL)\s+(\w+)\(',
+        (CSRC / source).read_text(),
+        re.M,
+    )
     entries = "".join(
         f'extern "C" void run_{name}(void** v, unsigned x, unsigned y, unsigned z, unsigned t)'
         f"{{ host::launch({name}, v, x, y, z, t); }}\n"
@@ -187,24 +191,69 @@ def _pooled(student, teacher, levels):
     return sum(share * mean for share, mean in zip(shares, means, strict=True)) / sum(shares)
 
 
-@needs_compiler
-@pytest.mark.parametrize("levels", [[4, 2, 1], [3], []])
-@pytest.mark.parametrize("size", [(14, 5), (7, 9)])
-@pytest.mark.parametrize("is_staged", [True, False])
-def test_pooled_mse_has_the_value_and_gradient_of_float64(on_host, monkeypatch, levels, size, is_staged):
-    if not is_staged:
-        monkeypatch.setattr(pooled, "SHARED_BYTES", 0)
-    student = _random(2, 3, *size).to(memory_format=torch.channels_last)
-    teacher = _random(2, 3, *size, seed=1)
+POOLED_LAYOUTS = {
+    "contiguous": lambda x: x,
+    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
+    "sliced": lambda x: torch.cat([x, x], dim=3)[..., ::2],
+    "unaligned": lambda x: torch.cat([x.flatten().new_zeros(1), x.flatten()])[1:].view(x.shape),
+}
+
+
+def _assert_pooled(student, teacher, levels, tolerance=1e-5, gradient_tolerance=1e-5):
     wide = student.double().requires_grad_()
     expected = _pooled(wide, teacher.double(), levels)
-    weights = torch.tensor([2.0, -1.0])
+    weights = torch.linspace(2, -1, len(student))
     (expected_gradient,) = torch.autograd.grad(expected, wide, weights.double())
     values, means = pooled.pooled_mse_forward(student, teacher, levels=levels)
     (gradient,) = pooled.pooled_mse_backward(weights, student, teacher, means, levels=levels)
-    _assert_near(values, expected.detach(), 1e-5)
-    _assert_near(gradient, expected_gradient, 1e-5)
-    assert means.shape == (2, 3, sum(level**2 for level in levels))
+    _assert_near(values, expected.detach(), tolerance)
+    _assert_near(gradient, expected_gradient, gradient_tolerance)
+    assert means.shape == (*student.shape[:2], sum(level**2 for level in levels))
+    assert gradient.dtype == student.dtype
+
+
+@needs_compiler
+@pytest.mark.parametrize("levels", [[4, 2, 1], [3], []])
+@pytest.mark.parametrize("size", [(14, 5), (7, 9), (8, 8)])
+@pytest.mark.parametrize("elements", [4096, 40, 12])
+def test_pooled_mse_has_the_value_and_gradient_of_float64(on_host, monkeypatch, levels, size, elements):
+    monkeypatch.setattr(pooled, "ELEMENTS_OF_TILE", elements)  # planes whole, in parts by rows, and by columns too
+    student = _random(2, 3, *size).to(memory_format=torch.channels_last)
+    _assert_pooled(student, _random(2, 3, *size, seed=1), levels)
+    _assert_pooled(_random(2, 3, *size), _random(2, 3, *size, seed=1), levels)
+
+
+@needs_compiler
+@pytest.mark.parametrize("student", POOLED_LAYOUTS)
+@pytest.mark.parametrize("teacher", POOLED_LAYOUTS)
+def test_pooled_mse_takes_any_strides(on_host, student, teacher):
+    s, t = _random(2, 5, 6, 6), _random(2, 5, 6, 6, seed=1)
+    _assert_pooled(POOLED_LAYOUTS[student](s), POOLED_LAYOUTS[teacher](t), [4, 2, 1])
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(1, 1, 2, 2), (2, 1, 1, 9), (1, 7, 1, 1), (2, 35, 5, 4), (1, 3, 70, 66)])
+def test_pooled_mse_takes_maps_of_any_size(on_host, shape):
+    levels = [level for level in (4, 2, 1) if level < min(shape[2:])]
+    for last in (POOLED_LAYOUTS["contiguous"], POOLED_LAYOUTS["channels_last"]):
+        _assert_pooled(last(_random(*shape)), last(_random(*shape, seed=1)), levels)
+
+
+@needs_compiler
+def test_pooled_mse_takes_many_windows_and_half_precision(on_host):
+    _assert_pooled(_random(1, 3, 12, 11), _random(1, 3, 12, 11, seed=1), [9, 8, 5, 2])
+    half = [_random(2, 6, 7, 7, seed=seed, dtype=torch.bfloat16) for seed in range(2)]
+    _assert_pooled(*half, [4, 2, 1], gradient_tolerance=1e-2)
+    _assert_pooled(half[0], half[1].float(), [4, 2, 1], gradient_tolerance=1e-2)
+
+
+def test_a_tile_has_room_for_its_sums_over_windows():
+    for channels, height, width in ((64, 32, 32), (256, 8, 8), (512, 7, 7), (3, 128, 128), (1, 5000, 2), (2, 3, 9000)):
+        levels = [level for level in (4, 2, 1) if level < min(height, width)]
+        tile = pooled._tile(channels, height, width, levels)
+        elements, sums = tile.planes * tile.rows * tile.columns, tile.planes * tile.columns * sum(levels)
+        assert 0 < elements <= 4096 and sums <= 4096 and tile.rows * len(levels) <= 4096
+        assert tile.planes == 1 or (tile.rows, tile.columns) == (height, width)
 
 
 def test_pooled_mse_refuses_more_levels_than_the_kernel_takes():

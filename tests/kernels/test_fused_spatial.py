@@ -130,8 +130,13 @@ def test_vid_in_triton_equals_torch(layout):
 
 
 @pytest.mark.parametrize(
-    "shape, levels", [((1, 3, 5, 7), (4, 2, 1)), ((2, 9, 4, 3), (2,)), ((1, 2, 12, 13), (3,)), ((2, 2, 3, 3), ())]
-)
+    "shape, levels",
+    [
+        ((1, 3, 5, 7), (4, 2, 1)), ((2, 9, 4, 3), (2,)), ((1, 2, 12, 13), (3,)), ((2, 2, 3, 3), ()),
+        ((1, 1, 2, 2), (1,)), ((2, 1, 1, 1), (4, 2, 1)), ((2, 34, 8, 8), (4, 2, 1)), ((1, 2, 28, 21), (4, 2, 1)),
+        ((1, 17, 9, 9), ()), ((1, 2, 9, 10), (8, 4, 2, 1)), ((1, 1, 25, 23), (6, 1)),
+    ],
+)  # fmt: skip
 def test_pooled_mse_in_triton_equals_torch(shape, levels):
     s, t = _randn(*shape), _randn(*shape, seed=1)
     _agrees(K.pooled_mse, [s], [t], levels=levels)
@@ -141,6 +146,14 @@ def test_pooled_mse_in_triton_takes_other_layouts_and_half_precision():
     s, t = _randn(1, 3, 5, 4), _randn(1, 3, 5, 4, seed=1)
     _agrees(K.pooled_mse, [LAYOUTS["channels_last"](s)], [t], **POOLED)
     _agrees(K.pooled_mse, [LAYOUTS["sliced"](s).bfloat16()], [t], **POOLED)
+    _agrees(K.pooled_mse, [LAYOUTS["transposed"](s)], [LAYOUTS["channels_last"](t)], **POOLED)
+    s, t = _randn(1, 35, 9, 9, dtype=torch.float16), _randn(1, 35, 9, 9, seed=1)
+    _agrees(K.pooled_mse, [LAYOUTS["channels_last"](s)], [LAYOUTS["channels_last"](t)])
+
+
+def test_pooled_mse_in_triton_keeps_the_digits_of_float32_beside_a_large_mean():
+    s, t = _randn(2, 3, 12, 12), _randn(2, 3, 12, 12, seed=1)
+    _agrees(K.pooled_mse, [s + 1000], [t], tolerance=2e-6)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
@@ -160,6 +173,25 @@ def test_projected_mse_in_triton_equals_torch(layout):
 def test_projected_mse_in_triton_multiplies_in_the_students_dtype(dtype):
     s, t, weight = _randn(2, 5, 3, 3, dtype=dtype), _randn(2, 7, 3, 3, seed=1), _randn(7, 5, seed=2).to(dtype).float()
     _agrees(_projected, [s, weight], [t], tolerance=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (3, 1, 70, 1, 5), (2, 70, 1, 9, 9), (1, 33, 66, 3, 22)])
+def test_projected_mse_in_triton_takes_odd_sizes(shape):
+    batch, inputs, outputs, *sides = shape
+    s, t = _randn(batch, inputs, *sides), _randn(batch, outputs, *sides, seed=1)
+    weight, bias = _randn(outputs, inputs, seed=2), _randn(outputs, seed=3)
+    _agrees(_projected_with_bias, [s, weight, bias], [t])
+    last = LAYOUTS["channels_last"]
+    _agrees(_projected, [last(s), weight], [last(t)])
+
+
+def test_projected_mse_in_triton_leaves_gradients_of_many_weights_to_torch(monkeypatch):
+    from edgekd_kernels._triton import projection
+
+    s, t, weight, bias = _randn(2, 5, 3, 3), _randn(2, 7, 3, 3, seed=1), _randn(7, 5, seed=2), _randn(7, seed=3)
+    monkeypatch.setattr(projection, "LARGEST", 34)
+    monkeypatch.setattr(projection, "_by_student_kernel", None)
+    _agrees(_projected_with_bias, [s, weight, bias], [t])
 
 
 def test_hint_mse_grouped_equals_the_sum_of_its_stages():

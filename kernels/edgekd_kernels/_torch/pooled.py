@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from edgekd_kernels._op import accumulation_dtype
@@ -62,7 +63,8 @@ def level_weights(levels: Sequence[int], channels: int, positions: int) -> list[
 
 def _windows(height: int, width: int, levels: Sequence[int], like: Tensor) -> Tensor:
     """Return the matrix `[sum of l^2, H W]` that takes a plane to its means over all windows."""
-    rows, columns = (_averages(side, levels, like) for side in (height, width))
+    columns = _averages(width, levels, like)
+    rows = columns if height == width else _averages(height, levels, like)
     blocks = [
         (by_row.unsqueeze(1).unsqueeze(3) * by_column.unsqueeze(1)).flatten(2).flatten(0, 1)
         for by_row, by_column in zip(rows, columns, strict=True)
@@ -71,10 +73,9 @@ def _windows(height: int, width: int, levels: Sequence[int], like: Tensor) -> Te
 
 
 def _averages(side: int, levels: Sequence[int], like: Tensor) -> tuple[Tensor, ...]:
-    """Return for each level the matrix `[l, side]` that averages a line over its windows."""
-    lines = []
-    for level in levels:
-        for index in range(level):
-            start, end = index * side // level, -(-(index + 1) * side // level)
-            lines.append([1 / (end - start) if start <= at < end else 0.0 for at in range(side)])
-    return torch.split(like.new_tensor(lines), list(levels))
+    """Return for each level the matrix `[l, side]` that averages a line over its windows.
+
+    Its columns are the means of lines with a single 1, so that nothing comes from the host, which a GPU would wait for.
+    """
+    lines = torch.eye(side, dtype=like.dtype, device=like.device)
+    return tuple(F.adaptive_avg_pool1d(lines, level).T for level in levels)

@@ -1,6 +1,8 @@
 """Squared differences of feature maps at several resolutions.
 
-A program takes some whole planes: it reads them once from memory and, window by window, again from the cache.
+The means over all windows are one product: of the difference, channels by positions, with a matrix of flags, which
+position lies in which window. A program makes the flags of its positions from indices and uses them for all of its
+channels; the gradient is the product of the means with the same flags. So a map is read once forward and once backward.
 """
 
 from __future__ import annotations
@@ -14,95 +16,135 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from edgekd_kernels._dispatch import is_interpreted
+from edgekd_kernels._maps import planes
 from edgekd_kernels._torch.pooled import level_weights
 from edgekd_kernels._triton.launch import device_of
+from edgekd_kernels._triton.products import product_with_flags
+from edgekd_kernels._triton.tiles import STRIDES, load_tile, store_tile
 from edgekd_kernels._triton.variants import DTYPE_PAIRS, Variant
 
-PLANES, LAST = (8, 128), (32, 32)
-"""Channels and positions of a tile, for NCHW and for channels_last."""
+LEAST = 16
+"""Of each side of a product on tensor cores."""
+TILE = (32, 64)
+"""Most channels and positions of a tile: of twice as many, the flags and parts of a product fill the registers."""
+TILES = (TILE, (32, 16), (16, 64), (16, 16))
+"""Tiles that the ahead-of-time check compiles for."""
+MOST_WINDOWS = 32
+"""Windows whose flags a program holds at once."""
+LAUNCH: dict[str, Any] = {"num_warps": 4, "num_stages": 1}
+STEP = 8
+"""Tiles of positions whose shares of the means are read at once."""
 
 
 @triton.jit
-def _difference(
-    student, teacher, sample, channel, row, column, sb, sc, sh, sw, tb, tc, th, tw, inside
-):  # fmt: skip
-    plane, row, column = channel[:, None].to(tl.int64), row[None, :].to(tl.int64), column[None, :].to(tl.int64)
-    s = tl.load(student + sample * sb + plane * sc + row * sh + column * sw, mask=inside, other=0.0)
-    t = tl.load(teacher + sample * tb + plane * tc + row * th + column * tw, mask=inside, other=0.0)
-    return s.to(tl.float32) - t.to(tl.float32)
+def _edges(window, height, width, LEVELS: tl.constexpr, COUNT: tl.constexpr):
+    """Return where windows begin and end, by row and by column, and the weights of their levels; no more windows: 0."""
+    top, bottom, left, right = window * 0, window * 0, window * 0, window * 0
+    weight = window.to(tl.float32) * 0.0
+    first, share = 0, 1.0
+    for step in tl.static_range(COUNT):
+        share = share * 0.5
+        at = window - first
+        is_here = (at >= 0) & (at < LEVELS[step] * LEVELS[step])
+        i, j = at // LEVELS[step], at % LEVELS[step]
+        top = tl.where(is_here, i * height // LEVELS[step], top)
+        left = tl.where(is_here, j * width // LEVELS[step], left)
+        bottom = tl.where(is_here, tl.cdiv((i + 1) * height, LEVELS[step]), bottom)
+        right = tl.where(is_here, tl.cdiv((j + 1) * width, LEVELS[step]), right)
+        weight = tl.where(is_here, share / (LEVELS[step] * LEVELS[step]), weight)
+        first += LEVELS[step] * LEVELS[step]
+    return top, bottom, left, right, weight
 
 
 @triton.jit
 def _pooled_forward_kernel(
-    student, teacher, partials, means,  # [B, C, H, W] twice, [B, tiles], [B, C, windows]
-    channels, height, width, windows, sb, sc, sh, sw, tb, tc, th, tw, own_weight,
-    LEVELS: tl.constexpr, WEIGHTS: tl.constexpr, COUNT: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+    student, teacher, partials, means,  # [B, C, P] twice, [B, columns], [tiles of P, B, C, windows]
+    channels, height, width, columns, sb, sc, sp, tb, tc, tp, scale, own_scale,
+    LEVELS: tl.constexpr, COUNT: tl.constexpr, WINDOWS: tl.constexpr, IS_WHOLE: tl.constexpr, UPCAST: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
-    sample, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    channel = tile * BLOCK_C + tl.arange(0, BLOCK_C)
+    # What a tile adds to the means; of a tile with all positions they are the means, and are squared here.
+    sample, part = tl.program_id(0).to(tl.int64), tl.program_id(2)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    position = part * BLOCK_P + tl.arange(0, BLOCK_P)
     known = channel < channels
-    own = tl.zeros([BLOCK_C, BLOCK_P], tl.float32)
-    for first in range(0, height * width, BLOCK_P):
-        position = first + tl.arange(0, BLOCK_P)
-        difference = _difference(
-            student, teacher, sample, channel, position // width, position % width, sb, sc, sh, sw, tb, tc, th, tw,
-            known[:, None] & (position < height * width)[None, :],
-        )  # fmt: skip
-        own += difference * difference
-    total = tl.sum(own, axis=1) * own_weight
-    offset = 0
-    for step in tl.static_range(COUNT):
-        for window in range(0, LEVELS[step] * LEVELS[step]):
-            i, j = window // LEVELS[step], window % LEVELS[step]
-            top, left = i * height // LEVELS[step], j * width // LEVELS[step]
-            rows = tl.cdiv((i + 1) * height, LEVELS[step]) - top
-            columns = tl.cdiv((j + 1) * width, LEVELS[step]) - left
-            sums = tl.zeros([BLOCK_C, BLOCK_P], tl.float32)
-            for first in range(0, rows * columns, BLOCK_P):
-                at = first + tl.arange(0, BLOCK_P)
-                sums += _difference(
-                    student, teacher, sample, channel, top + at // columns, left + at % columns, sb, sc, sh, sw, tb, tc,
-                    th, tw, known[:, None] & (at < rows * columns)[None, :],
-                )  # fmt: skip
-            mean = tl.sum(sums, axis=1) / (rows * columns)
-            total += mean * mean * WEIGHTS[step]
-            tl.store(means + (sample * channels + channel) * windows + offset + window, mean, mask=known)
-        offset += LEVELS[step] * LEVELS[step]
-    tl.store(partials + sample * tl.num_programs(1) + tile, tl.sum(total, axis=0))
+    inside = known[:, None] & (position < height * width)[None, :]
+    difference = load_tile(student, sample, channel, position, sb, sc, sp, inside)
+    difference -= load_tile(teacher, sample, channel, position, tb, tc, tp, inside)
+    total = tl.sum(difference * difference, axis=1) * own_scale
+    plane = ((part.to(tl.int64) * tl.num_programs(0) + sample) * channels + channel) * WINDOWS
+    row, column = (position // width)[:, None], (position % width)[:, None]
+    for first in range(0, WINDOWS, BLOCK_W):
+        window = first + tl.arange(0, BLOCK_W)
+        top, bottom, left, right, weight = _edges(window, height, width, LEVELS, COUNT)
+        is_within = (row >= top[None, :]) & (row < bottom[None, :])
+        is_within = is_within & (column >= left[None, :]) & (column < right[None, :])
+        sums = product_with_flags(difference, is_within, UPCAST)
+        mean = sums / tl.maximum((bottom - top) * (right - left), 1).to(tl.float32)[None, :]
+        tl.store(means + plane[:, None] + window[None, :], mean, mask=known[:, None] & (window < WINDOWS)[None, :])
+        if IS_WHOLE:
+            total += tl.sum(mean * mean * weight[None, :], axis=1) * scale
+    tl.store(partials + sample * columns + tl.program_id(1) * tl.num_programs(2) + part, tl.sum(total, axis=0))
+
+
+@triton.jit
+def _pooled_sum_kernel(
+    shares, partials, means,  # [parts, B, C, windows], the last tiles of [B, columns], [B, C, windows]
+    channels, parts, columns, scale,
+    LEVELS: tl.constexpr, COUNT: tl.constexpr, WINDOWS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_W: tl.constexpr,
+    STEP: tl.constexpr,
+):  # fmt: skip
+    # The means of maps of several tiles, and their squares.
+    sample = tl.program_id(0).to(tl.int64)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    known, size = channel < channels, tl.num_programs(0).to(tl.int64) * channels * WINDOWS
+    plane = (sample * channels + channel) * WINDOWS
+    total = tl.zeros([BLOCK_C], tl.float32)
+    for first in range(0, WINDOWS, BLOCK_W):
+        window = first + tl.arange(0, BLOCK_W)
+        inside = known[:, None] & (window < WINDOWS)[None, :]
+        _, _, _, _, weight = _edges(window, 1, 1, LEVELS, COUNT)
+        place = plane[:, None] + window[None, :]
+        mean = tl.zeros([BLOCK_C, BLOCK_W], tl.float32)
+        for start in range(0, parts, STEP):
+            for part in tl.static_range(STEP):  # side by side, as each waits for memory
+                of_part = shares + (start + part) * size
+                mean += tl.load(of_part + place, mask=inside & (start + part < parts), other=0.0)
+        tl.store(means + place, mean, mask=inside)
+        total += tl.sum(mean * mean * weight[None, :], axis=1) * scale
+    tl.store(partials + (sample + 1) * columns - 1 - tl.program_id(1), tl.sum(total, axis=0))
 
 
 @triton.jit
 def _pooled_backward_kernel(
-    grad, student, teacher, means, gradient,  # [B], [B, C, H, W] twice, [B, C, windows], [B, C, H, W]
-    channels, height, width, windows, sb, sc, sh, sw, tb, tc, th, tw, gb, gc, gh, gw, own_weight,
-    LEVELS: tl.constexpr, WEIGHTS: tl.constexpr, COUNT: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+    grad, student, teacher, means, gradient,  # [B], [B, C, P] twice, [B, C, windows], [B, C, P]
+    channels, height, width, sb, sc, sp, tb, tc, tp, gb, gc, gp, scale, own_scale,
+    LEVELS: tl.constexpr, COUNT: tl.constexpr, WINDOWS: tl.constexpr, UPCAST: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
-    # At each level a position is in one window or, where windows overlap, in two, by row and by column.
+    # The difference itself and, of every window that a position lies in, its mean over its size.
     sample = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     position = tl.program_id(2) * BLOCK_P + tl.arange(0, BLOCK_P)
-    inside = (channel < channels)[:, None] & (position < height * width)[None, :]
-    row, column = position // width, position % width
-    result = own_weight * _difference(
-        student, teacher, sample, channel, row, column, sb, sc, sh, sw, tb, tc, th, tw, inside
-    )
-    plane = means + (sample * channels + channel[:, None]) * windows
-    offset = 0
-    for step in tl.static_range(COUNT):
-        for corner in tl.static_range(4):
-            i, j = row * LEVELS[step] // height + corner // 2, column * LEVELS[step] // width + corner % 2
-            top, left = i * height // LEVELS[step], j * width // LEVELS[step]
-            rows = tl.cdiv((i + 1) * height, LEVELS[step]) - top
-            columns = tl.cdiv((j + 1) * width, LEVELS[step]) - left
-            is_within = (i < LEVELS[step]) & (j < LEVELS[step]) & (top <= row) & (left <= column)
-            mean = tl.load(
-                plane + (offset + i * LEVELS[step] + j)[None, :], mask=inside & is_within[None, :], other=0.0
-            )
-            result += mean * (WEIGHTS[step] / (rows * columns).to(tl.float32))[None, :]
-        offset += LEVELS[step] * LEVELS[step]
+    known = channel < channels
+    inside = known[:, None] & (position < height * width)[None, :]
+    difference = load_tile(student, sample, channel, position, sb, sc, sp, inside)
+    difference -= load_tile(teacher, sample, channel, position, tb, tc, tp, inside)
+    result = own_scale * difference
+    plane = (sample * channels + channel) * WINDOWS
+    row, column = (position // width)[None, :], (position % width)[None, :]
+    for first in range(0, WINDOWS, BLOCK_W):
+        window = first + tl.arange(0, BLOCK_W)
+        top, bottom, left, right, weight = _edges(window, height, width, LEVELS, COUNT)
+        mask = known[:, None] & (window < WINDOWS)[None, :]
+        mean = tl.load(means + plane[:, None] + window[None, :], mask=mask, other=0.0)
+        size = tl.maximum((bottom - top) * (right - left), 1).to(tl.float32)
+        is_within = (row >= top[:, None]) & (row < bottom[:, None])
+        is_within = is_within & (column >= left[:, None]) & (column < right[:, None])
+        result += product_with_flags(mean * (scale * weight / size)[None, :], is_within, UPCAST)
     result *= 2 * tl.load(grad + sample)
-    to = gradient + sample * gb + channel[:, None].to(tl.int64) * gc + row[None, :].to(tl.int64) * gh
-    tl.store(to + column[None, :].to(tl.int64) * gw, result.to(gradient.dtype.element_ty), mask=inside)
+    store_tile(gradient, sample, channel, position, gb, gc, gp, inside, result)
 
 
 def pooled_mse_forward(student: Tensor, teacher: Tensor, *, levels: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -114,16 +156,23 @@ def pooled_mse_forward(student: Tensor, teacher: Tensor, *, levels: Sequence[int
         levels: Sides of the pooled maps.
     """
     batch, channels, height, width = student.shape
-    windows = sum(level * level for level in levels)
-    own_weight, constants = _constants(student, levels)
-    tiles = triton.cdiv(channels, constants["BLOCK_C"])
-    partials = student.new_empty(batch, tiles, dtype=torch.float32)
-    means = partials.new_empty(batch, channels, windows)
+    mine, theirs = planes(student), planes(teacher)
+    constants, (scale, own_scale) = _constants(mine, levels), _scales(mine, levels)
+    tiles, parts = _tiles(mine, constants)
+    sums = tiles if parts > 1 and levels else 0
+    columns = tiles * parts + sums
+    partials = student.new_empty(batch, columns, dtype=torch.float32)
+    shares = partials.new_empty(parts, batch, channels, constants["WINDOWS"])
+    means = torch.empty_like(shares[0]) if sums else shares[0]
     with device_of(student):
-        _pooled_forward_kernel[(batch, tiles)](
-            student, teacher, partials, means, channels, height, width, windows, *student.stride(), *teacher.stride(),
-            own_weight, **constants, num_warps=4,
+        _pooled_forward_kernel[(batch, tiles, parts)](
+            mine, theirs, partials, shares, channels, height, width, columns, *mine.stride(), *theirs.stride(), scale,
+            own_scale, **constants, IS_WHOLE=parts == 1, UPCAST=is_interpreted(), **LAUNCH,
         )  # fmt: skip
+        if sums:
+            _pooled_sum_kernel[(batch, tiles)](
+                shares, partials, means, channels, parts, columns, scale, **_without_positions(constants), **LAUNCH
+            )
     return partials.sum(dim=1), means
 
 
@@ -132,47 +181,71 @@ def pooled_mse_backward(
 ) -> tuple[Tensor]:
     """Return the gradient `[B, C, H, W]`; read once, written once."""
     batch, channels, height, width = student.shape
-    own_weight, constants = _constants(student, levels)
-    gradient = torch.empty_like(student)
-    grid = batch, triton.cdiv(channels, constants["BLOCK_C"]), triton.cdiv(height * width, constants["BLOCK_P"])
+    mine, theirs = planes(student), planes(teacher)
+    constants, gradient = _constants(mine, levels), torch.empty_like(mine)
     with device_of(student):
-        _pooled_backward_kernel[grid](
-            grad.contiguous(), student, teacher, means, gradient, channels, height, width, means.shape[2],
-            *student.stride(), *teacher.stride(), *gradient.stride(), own_weight, **constants, num_warps=4,
+        _pooled_backward_kernel[(batch, *_tiles(mine, constants))](
+            grad.contiguous(), mine, theirs, means, gradient, channels, height, width, *mine.stride(),
+            *theirs.stride(), *gradient.stride(), *_scales(mine, levels), **constants, UPCAST=is_interpreted(),
+            **LAUNCH,
         )  # fmt: skip
-    return (gradient,)
+    return (gradient.view(student.shape),)
 
 
-def _constants(student: Tensor, levels: Sequence[int]) -> tuple[float, dict[str, Any]]:
-    """Return the weight of the map itself and the kernels' compile-time arguments."""
-    _, channels, height, width = student.shape
-    own_weight, *weights = level_weights(levels, channels, height * width)
-    block_c, block_p = LAST if student.stride(1) == 1 else PLANES
-    return own_weight, {
-        # Without a level there must be something to index all the same.
-        "LEVELS": tuple(levels) or (1,),
-        "WEIGHTS": tuple(weights) or (0.0,),
+def _scales(maps: Tensor, levels: Sequence[int]) -> tuple[float, float]:
+    """Return what multiplies the mean over a level and the sum over the map itself, both of squares, in a plane."""
+    _, channels, positions = maps.shape
+    own_scale, *_ = level_weights(levels, channels, positions)
+    return own_scale * positions, own_scale
+
+
+def _constants(maps: Tensor, levels: Sequence[int]) -> dict[str, Any]:
+    """Return the compile-time arguments that both directions share, for maps `[B, C, P]`."""
+    _, *sides = (triton.next_power_of_2(size) for size in maps.shape)
+    block_c, block_p = (max(LEAST, min(most, side)) for most, side in zip(TILE, sides, strict=True))
+    return _constants_of(levels, block_c, block_p)
+
+
+def _constants_of(levels: Sequence[int], block_c: int, block_p: int) -> dict[str, Any]:
+    windows = sum(level * level for level in levels)
+    return {
+        "LEVELS": tuple(levels) or (1,),  # without a level there must be something to index all the same
         "COUNT": len(levels),
+        "WINDOWS": windows,
         "BLOCK_C": block_c,
         "BLOCK_P": block_p,
+        "BLOCK_W": max(LEAST, min(triton.next_power_of_2(windows), MOST_WINDOWS)),
     }
+
+
+def _without_positions(constants: dict[str, Any]) -> dict[str, Any]:
+    """Return the compile-time arguments of the kernel that sums means over tiles of positions."""
+    return {name: value for name, value in constants.items() if name != "BLOCK_P"} | {"STEP": STEP}
+
+
+def _tiles(maps: Tensor, constants: dict[str, Any]) -> tuple[int, int]:
+    """Return the tiles of channels and of positions."""
+    return triton.cdiv(maps.shape[1], constants["BLOCK_C"]), triton.cdiv(maps.shape[2], constants["BLOCK_P"])
 
 
 def variants() -> Iterator[Variant]:
     """Yield every kernel in the configurations that launches pick."""
-    strides = ("sb", "sc", "sh", "sw", "tb", "tc", "th", "tw")
-    sizes = dict.fromkeys(("channels", "height", "width", "windows", *strides), "i32")
-    for (student, teacher), levels, (block_c, block_p) in product(DTYPE_PAIRS, ((), (4, 2, 1)), (PLANES, LAST)):
-        constants = {
-            "LEVELS": levels or (1,),
-            "WEIGHTS": tuple(level_weights(levels, 8, 64)[1:]) or (0.0,),
-            "COUNT": len(levels),
-            "BLOCK_C": block_c,
-            "BLOCK_P": block_p,
-        }
+    counts = dict.fromkeys(("channels", "height", "width"), "i32")
+    strides, scales = dict.fromkeys(STRIDES, "i32"), dict.fromkeys(("scale", "own_scale"), "fp32")
+    levels_of_tiles = (((4, 2, 1), TILES), ((), TILES[:1]), ((2, 1), TILES[-1:]), ((8, 4, 2, 1), TILES[:1]))
+    for (student, teacher), (levels, tiles) in product(DTYPE_PAIRS, levels_of_tiles):
         sides = {"student": f"*{student}", "teacher": f"*{teacher}"}
-        forward = {**sides, "partials": "*fp32", "means": "*fp32", **sizes, "own_weight": "fp32"}
-        yield Variant(_pooled_forward_kernel, forward, constants)
-        into = {"gradient": f"*{student}", **sizes, **dict.fromkeys(("gb", "gc", "gh", "gw"), "i32")}
-        backward = {"grad": "*fp32", **sides, "means": "*fp32", **into, "own_weight": "fp32"}
-        yield Variant(_pooled_backward_kernel, backward, constants)
+        forward = {**sides, "partials": "*fp32", "means": "*fp32", **counts, "columns": "i32", **strides, **scales}
+        into = {"gradient": f"*{student}", **counts, **strides, **dict.fromkeys(("gb", "gc", "gp"), "i32")}
+        backward = {"grad": "*fp32", **sides, "means": "*fp32", **into, **scales}
+        for tile in tiles:
+            constants = {**_constants_of(levels, *tile), "UPCAST": False}
+            for is_whole in (True, False):
+                chosen = {**constants, "IS_WHOLE": is_whole}
+                yield Variant(_pooled_forward_kernel, forward, chosen, **LAUNCH)
+            yield Variant(_pooled_backward_kernel, backward, constants, **LAUNCH)
+    for levels, block_c in product(((4, 2, 1), (2, 1), (8, 4, 2, 1)), (LEAST, TILE[0])):
+        constants = _without_positions(_constants_of(levels, block_c, TILE[1]))
+        pointers = dict.fromkeys(("shares", "partials", "means"), "*fp32")
+        counts = dict.fromkeys(("channels", "parts", "columns"), "i32")
+        yield Variant(_pooled_sum_kernel, {**pointers, **counts, "scale": "fp32"}, constants, **LAUNCH)
