@@ -26,6 +26,9 @@ class Mutation:
     options: dict = field(default_factory=dict)
 
 
+LARGE = Size(1, channels=64, teacher_channels=2, height=64, width=64)
+"""So large that some magnitude is above 4, where the scale of attention is no longer 1."""
+
 MUTATIONS = [
     Mutation(
         "_torch.rowwise",
@@ -192,8 +195,8 @@ MUTATIONS = [
     Mutation("_triton.spatial", "result = (cosine[None, :] * s - t)", "result = (s - t)", "hint_l2"),
     Mutation(
         "_triton.spatial",
-        "tl.sum(_power(x / higher[None, :], p, POWER), axis=0)",
-        "tl.sum(_power(x, p, POWER), axis=0)",
+        "_power(x * _inverse_power(higher), p, POWER)",
+        "_power(x, p, POWER)",
         "attention_transfer",
     ),
     Mutation(
@@ -202,7 +205,15 @@ MUTATIONS = [
         "slope = (mine - theirs) * factor",
         "attention_transfer",
     ),
-    Mutation("_triton.spatial", "inside) * tl.load(scales + sample)", "inside)", "attention_transfer"),
+    Mutation("_triton.spatial", "length_s * scale / positions", "length_s / positions", "attention_transfer", LARGE),
+    Mutation("_triton.spatial", "(slope * tl.load(grad + sample))", "slope", "attention_transfer"),
+    Mutation(
+        "_triton.spatial",
+        "st = st * ratio_s * ratio_t + s * t",
+        "st = st + s * t",
+        "hint_l2",
+        size=Size(2, channels=5000, height=1, width=1),
+    ),
     Mutation(
         "_triton.pairs",
         "squares += tl.sum(tile * tile, axis=1)",

@@ -14,6 +14,11 @@ STRIDES = ("sb", "sc", "sp", "tb", "tc", "tp")
 ELEMENTS = 1024
 TILES = ((1, 1024), (16, 64), (64, 16), (1024, 1))
 """Channels and positions of tiles that the ahead-of-time check compiles for."""
+COLUMN_TILES = (*TILES, (256, 16), (4096, 1))
+"""The same, of tiles that `column_tile_of` gives."""
+_LARGE = 4096
+_ENOUGH_PROGRAMS = 1024
+_NARROW = 16
 
 
 @triton.jit
@@ -48,6 +53,22 @@ def tile_of(features: Tensor, *, least_channels: int = 16) -> tuple[int, int]:
         return block_c, min(positions, ELEMENTS // block_c)
     block_p = min(positions, ELEMENTS // min(least_channels, channels))
     return min(channels, ELEMENTS // block_p), block_p
+
+
+def column_tile_of(features: Tensor) -> tuple[int, int]:
+    """Return the channels and positions of a tile, powers of two, for a program that takes all channels of positions.
+
+    Few programs would leave a GPU idle. Where there are few, each takes fewer positions, and more channels at once.
+
+    Args:
+        features: `[B, C, P]`.
+    """
+    batch, channels, positions = features.shape
+    block_c, block_p = tile_of(features)
+    if batch * triton.cdiv(positions, block_p) >= _ENOUGH_PROGRAMS:
+        return block_c, block_p
+    block_p = min(block_p, _NARROW)
+    return min(triton.next_power_of_2(channels), _LARGE // block_p), block_p
 
 
 def warps_of(block_c: int, block_p: int) -> int:
