@@ -261,7 +261,8 @@ def test_more_elements_than_32_bits_address(loss):
     last = student.detach()[-2:].clone().requires_grad_()
     wanted = function(last, teacher[-2:], impl="triton")
     wanted.sum().backward()
-    assert torch.equal(values[-2:], wanted) and torch.equal(student.grad[-2:], last.grad)
+    torch.testing.assert_close(values[-2:], wanted, rtol=1e-6, atol=0.0)  # rows are summed in an order of their number
+    assert torch.equal(student.grad[-2:], last.grad)
 
 
 def test_the_table_holds_every_fused_loss():
