@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import platform
 import sys
 import time
@@ -34,6 +33,7 @@ import textbook_losses
 import torch
 from edgekd_kernels.traffic import bytes_moved
 from kernel_cases import Arguments, Case
+from kernel_choices import FUSED, choices
 from kernel_timing import Clock, Step, forward_of, launches, peak_mib, replayed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +44,6 @@ DTYPES = {
     "cpu": ((torch.float32,) * 2,),
 }
 REPEATS = {"cuda": 50, "cpu": 15}
-FUSED = ("torch", "triton", "cuda")
 
 
 @dataclass(frozen=True)
@@ -127,6 +126,9 @@ def main() -> None:
         facts=facts,
     )
     torch.set_num_threads(1 if plan.device == "cpu" else torch.get_num_threads())
+    if arguments.compile_share:
+        compile_share(plan, *map(int, arguments.compile_share.split("/")))
+        return
     sys.exit(measure(plan, arguments.into or _named(facts)))
 
 
@@ -142,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--compile", choices=("max", "default", "no"), default="max", help="modes of torch.compile")
     parser.add_argument("--compile-at", type=int, help="number of the only size that torch.compile is measured at")
+    parser.add_argument("--compile-share", help="N/M: fill torch.compile's cache for one of M shares, measure nothing")
     parser.add_argument("--commit", help="short hash of the code; asks git")
     parser.add_argument("--choices", type=Path, help="write choices.json from this result file, measure nothing")
     return parser
@@ -175,6 +178,21 @@ def measure(plan: Plan, path: Path) -> int:
     return 0
 
 
+def compile_share(plan: Plan, number: int, shares: int) -> None:
+    """Compile what one of several processes compiles, so that the measuring one finds it in torch's cache.
+
+    Args:
+        plan: What is run.
+        number: Which process, from 0.
+        shares: How many there are.
+    """
+    for case in _cases(plan)[number::shares]:
+        arguments = case.arguments()
+        for impl, function in _functions(case, plan).items():
+            if impl.startswith("compile"):
+                _both(forward_of(function, arguments), arguments)()
+
+
 def _cases(plan: Plan) -> list[Case]:
     """Return the cases, first the largest of each loss, so that a file cut short says something of every one."""
     found = []
@@ -182,6 +200,7 @@ def _cases(plan: Plan) -> list[Case]:
         for loss in plan.losses:
             dtypes = {"student_dtype": student, "teacher_dtype": teacher}
             cases = kernel_cases.cases(loss, plan.table, device=plan.device, **dtypes)
+            cases = cases if student == teacher else cases[-1:]  # mixed ones at the largest size alone
             found += [(place, number, case) for place, case in enumerate(reversed(cases))]
     return [case for *_, case in sorted(found, key=lambda each: each[:2])]
 
@@ -198,9 +217,11 @@ def _rows(group: Case | kernel_steps.Pair, plan: Plan, clock: Clock) -> Iterator
     """Yield the rows of one loss on tensors of one size."""
     key = _key(group)
     if isinstance(group, kernel_steps.Pair):
-        times = clock.compare(group.steps(), repeats=plan.repeats)
+        steps = group.steps()
+        times = clock.compare(steps, repeats=plan.repeats)
         for impl, found in times.items():
-            yield Row(*key, impl=impl, **_columns("both", found), **plan.facts)
+            graph = _from_graph(steps[impl], clock, plan) if clock.is_gpu else {}
+            yield Row(*key, impl=impl, **_columns("both", found), **graph, **plan.facts)
         return
     arguments = group.arguments()
     size = {
@@ -224,7 +245,7 @@ def _rows(group: Case | kernel_steps.Pair, plan: Plan, clock: Clock) -> Iterator
             columns |= _columns(way, each)
         columns["compile_s"] = f"{compile_s:.1f}" if compile_s else ""
         if clock.is_gpu:
-            columns |= _on_gpu(both[impl], clock, plan)
+            columns |= _on_gpu(both[impl], clock, plan, counts_launches=group.student_dtype == torch.float32)
         columns["gb_s"] = f"{moved / float(columns.get('graph_ms') or times['both'].median_ms) / 1e6:.2f}"
         columns["copy_gb_s"] = f"{clock.copy_gb_s(moved):.2f}"
         yield replace(base, impl=impl, **columns)
@@ -235,13 +256,17 @@ def _columns(way: str, found: Any) -> dict[str, str]:
     return {f"{way}{suffix}_ms": f"{value:.5f}" for suffix, value in values.items()}
 
 
-def _on_gpu(step: Step, clock: Clock, plan: Plan) -> dict[str, str]:
-    columns = {"peak_mib": f"{peak_mib(step):.1f}", "launches": str(launches(step))}
+def _on_gpu(step: Step, clock: Clock, plan: Plan, *, counts_launches: bool) -> dict[str, str]:
+    columns = {"peak_mib": f"{peak_mib(step):.1f}"} | ({"launches": str(launches(step))} if counts_launches else {})
+    return columns | _from_graph(step, clock, plan)
+
+
+def _from_graph(step: Step, clock: Clock, plan: Plan) -> dict[str, str]:
     try:
         graph = replayed(step)
     except RuntimeError as error:  # what cannot be captured has no figure: a synchronisation in published code, say
-        return columns | {"uncaptured": str(error).splitlines()[0][:200]}
-    return columns | {"graph_ms": f"{clock.compare({'graph': graph}, repeats=plan.repeats)['graph'].median_ms:.5f}"}
+        return {"uncaptured": str(error).splitlines()[0][:200]}
+    return {"graph_ms": f"{clock.compare({'graph': graph}, repeats=plan.repeats)['graph'].median_ms:.5f}"}
 
 
 def _backward(forward: Callable[[], torch.Tensor], arguments: Arguments) -> Step:
@@ -312,35 +337,6 @@ def _liger(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.
     log_q = torch.log_softmax(student_logits.float() / 4.0, dim=1)
     p = torch.softmax(teacher_logits.float() / 4.0, dim=1)
     return LigerKLDivLossFunction.apply(log_q, p, "batchmean") * 16.0
-
-
-def choices(rows: list[Row]) -> str:
-    """Return `choices.json`: by architecture, loss and the student's dtype, up to how many bytes which one was fastest.
-
-    What counts is the GPU's work, `graph_ms`; one that cannot be captured waits for the GPU and counts with `both_ms`.
-    Of sizes next to each other with one winner only the largest is kept, and beyond the largest size its winner stays.
-
-    Args:
-        rows: Of a result file from a GPU.
-    """
-    best: dict[tuple[str, str, str], dict[int, tuple[float, str]]] = {}
-    for row in rows:
-        if row.impl not in FUSED or row.error or not row.capability or not row.input_bytes:
-            continue
-        sizes = best.setdefault((row.capability, row.loss, row.student_dtype), {})
-        candidate = float(row.graph_ms or row.both_ms), row.impl
-        sizes[int(row.input_bytes)] = min(sizes.get(int(row.input_bytes), candidate), candidate)
-    table: dict[str, dict[str, dict[str, list[tuple[int | None, str]]]]] = {}
-    for (capability, loss, dtype), sizes in best.items():
-        by_dtype = table.setdefault(capability, {}).setdefault(loss, {})
-        by_dtype[dtype] = _limits({size: impl for size, (_, impl) in sizes.items()})
-    return json.dumps(table, indent=1) + "\n"
-
-
-def _limits(winners: Mapping[int, str]) -> list[tuple[int | None, str]]:
-    ordered = sorted(winners.items())
-    ends = [pair for pair, after in zip(ordered, [*ordered[1:], (0, "")], strict=True) if pair[1] != after[1]]
-    return [*ends[:-1], (None, ends[-1][1])]
 
 
 def read(path: Path) -> list[Row]:
