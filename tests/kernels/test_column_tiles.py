@@ -37,11 +37,11 @@ def test_programs_that_take_whole_columns_are_many_or_have_large_tiles():
 
 @pytest.mark.parametrize("loss", [K.hint_l2, K.attention_transfer])
 def test_magnitudes_that_grow_from_tile_to_tile_are_scaled_together(loss):
-    growth = torch.logspace(-12, 12, 80, device=DEVICE).view(1, 80, 1, 1)
-    student, teacher = _randn(2, 80, 1, 3) * growth, _randn(2, 80, 1, 3, seed=1) * growth.flip(1)
+    growth = torch.logspace(-12, 12, 2100, device=DEVICE).view(1, 2100, 1, 1)
+    student, teacher = _randn(2, 2100, 1, 3) * growth, _randn(2, 2100, 1, 3, seed=1) * growth.flip(1)
     students = [student.requires_grad_(), student.detach().double().requires_grad_()]
     values, exact = loss(students[0], teacher, impl="triton"), loss(students[1], teacher.double(), impl="torch")
-    torch.testing.assert_close(values.double(), exact, rtol=2e-6, atol=1e-9)
+    torch.testing.assert_close(values.double(), exact, rtol=1e-5, atol=1e-9)
     (values * 1e3).sum().backward()
     (exact * 1e3).sum().backward()
     torch.testing.assert_close(
