@@ -40,3 +40,20 @@ def require_pair(*, same: str = "shape", **tensors: Tensor) -> None:
         raise ValueError(f"{what} differ: {one} {tuple(shape)}, {other} {tuple(its_shape)}")
     if student.device != teacher.device:
         raise ValueError(f"devices differ: {one} is on {student.device}, {other} on {teacher.device}")
+
+
+def require_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    """Check a student's and a teacher's logits `[B, K]`, as `require_pair` does.
+
+    Raises:
+        ValueError: Logits are no rows.
+    """
+    require_pair(student_logits=student_logits, teacher_logits=teacher_logits)
+    if student_logits.dim() != 2 or student_logits.shape[1] == 0:
+        raise ValueError(f"logits have shape {tuple(student_logits.shape)}, expected [B, K] with K >= 1")
+
+
+def require_positive(temperature: float) -> None:
+    """Raise `ValueError` unless a temperature is positive."""
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_ROUNDINGS = 8.0
+ROUNDINGS = 8.0
+"""Deviations of a vector that count as its values' rounding, times the largest magnitude and the dtype's epsilon."""
 
 
 def standardised(values: Tensor, dim: int) -> Tensor:
@@ -21,8 +22,14 @@ def standardised(values: Tensor, dim: int) -> Tensor:
     Returns:
         The same shape.
     """
+    return scores(values, dim)[0]
+
+
+def scores(values: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return what `standardised` does, and one over the deviation, 0 where there is no direction."""
     centred = values - values.mean(dim=dim, keepdim=True)
     variance = centred.square().mean(dim=dim, keepdim=True)
-    rounding = _ROUNDINGS * torch.finfo(values.dtype).eps * values.detach().abs().amax(dim=dim, keepdim=True)
+    rounding = ROUNDINGS * torch.finfo(values.dtype).eps * values.detach().abs().amax(dim=dim, keepdim=True)
     is_flat = variance <= rounding.square()
-    return torch.where(is_flat, 0.0, centred * variance.where(~is_flat, 1.0).rsqrt())
+    inverse = torch.where(is_flat, 0.0, variance.where(~is_flat, 1.0).rsqrt())
+    return centred * inverse, inverse

@@ -10,6 +10,7 @@ from edgekd_kernels.activation import activation_boundary, partial_l2, relu_marg
 from edgekd_kernels.channelwise import pkd, vid
 from edgekd_kernels.contrastive import bank_similarity, crd, crd_log_normaliser, info_nce
 from edgekd_kernels.correlation import batch_correlation, class_correlation, dist, mlkd
+from edgekd_kernels.curriculum import curriculum_kl
 from edgekd_kernels.differences import hint_mse, hint_mse_grouped, mgd
 from edgekd_kernels.gradient import gradient_match
 from edgekd_kernels.gram import (
@@ -23,10 +24,11 @@ from edgekd_kernels.gram import (
 )
 from edgekd_kernels.pooled import pooled_mse
 from edgekd_kernels.projection import projected_match, projected_mse
-from edgekd_kernels.rowwise import branch_kl, curriculum_kl, cwd, dkd, kd_ce, kd_kl, nkd, standardized_kl
+from edgekd_kernels.rowwise import branch_kl, cwd, dkd, kd_ce, kd_kl, nkd
 from edgekd_kernels.sample_gram import fsp, modality_gram
 from edgekd_kernels.selfsupervised import self_supervision, similarity_transfer, transformed_kd, view_similarity
 from edgekd_kernels.spatial import attention_transfer, factor_transfer, hint_l2, nst
+from edgekd_kernels.standard import standardized_kl
 from edgekd_kernels.supervised import gaussian_kl, gaussian_nll, pixel_cross_entropy
 from edgekd_kernels.tokens import hidden_relation
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from edgekd_kernels._checks import require_pair, widened
+from edgekd_kernels._checks import require_pair, require_positive
 from edgekd_kernels._dispatch import Impl
 from edgekd_kernels._op import FusedLoss, Signature, accumulation_dtype
-from edgekd_kernels._standard import standardised
 
 
 def _fake_values(student: Tensor, teacher: Tensor, *_: Tensor, **__: object) -> tuple[Tensor, ...]:
@@ -73,7 +72,7 @@ def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float 
         arXiv 1503.02531.
     """
     require_pair(student_logits=student_logits, teacher_logits=teacher_logits)
-    _require_positive(temperature)
+    require_positive(temperature)
     return _KD_KL(student_logits, teacher_logits.detach(), impl=impl, temperature=temperature, is_spatial=False)
 
 
@@ -100,7 +99,7 @@ def branch_kl(branch_logits: Tensor, trunk_logits: Tensor, *, temperature: float
         Student-friendly teachers, arXiv 2102.07650; the order of the two arguments is a reconstruction.
     """
     require_pair(branch_logits=branch_logits, trunk_logits=trunk_logits)
-    _require_positive(temperature)
+    require_positive(temperature)
     return _BRANCH_KL(branch_logits, trunk_logits, impl=impl, temperature=temperature)
 
 
@@ -225,82 +224,6 @@ def kd_ce(
     return _KD_CE(student_logits, teacher_logits.detach(), labels, impl=impl, **options)
 
 
-def standardized_kl(
-    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 2.0, impl: Impl = "auto"
-) -> Tensor:
-    """Distillation loss on standard scores, `T^2 * KL(softmax(Z(t)/T) || softmax(Z(s)/T))`.
-
-    `Z` subtracts a row's mean and divides by its population deviation, so the student matches the order and spacing of
-    the teacher's logits but not their size. A constant row has score 0 and receives no gradient.
-
-    Args:
-        student_logits: `[B, K]`.
-        teacher_logits: `[B, K]`; no gradient reaches it.
-        temperature: Base temperature `T > 0`, applied to both sides.
-        impl: Which implementation of the loss between the scores.
-
-    Returns:
-        `[B]`.
-
-    Raises:
-        ValueError: Shapes or devices differ, the batch is empty, or the temperature is not positive.
-        TypeError: Logits are not of floating point.
-        RuntimeError: The wanted implementation cannot run.
-
-    Reference:
-        arXiv 2403.01427; the deviation divides by `K` as the paper's algorithm does, the authors' code by `K - 1`.
-    """
-    require_pair(student_logits=student_logits, teacher_logits=teacher_logits)
-    student, teacher = (standardised(widened(logits), 1) for logits in (student_logits, teacher_logits.detach()))
-    return kd_kl(student, teacher, temperature=temperature, impl=impl)
-
-
-def curriculum_kl(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    raw_temperature: Tensor,
-    *,
-    gradient_scale: float,
-    least: float = 1.0,
-    span: float = 20.0,
-    impl: Impl = "auto",
-) -> Tensor:
-    """Distillation loss at a learned temperature, `T^2 * KL(softmax(t/T) || softmax(s/T))`.
-
-    `T = least + span * sigmoid(raw_temperature)`. The gradient that reaches `raw_temperature` is multiplied by
-    `gradient_scale`: at -1 the optimiser that lowers the loss by the student raises it by the temperature.
-
-    Args:
-        student_logits: `[B, K]`.
-        teacher_logits: `[B, K]`; no gradient reaches it.
-        raw_temperature: A scalar tensor, learned.
-        gradient_scale: Multiplies the gradient of `raw_temperature`; it does not change the value.
-        least: Lower bound of `T`, positive.
-        span: Upper bound of `T` less `least`, not negative.
-        impl: Which implementation of the loss between the softened logits.
-
-    Returns:
-        `[B]`.
-
-    Raises:
-        ValueError: Shapes or devices do not fit, the batch is empty, or the bounds of the temperature are not positive.
-        TypeError: Logits are not of floating point.
-        RuntimeError: The wanted implementation cannot run.
-
-    Reference:
-        arXiv 2211.16231, its global temperature.
-    """
-    require_pair(student_logits=student_logits, teacher_logits=teacher_logits)
-    if raw_temperature.dim() != 0:
-        raise ValueError(f"raw_temperature has shape {tuple(raw_temperature.shape)}, expected a scalar")
-    if not (least > 0 and span >= 0):
-        raise ValueError(f"least must be positive and span not negative, got {least} and {span}")
-    raw = widened(raw_temperature)
-    temperature = least + span * torch.sigmoid(raw.detach() + gradient_scale * (raw - raw.detach()))
-    student, teacher = (widened(logits) / temperature for logits in (student_logits, teacher_logits.detach()))
-    return branch_kl(student, teacher, impl=impl) * temperature.square()
-
-
 def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0, impl: Impl = "auto") -> Tensor:
     """Channel-wise distillation, `T^2 / C * sum over channels of KL(softmax(t_c/T) || softmax(s_c/T))`.
 
@@ -325,22 +248,17 @@ def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0, i
         arXiv 2011.13256.
     """
     require_pair(student_map=student_map, teacher_map=teacher_map)
-    _require_positive(temperature)
+    require_positive(temperature)
     if student_map.dim() < 3:
         raise ValueError(f"feature maps have shape {tuple(student_map.shape)}, expected [B, C, positions...]")
     return _KD_KL(student_map, teacher_map.detach(), impl=impl, temperature=temperature, is_spatial=True)
-
-
-def _require_positive(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
 
 
 def _require_labelled_rows(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, *, least_classes: int
 ) -> None:
     require_pair(student_logits=student, teacher_logits=teacher)
-    _require_positive(temperature)
+    require_positive(temperature)
     if student.dim() != 2 or student.shape[1] < least_classes:
         raise ValueError(f"logits have shape {tuple(student.shape)}, expected [B, K] with K >= {least_classes}")
     if labels.shape != student.shape[:1]:

@@ -37,6 +37,8 @@ MUTATIONS = [
         "kd_kl",
     ),
     Mutation("_torch.rowwise", "terms.sub_(p.mul_(divergence))", "terms", "branch_kl"),
+    Mutation("_torch.curriculum", "- squares - bent", "- bent", "curriculum_kl"),
+    Mutation("_torch.standard", "excess.sub_(mine.mul_(", "excess.add_(mine.mul_(", "standardized_kl"),
     Mutation(
         "_torch.labelled",
         "at_label = (q - p).mul_(alpha * temperature)",
@@ -136,6 +138,29 @@ MUTATIONS = [
         "tile * inverse_temperature",
         "kd_kl",
     ),
+    Mutation(
+        "_triton.curriculum", "third = tl.where(is_small, cubic, convex - square)", "third = cubic", "curriculum_kl"
+    ),
+    Mutation("_triton.curriculum", "cubic = p * (m * m * m *", "cubic = p * (d * d * d *", "curriculum_kl"),
+    Mutation(
+        "_triton.curriculum",
+        "convex + more_convex, bent + more_bent",
+        "convex + more_convex, more_bent",
+        "curriculum_kl",
+        size=Size(2, classes=9000),
+    ),
+    Mutation("_triton.curriculum", "tl.load(statistics + 4 * tl", "tl.load(statistics + 0 * tl", "curriculum_kl"),
+    Mutation("_triton.curriculum", "- log_s[:, None])", "- log_t[:, None])", "curriculum_kl"),
+    Mutation("_triton.standard", "/ columns - away * away", "/ columns", "standardized_kl", size=Size(2, classes=9000)),
+    Mutation("_triton.standard", "(top_t - top_s) + tl.log", "tl.log", "standardized_kl"),
+    Mutation(
+        "_triton.standard",
+        "pull_s, pull_t = pull_s + more_pull_s, pull_t + more_pull_t",
+        "pull_s, pull_t = more_pull_s, more_pull_t",
+        "standardized_kl",
+        size=Size(2, classes=9000),
+    ),
+    Mutation("_triton.standard", "((q - p) - y * share[:, None])", "(q - p)", "standardized_kl"),
     Mutation(
         "_triton.labelled",
         "return label + tl.exp(-_softplus(teacher_odds))",

@@ -4,8 +4,6 @@ The interpreter sees no races, no TF32 and no spills; those are looked for where
 milliseconds for each operation, so sizes are small.
 """
 
-import importlib
-
 import numpy as np
 import pytest
 import torch
@@ -113,7 +111,7 @@ def test_pkd_in_triton_takes_more_samples_than_a_block():
 
 @pytest.mark.parametrize("p", [1.0, 1.5, 3.0])
 def test_attention_transfer_in_triton_takes_any_power_and_width(p):
-    s, t = _randn(2, 70, 3, 3), _randn(2, 4, 5, 5, seed=1)  # more channels than a tile
+    s, t = _randn(2, 300, 3, 3), _randn(2, 4, 5, 5, seed=1)  # more channels than a tile
     s[0, 0, 0, 0] = 0
     _agrees(K.attention_transfer, [s], [t], p=p, tolerance=1e-5)
 
@@ -306,27 +304,6 @@ def test_what_ignores_length_survives_lengths_whose_powers_are_not_representable
         expected.sum().backward()
         actual.sum().backward()
         torch.testing.assert_close(other.grad.double() * scale, one.grad.double(), rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize("p", [1.0, 2.0, 2.5])
-def test_attention_transfer_in_triton_survives_the_largest_and_smallest_numbers_side_by_side(p):
-    s, t = _randn(2, 5, 2, 3), _randn(2, 3, 2, 3, seed=1)
-    s[0], s[1, 0] = s[0] * (3e38 / s[0].abs().max()), s[1, 0] * 1e-25
-    s[1, :, 0, 0] = 0
-    values, exact = (
-        K.attention_transfer(*each, p=p, impl=impl)
-        for each, impl in (((s, t), "triton"), ((s.double(), t.double()), "torch"))
-    )
-    torch.testing.assert_close(values.double(), exact, rtol=2e-6, atol=0)
-
-
-def test_programs_that_take_whole_columns_are_many_or_have_large_tiles():
-    column_tile_of = importlib.import_module("edgekd_kernels._triton.tiles").column_tile_of
-    many, few = torch.empty(64, 64, 1024), torch.empty(64, 256, 64)
-    assert column_tile_of(many) == (16, 64) and column_tile_of(few) == (256, 16)
-    assert column_tile_of(few.transpose(1, 2).contiguous().transpose(1, 2)) == (256, 16)
-    assert column_tile_of(torch.empty(64, 9000, 1)) == (4096, 1)
-    assert column_tile_of(torch.empty(2, 5, 9)) == (8, 16)
 
 
 def test_values_are_never_negative_where_student_and_teacher_agree():

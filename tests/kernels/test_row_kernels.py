@@ -5,12 +5,13 @@ Without a GPU the kernels run in Triton's interpreter, which knows neither races
 
 import importlib
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from edgekd_kernels import curriculum, rowwise, standard
 from edgekd_kernels import functional as K
-from edgekd_kernels import rowwise
 from edgekd_kernels._dispatch import implementation
 
 pytest.importorskip("triton")
@@ -30,11 +31,17 @@ def _labels(logits):
     return torch.randint(0, logits.shape[1], (len(logits),))
 
 
+def _raw(logits):
+    """Return a raw temperature, which with what `LOSSES` passes makes one of 2."""
+    return torch.zeros((), device=logits.device)
+
+
 LOSSES = {
     "kd_kl": lambda s, t, **o: K.kd_kl(s, t, temperature=2.0, **o),
     "cwd": lambda s, t, **o: K.cwd(s, t, temperature=2.0, **o),
     "branch_kl": lambda s, t, **o: K.branch_kl(s, t, temperature=2.0, **o),
     "standardized_kl": K.standardized_kl,
+    "curriculum_kl": lambda s, t, **o: K.curriculum_kl(s, t, _raw(s), gradient_scale=1.0, least=1.5, span=1.0, **o),
     "dkd": lambda s, t, **o: K.dkd(s, t, _labels(s).to(s.device), alpha=1.5, beta=3.0, temperature=2.0, **o),
     "nkd": lambda s, t, **o: K.nkd(s, t, _labels(s).to(s.device), gamma=0.7, temperature=2.0, **o),
     "kd_ce": lambda s, t, **o: K.kd_ce(
@@ -42,7 +49,8 @@ LOSSES = {
     ),
 }
 LABELLED = ("dkd", "nkd", "kd_ce")
-OF_LOGITS = ("kd_kl", "branch_kl", *LABELLED)
+OF_ROWS = (*LABELLED, "standardized_kl", "curriculum_kl")
+OF_LOGITS = ("kd_kl", "branch_kl", *OF_ROWS)
 BOTH_SIDES = ("branch_kl",)
 
 
@@ -177,7 +185,7 @@ def test_a_label_out_of_range_is_nan_in_kernels(name):
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_gradients_at_an_uneven_upstream_are_those_of_finite_differences(name):
     student, teacher = (tensor.double().requires_grad_() for tensor in _pair(3, 4, 2))
-    if name in (*LABELLED, "standardized_kl"):
+    if name in OF_ROWS:
         student, teacher = (tensor.detach()[..., 0].requires_grad_() for tensor in (student, teacher))
     upstream = torch.tensor([0.3, -2.0, 5.0], dtype=torch.float64)
     sides = (student, teacher) if name in BOTH_SIDES else (student,)
@@ -204,7 +212,16 @@ OPERATORS = {
     "dkd": (rowwise._DKD, (1.0, 2.0, 3.0)),
     "nkd": (rowwise._NKD, (1.0, 2.0)),
     "kd_ce": (rowwise._KD_CE, (1.0, 2.0, 3.0)),
+    "standardized_kl": (standard._STANDARDIZED_KL, (2.0,)),
+    "curriculum_kl": (curriculum._CURRICULUM_KL, (-0.5, 1.0, 20.0)),
 }
+
+
+def _beside(name, logits):
+    """Return a loss's tensors beside the logits."""
+    if name == "curriculum_kl":
+        return (_raw(logits).requires_grad_(),)
+    return (_labels(logits).to(logits.device),) if name in LABELLED else ()
 
 
 @pytest.mark.parametrize("impl", ["auto", "torch", "triton"])
@@ -212,36 +229,38 @@ OPERATORS = {
 def test_operators_keep_the_contract_of_torch_library(name, impl):
     student, teacher = (tensor.to(DEVICE).requires_grad_() for tensor in _pair(3, 5))
     teacher.requires_grad_(name in BOTH_SIDES)
-    labels = (_labels(student).to(DEVICE),) if name in LABELLED else ()
     loss, options = OPERATORS[name]
-    torch.library.opcheck(loss.operator, (student, teacher, *labels, *options, impl))
+    torch.library.opcheck(loss.operator, (student, teacher, *_beside(name, student), *options, impl))
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_that_run_in_torch_have_the_gradient_of_the_kernels(name):
     student, teacher = (tensor.requires_grad_() for tensor in _pair(3, 5))
-    labels = (_labels(student),) if name in LABELLED else ()
+    beside = _beside(name, student)
     loss, options = OPERATORS[name]
     upstream = torch.tensor([1.0, -2.0, 0.5])
-    through = loss.operator(student, teacher, *labels, *options, "torch")
+    through = loss.operator(student, teacher, *beside, *options, "torch")
+    through = through[0] if loss.signature.saved else through
     given = dict(zip(loss.signature.options, options, strict=True))
-    plain = loss(student, teacher, *labels, impl="torch", **given)
+    plain = loss(student, teacher, *beside, impl="torch", **given)
     sides = [student, teacher] if name in BOTH_SIDES else [student]
+    sides += [each for each in beside if each.requires_grad]
     for one, other in zip(*(torch.autograd.grad(values, sides, upstream) for values in (through, plain)), strict=True):
         torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("impl", ["auto", "triton"])
-@pytest.mark.parametrize("name", ["kd_kl", "cwd", "dkd", "nkd", "kd_ce", "branch_kl"])
+@pytest.mark.parametrize("name", ["cwd", *OF_LOGITS])
 def test_losses_compile_whole(name, impl):
     torch._dynamo.reset()
     shape = (3, 4, 2, 2) if name == "cwd" else (3, 5)
     student, teacher = (tensor.to(DEVICE) for tensor in _pair(*shape))
-    labels = (_labels(student).to(DEVICE),) if name in LABELLED else ()
-    loss = getattr(K, name)
-    compiled = torch.compile(lambda s: loss(s, teacher, *labels, impl=impl).sum(), fullgraph=True, backend="aot_eager")
+    options = {"gradient_scale": -1.0} if name == "curriculum_kl" else {}
+    loss = partial(getattr(K, name), impl=impl, **options)
+    beside = _beside(name, student)
+    compiled = torch.compile(lambda s: loss(s, teacher, *beside).sum(), fullgraph=True, backend="aot_eager")
     results = []
-    for function in (compiled, lambda s: loss(s, teacher, *labels, impl=impl).sum()):
+    for function in (compiled, lambda s: loss(s, teacher, *beside).sum()):
         leaf = student.clone().requires_grad_()
         function(leaf).backward()
         results.append(leaf.grad)
@@ -258,7 +277,7 @@ def test_second_derivatives_are_refused_and_a_second_backward_gives_the_same():
         once.sum().backward()
 
 
-@pytest.mark.parametrize("name", [*OF_LOGITS, "standardized_kl"])
+@pytest.mark.parametrize("name", OF_LOGITS)
 def test_bad_input_is_refused_by_name(name):
     good = torch.zeros(3, 5)
     for bad, error, words in (
@@ -283,7 +302,7 @@ def test_labels_of_another_type_or_device_are_refused(name):
         getattr(K, name)(logits, logits, torch.zeros(3, dtype=torch.int64, device="meta"))
 
 
-@pytest.mark.parametrize("family", ["rowwise", "labelled"])
+@pytest.mark.parametrize("family", ["rowwise", "labelled", "standard", "curriculum"])
 def test_variants_name_every_argument_of_their_kernel_once(family):
     for variant in implementation("triton", family).variants():
         names = [*variant.signature, *variant.constants]

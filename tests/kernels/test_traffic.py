@@ -31,8 +31,6 @@ TIMES = {
     "similarity_preserving": (1.7, _GRAM),
 }
 """By loss, how many times over its kernels ask for the declared bytes, and for what; a cache serves the repeats."""
-COMPOSED = {"curriculum_kl", "standardized_kl"}
-"""A fused operator among others of torch."""
 BESIDE = {"cka_dissimilarity": 1}
 """Operators on `[B]` beside the fused one: 1 less an alignment."""
 
@@ -55,8 +53,6 @@ SMALL_BESIDE = 0.12
 
 @pytest.mark.parametrize("name", fused_losses())
 def test_declared_bytes_are_those_of_the_floor(name):
-    if name in COMPOSED:
-        pytest.skip("composed of several operators")
     arguments = Case(name, SIZE[kind_of(name)]).arguments()
     tensors = tensors_of(arguments)
     first = sum(tensor.numel() * 4 for name, tensor in tensors.items() if not name.startswith("teacher_"))
@@ -76,7 +72,7 @@ def test_declared_bytes_are_those_of_the_floor(name):
         assert least <= moved <= (1 + SMALL_BESIDE) * least
 
 
-@pytest.mark.parametrize("name", sorted(set(fused_losses()) - COMPOSED))
+@pytest.mark.parametrize("name", fused_losses())
 def test_a_fused_loss_is_one_operator_each_way(name):
     declared = _declared(name)
     beside = BESIDE.get(name, 0)
@@ -102,7 +98,7 @@ def counted(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the GPU, not in the interpreter")
-@pytest.mark.parametrize("name", sorted(set(fused_losses()) - COMPOSED))
+@pytest.mark.parametrize("name", fused_losses())
 def test_kernels_load_and_store_what_is_declared(counted, name):
     case = Case(name, SIZE[kind_of(name)])
     values_and_gradients(case.function, case.arguments(), impl="triton")
