@@ -42,7 +42,8 @@ def projected_mse(
     """FitNet's hint loss with its projection, `mean (W s + b - t)^2`: a 1x1 convolution and a mean squared difference.
 
     The projected map is never formed; the residual is, once, in the student's dtype, and serves all gradients. Products
-    of float32 are exact, those of half precision are accumulated in float32, with the weight in the student's dtype.
+    of float32 keep its digits, those of half precision are accumulated in float32, with the weight in the student's
+    dtype.
 
     Args:
         student_map: `[B, Cs, ...]`.

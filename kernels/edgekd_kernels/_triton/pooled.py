@@ -24,14 +24,11 @@ from edgekd_kernels._triton.products import product_with_flags
 from edgekd_kernels._triton.tiles import STRIDES, load_tile, store_tile
 from edgekd_kernels._triton.variants import DTYPE_PAIRS, Variant
 
-LEAST = 16
-"""Of each side of a product on tensor cores."""
-TILE = (32, 64)
-"""Most channels and positions of a tile: of twice as many, the flags and parts of a product fill the registers."""
-TILES = (TILE, (32, 16), (16, 64), (16, 16))
-"""Tiles that the ahead-of-time check compiles for."""
-MOST_WINDOWS = 32
-"""Windows whose flags a program holds at once."""
+BLOCK_C = 32
+FEW_POSITIONS, MOST_POSITIONS = 16, 64
+"""Of a tile: 16 are the fewest of a product, and of more than 64 its flags and parts fill the registers."""
+BLOCK_W = 32
+"""Windows whose flags are held at once."""
 LAUNCH: dict[str, Any] = {"num_warps": 4, "num_stages": 1}
 STEP = 8
 """Tiles of positions whose shares of the means are read at once."""
@@ -201,20 +198,17 @@ def _scales(maps: Tensor, levels: Sequence[int]) -> tuple[float, float]:
 
 def _constants(maps: Tensor, levels: Sequence[int]) -> dict[str, Any]:
     """Return the compile-time arguments that both directions share, for maps `[B, C, P]`."""
-    _, *sides = (triton.next_power_of_2(size) for size in maps.shape)
-    block_c, block_p = (max(LEAST, min(most, side)) for most, side in zip(TILE, sides, strict=True))
-    return _constants_of(levels, block_c, block_p)
+    return _constants_of(levels, FEW_POSITIONS if maps.shape[2] <= FEW_POSITIONS else MOST_POSITIONS)
 
 
-def _constants_of(levels: Sequence[int], block_c: int, block_p: int) -> dict[str, Any]:
-    windows = sum(level * level for level in levels)
+def _constants_of(levels: Sequence[int], block_p: int) -> dict[str, Any]:
     return {
         "LEVELS": tuple(levels) or (1,),  # without a level there must be something to index all the same
         "COUNT": len(levels),
-        "WINDOWS": windows,
-        "BLOCK_C": block_c,
+        "WINDOWS": sum(level * level for level in levels),
+        "BLOCK_C": BLOCK_C,
         "BLOCK_P": block_p,
-        "BLOCK_W": max(LEAST, min(triton.next_power_of_2(windows), MOST_WINDOWS)),
+        "BLOCK_W": BLOCK_W,
     }
 
 
@@ -232,20 +226,20 @@ def variants() -> Iterator[Variant]:
     """Yield every kernel in the configurations that launches pick."""
     counts = dict.fromkeys(("channels", "height", "width"), "i32")
     strides, scales = dict.fromkeys(STRIDES, "i32"), dict.fromkeys(("scale", "own_scale"), "fp32")
-    levels_of_tiles = (((4, 2, 1), TILES), ((), TILES[:1]), ((2, 1), TILES[-1:]), ((8, 4, 2, 1), TILES[:1]))
-    for (student, teacher), (levels, tiles) in product(DTYPE_PAIRS, levels_of_tiles):
+    positions_of_levels = (((4, 2, 1), (64, 16)), ((), (64,)), ((2, 1), (64, 16)), ((8, 4, 2, 1), (64,)))
+    for (student, teacher), (levels, positions) in product(DTYPE_PAIRS, positions_of_levels):
         sides = {"student": f"*{student}", "teacher": f"*{teacher}"}
         forward = {**sides, "partials": "*fp32", "means": "*fp32", **counts, "columns": "i32", **strides, **scales}
         into = {"gradient": f"*{student}", **counts, **strides, **dict.fromkeys(("gb", "gc", "gp"), "i32")}
         backward = {"grad": "*fp32", **sides, "means": "*fp32", **into, **scales}
-        for tile in tiles:
-            constants = {**_constants_of(levels, *tile), "UPCAST": False}
+        for block_p in positions:
+            constants = {**_constants_of(levels, block_p), "UPCAST": False}
             for is_whole in (True, False):
                 chosen = {**constants, "IS_WHOLE": is_whole}
                 yield Variant(_pooled_forward_kernel, forward, chosen, **LAUNCH)
             yield Variant(_pooled_backward_kernel, backward, constants, **LAUNCH)
-    for levels, block_c in product(((4, 2, 1), (2, 1), (8, 4, 2, 1)), (LEAST, TILE[0])):
-        constants = _without_positions(_constants_of(levels, block_c, TILE[1]))
+    for levels in ((4, 2, 1), (2, 1), (8, 4, 2, 1)):
+        constants = _without_positions(_constants_of(levels, MOST_POSITIONS))
         pointers = dict.fromkeys(("shares", "partials", "means"), "*fp32")
         counts = dict.fromkeys(("channels", "parts", "columns"), "i32")
         yield Variant(_pooled_sum_kernel, {**pointers, **counts, "scale": "fp32"}, constants, **LAUNCH)
