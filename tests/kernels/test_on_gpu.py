@@ -29,10 +29,14 @@ KERNELS = [(loss, impl) for loss in fused_losses() for impl in implementations(l
 
 @pytest.fixture(autouse=True)
 def _without_tf32():
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """What is called float32 is: by default convolutions are not."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = False
     yield
-    torch.backends.cuda.matmul.allow_tf32 = before
+    for backend, was in zip(backends, before, strict=True):
+        backend.allow_tf32 = was
 
 
 def _require(impl, device):

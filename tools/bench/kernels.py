@@ -5,7 +5,8 @@
     python tools/bench/kernels.py --choices FILE.csv                           # from a GPU's file into choices.json
 
 A row is one loss on tensors of one size in one implementation. `eager` is the textbook formula, `peer` the one of
-published code, `compile` and `compile-max` are torch.compile of the textbook; all from raw tensors to gradients.
+published code, `compile` and `compile-max` are torch.compile of the textbook; all from raw tensors to gradients,
+float32 without TF32. A row `step:LOSS` is a whole step of training, with what torch does by default.
 Implementations take turns within one process. On a GPU `both_ms` is what one waits for both directions called alone,
 Python and launches included; `graph_ms` is both replayed from a CUDA graph, the work of the GPU, which is what counts
 in training that keeps it busy (empty where code cannot be captured). `gb_s` is what the loss has to move
@@ -223,6 +224,7 @@ def _rows(group: Case | kernel_steps.Pair, plan: Plan, clock: Clock) -> Iterator
             graph = _from_graph(steps[impl], clock, plan) if clock.is_gpu else {}
             yield Row(*key, impl=impl, **_columns("both", found), **graph, **plan.facts)
         return
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     arguments = group.arguments()
     size = {
         "input_bytes": sum(each.numel() * each.element_size() for each in kernel_cases.tensors_of(arguments).values())
