@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tools" / "bench" / "results"
 _OURS = ("auto", "triton", "cuda", "torch")
 _REFERENCES = ("eager", "peer", "compile")
+_STEP = "step:"
+_NOT_RUN = "Not yet run.\n"
 
 
 def losses_table() -> str:
@@ -51,20 +53,54 @@ def speed_table(pattern: str) -> str:
     Args:
         pattern: Glob of a file of `kernels.py` under the results folder; the last of several.
     """
-    files = sorted(RESULTS.glob(pattern))
-    if not files:
-        return "Not yet run.\n"
-    rows = [row for row in csv.DictReader(files[-1].open(encoding="utf-8")) if not row["error"]]
+    file, rows = _rows_of(pattern)
+    if file is None:
+        return _NOT_RUN
+    groups = _groups([row for row in rows if not row["loss"].startswith(_STEP)])
     lines = [
         "| loss | tensors | implementation | ms | of a copy's rate | over eager | over published | over compile |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for group in _groups(rows):
-        ours = _fastest(group)
+    for group in groups:
+        ours = _fastest(group, _time_of(group))
         if ours:
             lines.append("| " + " | ".join(_cells(ours, group)) + " |")
-    summary = _summary(rows)
-    return "\n".join([*lines, "", summary, "", f"Source: `{files[-1].relative_to(ROOT)}`."]) + "\n"
+    return "\n".join([*lines, "", *_summaries(groups), _source(file)]) + "\n"
+
+
+def steps_table(pattern: str) -> str:
+    """Return what a loss takes of a whole training step, as Markdown.
+
+    Args:
+        pattern: As in `speed_table`.
+    """
+    file, rows = _rows_of(pattern)
+    if file is None:
+        return _NOT_RUN
+    lines = [
+        "| loss | student, teacher, pictures | without it, ms | the textbook's | ours | share, textbook's | share, ours |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for group in _groups([row for row in rows if row["loss"].startswith(_STEP)]):
+        column = _time_of(group)
+        times = {row["impl"]: float(row[column]) for row in group if row[column]}
+        bare = times["no loss"]
+        shares = (f"{100 * (times[impl] - bare) / times[impl]:.1f} %" for impl in ("eager", "auto"))
+        loss, networks = group[0]["loss"].removeprefix(_STEP), group[0]["shape"].replace("|", ", ")
+        figures = (f"{times[impl]:.3f}" for impl in ("no loss", "eager", "auto"))
+        lines.append("| " + " | ".join((f"`{loss}`", networks, *figures, *shares)) + " |")
+    return "\n".join([*lines, "", _source(file)]) + "\n"
+
+
+def _rows_of(pattern: str) -> tuple[Path | None, list[dict[str, str]]]:
+    files = sorted(RESULTS.glob(pattern))
+    if not files:
+        return None, []
+    return files[-1], [row for row in csv.DictReader(files[-1].open(encoding="utf-8")) if not row["error"]]
+
+
+def _source(file: Path) -> str:
+    return f"Source: `{file.relative_to(ROOT)}`."
 
 
 def _in_elements(count: float, n: int, m: int) -> str:
@@ -92,10 +128,11 @@ def _cells(ours: dict[str, str], group: list[dict[str, str]]) -> tuple[str, ...]
     dtypes = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
     pair = [dtypes.get(ours[f"{side}_dtype"], "") for side in ("student", "teacher")]
     rate = f"{100 * float(ours['gb_s']) / float(ours['copy_gb_s']):.0f} %" if ours["gb_s"] else ""
-    ratios = (_ratio(ours, group, reference) for reference in _REFERENCES)
+    column = _time_of(group)
+    ratios = (_ratio(ours, group, reference, column) for reference in _REFERENCES)
     tensors = f"{ours['shape']} {'/'.join(dict.fromkeys(pair))}".replace("|", "\\|")
     times = (f"{ratio:.2f}" if ratio else "" for ratio in ratios)
-    return (f"`{ours['loss']}`", tensors, ours["impl"], f"{float(ours[_time_of(group)]):.3f}", rate, *times)
+    return (f"`{ours['loss']}`", tensors, ours["impl"], f"{float(ours[column]):.3f}", rate, *times)
 
 
 def _time_of(group: list[dict[str, str]]) -> str:
@@ -103,26 +140,33 @@ def _time_of(group: list[dict[str, str]]) -> str:
     return "graph_ms" if any(row["impl"] in _OURS and row["graph_ms"] for row in group) else "both_ms"
 
 
-def _fastest(group: list[dict[str, str]]) -> dict[str, str]:
-    """Return the fastest of our own implementations; empty when there is none."""
-    column = _time_of(group)
+def _fastest(group: list[dict[str, str]], column: str) -> dict[str, str]:
+    """Return the fastest of our own implementations by one column; empty when there is none."""
     timed = [row for row in group if row["impl"] in _OURS and row[column]]
     return min(timed, key=lambda row: float(row[column]), default={})
 
 
-def _ratio(ours: dict[str, str], group: list[dict[str, str]], reference: str) -> float | None:
+def _ratio(ours: dict[str, str], group: list[dict[str, str]], reference: str, column: str) -> float | None:
     """Return how many times longer a reference takes; None where it was not measured or cannot be captured."""
-    column = _time_of(group)
     found = [float(row[column]) for row in group if row["impl"].startswith(reference) and row[column]]
     return min(found) / float(ours[column]) if found else None
 
 
-def _summary(rows: list[dict[str, str]]) -> str:
+def _summaries(groups: list[list[dict[str, str]]]) -> list[str]:
+    columns = {_time_of(group) for group in groups}
+    words = {"graph_ms": "Geometric means of the GPU's work", "both_ms": "Geometric means"}
+    lines = [_summary(words[column], groups, column) for column in sorted(columns, reverse=True)]
+    if "graph_ms" in columns:
+        lines = [lines[0], _summary("Called one at a time, launches and Python included", groups, "both_ms")]
+    return [line for each in lines for line in (each, "")]
+
+
+def _summary(title: str, groups: list[list[dict[str, str]]], column: str) -> str:
     ratios: dict[str, list[float]] = {name: [] for name in _REFERENCES}
-    for group in _groups([row for row in rows if not row["loss"].startswith("step:")]):
-        ours = _fastest(group)
+    for group in groups:
+        ours = _fastest(group, column)
         for name in _REFERENCES if ours else ():
-            ratio = _ratio(ours, group, name)
+            ratio = _ratio(ours, group, name, column)
             ratios[name] += [ratio] if ratio else []
     words = {"eager": "the textbook", "peer": "published code", "compile": "torch.compile"}
     parts = [
@@ -130,4 +174,4 @@ def _summary(rows: list[dict[str, str]]) -> str:
         for name, each in ratios.items()
         if each
     ]
-    return f"Geometric means, losses alone: {'; '.join(parts)}."
+    return f"{title}: {'; '.join(parts)}."

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from kernel_tables import losses_table
+from kernel_tables import losses_table, steps_table
 from kernel_tables import speed_table as kernels_table
 from paired import Paired, paired
 from search_tables import CPU_HEADER, SEARCH_HEADER, cpu_rows, search_rows, search_verdicts
@@ -207,6 +207,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kernels-losses": losses_table,
     "kernels-cpu": lambda: kernels_table("kernels_cpu-*.csv"),
     "kernels-gpu": lambda: kernels_table("kernels_gpu-*.csv"),
+    "kernels-gpu-steps": lambda: steps_table("kernels_gpu-*.csv"),
     "latency-bars": bars_table,
     **{f"latency-{test}": partial(evidence_table, test) for test in "ABCDEFG"},
     "latency-speed": speed_table,
