@@ -78,7 +78,7 @@ def steps_table(pattern: str) -> str:
     if file is None:
         return _NOT_RUN
     lines = [
-        "| loss | student, teacher, pictures | without it, ms | the textbook's | ours | share, textbook's | share, ours |",
+        "| loss | student, teacher, pictures | without it, ms | textbook | ours | share, textbook | share, ours |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for group in _groups([row for row in rows if row["loss"].startswith(_STEP)]):
