@@ -163,7 +163,7 @@ def _fix_batch(graph: Any, batch: int, path: Path) -> None:
     symbols = {item.type.tensor_type.shape.dim[0].dim_param for item in inputs if item.type.tensor_type.shape.dim} - {
         ""
     }
-    problems = []
+    problems, flags = [], []
     for item in inputs:
         for axis, dim in enumerate(item.type.tensor_type.shape.dim):
             is_fixed = dim.HasField("dim_value") and dim.dim_value > 0
@@ -176,10 +176,12 @@ def _fix_batch(graph: Any, batch: int, path: Path) -> None:
                 dim.dim_value = batch
             else:
                 problems.append(f"dimension {axis} of input {item.name!r} ({dim.dim_param or 'unknown'})")
+                is_named = dim.dim_param not in ("", "?")
+                flags.append(f"--dim {dim.dim_param if is_named else f'{item.name}:{axis}'}=224")
     if problems:
         raise DataError(
             f"{path}: only the batch may be dynamic, but {', '.join(problems)} is too; latency depends on it. "
-            "Give their values (--dim height=224) or export with fixed height and width"
+            f"Give values, as {' '.join(dict.fromkeys(flags))}, or export with fixed sizes"
         )
 
 

@@ -33,7 +33,7 @@ def test_graph_of_the_copy_has_these_sizes(open_net: Path, tmp_path: Path) -> No
 
 
 def test_a_network_with_open_sizes_says_how_to_give_them(open_net: Path) -> None:
-    with pytest.raises(DataError, match=r"dimension 2 of input 'x' \(height\), .*--dim height=224"):
+    with pytest.raises(DataError, match=r"dimension 2 of input 'x' \(height\), .*--dim height=224 --dim x:3=224, or"):
         graph_from_onnx(open_net)
 
 
