@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import ConfigError
-from edgekd.latency.onnx_ops import loaded_model
 
 
 def parse_dims(assignments: Sequence[str]) -> dict[str, int]:
@@ -31,24 +30,17 @@ def parse_dims(assignments: Sequence[str]) -> dict[str, int]:
     return values
 
 
-def with_dims(path: Path, values: Mapping[str, int], copy: Path) -> Path:
-    """Write a copy of an ONNX file with dimensions fixed.
+def close_dims(model: Any, values: Mapping[str, int], path: Path) -> None:
+    """Fix open dimensions of a model, in place.
 
     Args:
-        path: The file.
+        model: An ONNX model.
         values: As `parse_dims` returns them.
-        copy: Where the copy goes.
-
-    Returns:
-        `copy`.
+        path: Where it was read from, for messages.
 
     Raises:
         ConfigError: A name is that of no open dimension; those there are, are listed.
-        DataError: Not an ONNX model.
     """
-    import onnx
-
-    model = loaded_model(path)
     found = _open_dims(model.graph)
     unknown = [name for name in values if name not in found]
     if unknown:
@@ -58,8 +50,6 @@ def with_dims(path: Path, values: Mapping[str, int], copy: Path) -> Path:
     for name, value in values.items():
         for dim in found[name]:
             dim.dim_value = value
-    onnx.save(model, str(copy))
-    return copy
 
 
 def _open_dims(graph: Any) -> dict[str, list[Any]]:

@@ -75,12 +75,15 @@ class _Fusion:
     written: set[str] = field(default_factory=set)
 
 
-def graph_from_onnx(path: Path, batch: int = 1, *, tensorrt: str | None = None) -> LayerGraph:
+def graph_from_onnx(
+    path: Path, batch: int = 1, *, dims: Mapping[str, int] | None = None, tensorrt: str | None = None
+) -> LayerGraph:
     """Read the fused kernels of an ONNX model.
 
     Args:
         path: ONNX file, one or more inputs `[B, ...]` with every dimension but the batch fixed.
         batch: Batch size to analyse where the file leaves it open.
+        dims: Values of other open dimensions, by name or by input and axis (`{"height": 224, "x:3": 224}`).
         tensorrt: TensorRT line whose fusions are meant (`"10.3"`); the one that the parameters are fitted with where
             left out.
 
@@ -88,10 +91,10 @@ def graph_from_onnx(path: Path, batch: int = 1, *, tensorrt: str | None = None) 
         Kernels in launch order.
 
     Raises:
-        ConfigError: Impossible batch size, or a line older than the rules.
+        ConfigError: Impossible batch size, no such open dimension, or a line older than the rules.
         DataError: The model cannot be analysed: unreadable, dynamic, operators unknown to the rules (all named).
     """
-    ops = read_ops(path, batch)
+    ops = read_ops(path, batch, dims)
     _known_roles(ops, path, _rule_for(tensorrt))
     require_sizes(ops, path)
     return graph_from_ops(ops, batch=batch, tensorrt=tensorrt, parents=(sha256_of_file(path),))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import ConfigError, DataError
+from edgekd.latency.dims import close_dims
 
 _SHAPE_SOURCES = ("Shape", "Size")
 _DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -64,18 +65,19 @@ class OpGraph:
         return tuple(name for name in op.inputs if name and name not in self.constants)
 
 
-def read_ops(path: Path, batch: int) -> OpGraph:
-    """Read a model and fix its batch size.
+def read_ops(path: Path, batch: int, dims: Mapping[str, int] | None = None) -> OpGraph:
+    """Read a model and fix its batch size; sizes that shape inference alone does not find are folded by onnxslim.
 
     Args:
         path: ONNX file.
         batch: Value of the first dimension of every input where it is dynamic.
+        dims: Values of other open dimensions, as `parse_dims` returns them.
 
     Returns:
         The network; some sizes may still be unknown.
 
     Raises:
-        ConfigError: `batch` is below 1, or the file has another fixed batch size.
+        ConfigError: `batch` is below 1, the file has another fixed batch size, or a dimension is not open.
         DataError: Not an ONNX model, dynamic dimensions other than the batch, operators of other domains, shapes that
             contradict each other.
     """
@@ -83,8 +85,14 @@ def read_ops(path: Path, batch: int) -> OpGraph:
         raise ConfigError(f"batch size {batch}: at least 1 is needed")
     model = _with_functions_inlined(loaded_model(path))
     _refuse_foreign_domains(model, path)
+    if dims:
+        close_dims(model, dims, path)
     _fix_batch(model.graph, batch, path)
-    graph = _inferred(model, path).graph
+    ops = _op_graph(_inferred(model, path).graph, path.stem)
+    return _op_graph(_inferred(_folded(model), path).graph, path.stem) if _unsized(ops) else ops
+
+
+def _op_graph(graph: Any, name: str) -> OpGraph:
     shapes, constants = _shapes_of(graph), {item.name for item in graph.initializer}
     ops = []
     for node in graph.node:
@@ -96,20 +104,37 @@ def read_ops(path: Path, batch: int) -> OpGraph:
     inputs = tuple(item.name for item in graph.input if item.name not in constants)
     outputs = tuple(item.name for item in graph.output)
     used = used_ops(ops, outputs)
-    return OpGraph(path.stem, inputs, outputs, used, shapes, frozenset(constants), _small_integers(graph))
+    return OpGraph(name, inputs, outputs, used, shapes, frozenset(constants), _small_integers(graph))
+
+
+def _folded(model: Any) -> Any:
+    """Return a model with what its shapes are computed from folded, or as it is where that fails."""
+    import onnxslim
+
+    try:
+        return onnxslim.slim(model)
+    except Exception:  # of any kind: the model is then refused for its sizes
+        return model
+
+
+def _unsized(graph: OpGraph) -> list[str]:
+    return [name for name in _activations(graph) if name not in graph.shapes]
+
+
+def _activations(graph: OpGraph) -> list[str]:
+    made = [name for op in graph.ops for name in (*graph.activations(op), op.outputs[0])]
+    return list(dict.fromkeys([*graph.inputs, *made]))
 
 
 def require_sizes(graph: OpGraph, path: Path) -> None:
     """Check that every activation has a known size above zero; raises `DataError` naming the first that have not."""
-    made = [name for op in graph.ops for name in (*graph.activations(op), op.outputs[0])]
-    needed = list(dict.fromkeys([*graph.inputs, *made]))
-    unknown = [name for name in needed if name not in graph.shapes]
+    unknown = _unsized(graph)
     if unknown:
         raise DataError(
             f"{path}: the size of {len(unknown)} tensor(s) cannot be known before the network runs, first: "
-            f"{_names(unknown)}; make the shapes static (onnxslim or onnxsim) and try again"
+            f"{_names(unknown)}; export it with static shapes and try again"
         )
-    empty = [name for name in needed if graph.elems(name) == 0]
+    empty = [name for name in _activations(graph) if graph.elems(name) == 0]
     if empty:
         raise DataError(f"{path}: tensors without elements: {_names(empty)}; the network does nothing there")
 

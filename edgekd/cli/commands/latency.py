@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
@@ -209,13 +208,9 @@ def _graphs(source: _Source) -> list[LayerGraph]:
     if source.name is not None or source.size is not None:
         raise ConfigError("--model and --size choose from a table; they need --layers")
     from edgekd.latency import graph_from_onnx
-    from edgekd.latency.dims import parse_dims, with_dims
+    from edgekd.latency.dims import parse_dims
 
-    if not source.dims:
-        return [graph_from_onnx(source.model, source.batch)]
-    with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
-        fixed = with_dims(source.model, parse_dims(source.dims), Path(scratch) / source.model.name)
-        return [graph_from_onnx(fixed, source.batch)]
+    return [graph_from_onnx(source.model, source.batch, dims=parse_dims(source.dims))]
 
 
 def _graphs_of_table(source: _Source, table: Path) -> list[LayerGraph]:
