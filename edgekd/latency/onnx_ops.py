@@ -96,8 +96,7 @@ def _op_graph(graph: Any, name: str) -> OpGraph:
     shapes, constants = _shapes_of(graph), {item.name for item in graph.initializer}
     ops = []
     for node in graph.node:
-        produces_constant = node.op_type in _SHAPE_SOURCES or all(name in constants for name in node.input if name)
-        if produces_constant:
+        if node.op_type in _SHAPE_SOURCES or _reads_only(constants, node):
             constants.update(node.output)
         else:
             ops.append(_op_of(node))
@@ -105,6 +104,12 @@ def _op_graph(graph: Any, name: str) -> OpGraph:
     outputs = tuple(item.name for item in graph.output)
     used = used_ops(ops, outputs)
     return OpGraph(name, inputs, outputs, used, shapes, frozenset(constants), _small_integers(graph))
+
+
+def _reads_only(constants: set[str], node: Any) -> bool:
+    """Return whether a node depends on constants alone; what a branch or a loop body reads is not among its inputs."""
+    has_body = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+    return not has_body and all(name in constants for name in node.input if name)
 
 
 def _folded(model: Any) -> Any:

@@ -50,6 +50,19 @@ def test_control_flow_is_refused_with_the_reason(save_onnx: Save) -> None:
         graph_from_onnx(save_onnx(nodes, x=[1, 3]))
 
 
+def test_a_branch_that_reads_the_input_is_no_constant_though_its_condition_is(save_onnx) -> None:
+    """The condition depends on the input's size alone; a network in the branches is still a network."""
+    relu = helper.make_node("Relu", ["x"], ["inner"])
+    branch = helper.make_graph([relu], "branch", [], [helper.make_tensor_value_info("inner", 1, None)])
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Equal", ["shape", "shape"], ["same"]),
+        node("If", ["same"], ["y"], then_branch=branch, else_branch=branch),
+    ]
+    with pytest.raises(DataError, match="If .*control flow"):
+        graph_from_onnx(save_onnx(nodes, x=[1]))
+
+
 def test_zero_sized_tensor_is_refused(save_onnx: Save) -> None:
     constants = {"s": np.array([0], np.int64), "e": np.array([0], np.int64), "a": np.array([1], np.int64)}
     nodes = [node("Slice", ["x", "s", "e", "a"], ["z"]), node("Relu", ["z"], ["y"])]
