@@ -137,6 +137,18 @@ def cpu_table() -> str:
     return f"{_markdown(CPU_HEADER, cpu_rows(file))}\n\nSource: `{file.relative_to(ROOT)}`.\n"
 
 
+def external_table() -> str:
+    """Return what ONNX files from elsewhere were predicted to cost, or why they were refused, as Markdown."""
+    file = _only("external-onnx_*.csv")
+    lines = []
+    for row in csv.DictReader(file.open(encoding="utf-8")):
+        interval = f"{float(row['low_ms']):.2f} .. {float(row['high_ms']):.2f}" if row["p50_ms"] else ""
+        p50 = f"{float(row['p50_ms']):.2f}" if row["p50_ms"] else ""
+        lines.append((f"`{row['file']}`", row["dims"], row["gmacs"], row["kernels"], p50, interval, row["refused"]))
+    header = ("file", "sizes given", "GMACs", "kernels", "p50 ms, predicted", "interval", "refused")
+    return f"{_markdown(header, lines)}\n\nSource: `{file.relative_to(ROOT)}`.\n"
+
+
 def _latency_evidence() -> tuple[Path, dict[str, Any]]:
     file = _only("latency-evidence_*.json")
     return file, json.loads(file.read_text(encoding="utf-8"))
@@ -212,6 +224,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"latency-{test}": partial(evidence_table, test) for test in "ABCDEFG"},
     "latency-speed": speed_table,
     "latency-cpu": cpu_table,
+    "latency-external": external_table,
     "search": search_table,
 }
 
