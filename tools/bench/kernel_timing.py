@@ -126,16 +126,22 @@ def replayed(step: Step) -> Step:
 
     Args:
         step: Works on the same tensors at each call.
+
+    Raises:
+        RuntimeError: It cannot be captured: it waits for the GPU, say.
     """
-    stream = torch.cuda.Stream()
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             step()
+        torch.cuda.synchronize()
+        graph.capture_begin(capture_error_mode="thread_local")  # what a profiler's thread does is no matter
+        try:
+            step()
+        finally:
+            graph.capture_end()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # what a profiler's thread does is no matter
-        step()
     return graph.replay
 
 

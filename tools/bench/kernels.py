@@ -143,7 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--losses", help="comma-separated; all")
     parser.add_argument("--table", choices=tuple(kernel_cases.SIZES), help="sizes; those of the device")
     parser.add_argument("--repeats", type=int)
-    parser.add_argument("--compile", choices=("max", "default", "no"), default="max", help="modes of torch.compile")
+    parser.add_argument(
+        "--compile", choices=("max", "default", "no"), default="max", help="modes of torch.compile, of float32"
+    )
     parser.add_argument("--compile-at", type=int, help="number of the only size that torch.compile is measured at")
     parser.add_argument("--compile-share", help="N/M: fill torch.compile's cache for one of M shares, measure nothing")
     parser.add_argument("--commit", help="short hash of the code; asks git")
@@ -201,7 +203,7 @@ def _cases(plan: Plan) -> list[Case]:
         for loss in plan.losses:
             dtypes = {"student_dtype": student, "teacher_dtype": teacher}
             cases = kernel_cases.cases(loss, plan.table, device=plan.device, **dtypes)
-            cases = cases if student == teacher else cases[-1:]  # mixed ones at the largest size alone
+            cases = cases if student == teacher else cases[:1]  # mixed ones at the smallest size alone
             found += [(place, number, case) for place, case in enumerate(reversed(cases))]
     return [case for *_, case in sorted(found, key=lambda each: each[:2])]
 
@@ -247,10 +249,16 @@ def _rows(group: Case | kernel_steps.Pair, plan: Plan, clock: Clock) -> Iterator
             columns |= _columns(way, each)
         columns["compile_s"] = f"{compile_s:.1f}" if compile_s else ""
         if clock.is_gpu:
-            columns |= _on_gpu(both[impl], clock, plan, counts_launches=group.student_dtype == torch.float32)
+            columns |= _on_gpu(both[impl], clock, plan, counts_launches=_is_first(group, plan))
         columns["gb_s"] = f"{moved / float(columns.get('graph_ms') or times['both'].median_ms) / 1e6:.2f}"
         columns["copy_gb_s"] = f"{clock.copy_gb_s(moved):.2f}"
         yield replace(base, impl=impl, **columns)
+
+
+def _is_first(case: Case, plan: Plan) -> bool:
+    """Return whether a case is the first of its loss, whose launches are counted: other sizes take as many."""
+    is_smallest = case.size == kernel_cases.SIZES[plan.table][kernel_cases.kind_of(case.loss)][0]
+    return is_smallest and case.student_dtype == torch.float32
 
 
 def _columns(way: str, found: Any) -> dict[str, str]:
@@ -311,7 +319,7 @@ def _functions(case: Case, plan: Plan) -> dict[str, Callable[..., torch.Tensor]]
         functions["peer"] = peer
     sizes = kernel_cases.SIZES[plan.table][kernel_cases.kind_of(case.loss)]
     is_compiled = plan.compile_at is None or sizes.index(case.size) == min(plan.compile_at, len(sizes) - 1)
-    if plan.compile != "no" and textbook is not None and is_compiled:
+    if plan.compile != "no" and textbook is not None and is_compiled and case.student_dtype == torch.float32:
         torch.compiler.reset()
         functions["compile"] = torch.compile(textbook)
         if plan.compile == "max":
