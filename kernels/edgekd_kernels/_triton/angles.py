@@ -25,6 +25,7 @@ PROGRAMS = 1024
 """Programs that there are to be at least, before one is at several samples."""
 SIDE = 32
 ROW = 1024
+PLANE_BLOCK = 256
 
 
 @triton.jit
@@ -78,7 +79,7 @@ def _values_kernel(
         place = partials + (row * tl.num_programs(1) + column) * batch
         times = tl.where(block > row, 2.0, 1.0)
         first = tl.program_id(2).to(tl.int64) * anchors
-        for anchor in range(first, tl.minimum(first + anchors, batch)):
+        for anchor in tl.range(first, tl.minimum(first + anchors, batch), num_stages=2):
             inverse_j, half_j, square_k, inverse_k = _towards(planes, plane, anchor, pitch, j, k)
             cosines = ((square_k - mine_jk) * inverse_j + half_j) * inverse_k
             inverse_j, half_j, square_k, inverse_k = _towards(planes + 3 * plane, plane, anchor, pitch, j, k)
@@ -102,7 +103,7 @@ def _slopes_kernel(
     mine_jk, theirs_jk = tl.load(planes + pairs), tl.load(planes + 3 * plane + pairs)
     total = tl.zeros((TILE_J, TILE_K), dtype=tl.float32)
     first = group * anchors
-    for anchor in range(first, tl.minimum(first + anchors, batch)):
+    for anchor in tl.range(first, tl.minimum(first + anchors, batch), num_stages=2):
         weight = tl.load(grad + anchor).to(tl.float32)
         inverse_j, half_j, square_k, its_inverse_k = _towards(planes + 3 * plane, plane, anchor, pitch, j, k)
         partial = (square_k - theirs_jk) * inverse_j + half_j
@@ -161,9 +162,7 @@ def angle_values(mine: Tensor, theirs: Tensor) -> Tensor:
     pitch, grid, anchors = _plan(batch)
     partials = planes.new_zeros(grid[0] * grid[1], batch)
     with device_of(mine):
-        _values_kernel[grid](
-            planes, partials, batch, pitch, anchors, TILE_J=tile_j, TILE_K=tile_k, num_warps=warps
-        )
+        _values_kernel[grid](planes, partials, batch, pitch, anchors, TILE_J=tile_j, TILE_K=tile_k, num_warps=warps)
     return partials.sum(dim=0) / batch**2
 
 
@@ -195,13 +194,17 @@ def angle_variants() -> Iterator[Variant]:
     """Yield the kernels in the configurations that launches pick."""
     planes, parts = {"planes": "*fp32"}, {"ends": "*fp32", "sides": "*fp32"}
     sizes = {"batch": "i32", "pitch": "i32"}
-    yield Variant(_planes_kernel, {"mine": "*fp64", "theirs": "*fp64", **planes, **sizes}, {"BLOCK": 256})
+    squares = {"mine": "*fp64", "theirs": "*fp64"}
+    yield Variant(_planes_kernel, {**squares, **planes, **sizes}, {"BLOCK": PLANE_BLOCK}, aligned=("planes", "pitch"))
     for tile_j, tile_k, warps in TILES.values():
         tile, turns = {"TILE_J": tile_j, "TILE_K": tile_k}, {**sizes, "anchors": "i32"}
-        yield Variant(_values_kernel, {**planes, "partials": "*fp32", **turns}, tile, num_warps=warps)
-        yield Variant(_slopes_kernel, {"grad": "*fp32", **planes, **parts, **turns}, tile, num_warps=warps)
+        signature = {**planes, "partials": "*fp32", **turns}
+        yield Variant(_values_kernel, signature, tile, num_warps=warps, aligned=("planes", "pitch"))
+        signature, aligned = {"grad": "*fp32", **planes, **parts, **turns}, ("planes", *parts, "pitch")
+        yield Variant(_slopes_kernel, signature, tile, num_warps=warps, aligned=aligned)
         counts = {"columns": "i32", "groups": "i32", "scale": "fp32"}
-        yield Variant(_matrix_kernel, {**parts, "matrix": "*fp32", **sizes, **counts}, {"SIDE": min(SIDE, tile_j)})
+        signature = {**parts, "matrix": "*fp32", **sizes, **counts}
+        yield Variant(_matrix_kernel, signature, {"SIDE": min(SIDE, tile_j)}, aligned=(*parts, "pitch"))
     yield Variant(_balance_kernel, {"matrix": "*fp32", "batch": "i32"}, {"ROW": ROW})
 
 
@@ -221,5 +224,5 @@ def _planes(mine: Tensor, theirs: Tensor) -> Tensor:
     pitch, *_ = _plan(batch)
     planes = mine.new_empty(6, pitch, pitch, dtype=torch.float32)
     with device_of(mine):
-        _planes_kernel[(pitch**2 // 256,)](mine, theirs, planes, batch, pitch, BLOCK=256, num_warps=4)
+        _planes_kernel[(pitch**2 // PLANE_BLOCK,)](mine, theirs, planes, batch, pitch, BLOCK=PLANE_BLOCK, num_warps=4)
     return planes
