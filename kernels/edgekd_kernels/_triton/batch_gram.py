@@ -1,9 +1,10 @@
 """The batch Gram matrix, squared distances from it, and the product that carries a gradient back to features.
 
-The Gram matrix is summed over parts of `D` into float32 partials and these in float64, in a fixed order. Products run on
-tensor cores, those of float32 features, and of all that are centred, by parts that keep float32's digits. A part is a
-sum of short sums: a long one costs the digits that a small loss is made of, as tensor cores cut off where others round. Where a difference of entries would cancel, `q_ij < 1e-4 (G_ii + G_jj)`, the distance is
-taken from the rows themselves; a cosine seen from such a pair keeps an error of about `1e-7 |x| / d_ij`.
+The Gram matrix is summed over parts of `D` into float32 partials and these in float64, in a fixed order. Products run
+on tensor cores, those of float32 features, and of all that are centred, by parts that keep float32's digits. A part is
+a sum of short sums: a long one costs the digits that a small loss is made of, as tensor cores cut off where others
+round. Where a difference of entries would cancel, `q_ij < 1e-4 (G_ii + G_jj)`, the distance is taken from the rows
+themselves; a cosine seen from such a pair keeps an error of about `1e-7 |x| / d_ij`.
 """
 
 from __future__ import annotations
@@ -32,8 +33,6 @@ NEAR = {True: (32, 32), False: (256, 8)}
 NORMS = 1024
 TILE = 64
 COMBINED_COLUMNS = 32
-GRAM_STAGES = 2
-COMBINE_STAGES = 3
 FEW_PARTS = (8, 128)
 MANY_PARTS = (64, 32)
 """Parts and columns that one program adds up at a time: independent loads, as their latency is what the sum costs."""
@@ -195,16 +194,17 @@ def gram_matrix(rows: Tensor, *, centred: bool) -> tuple[Tensor, Tensor, Tensor]
         centred: Whether samples are taken about their mean.
     """
     batch, columns = rows.shape
-    means, moments = _means(rows) if centred else (rows, rows.new_empty(0, dtype=torch.float32))
+    means, moments = _means(rows) if centred else [rows.new_empty(0, dtype=torch.float32)] * 2
     is_exact = centred or is_interpreted() or rows.dtype == torch.float32
-    tile, step = tile_of(batch), step_of(is_exact)
+    tile = tile_of(batch)
+    steps = steps_of(tile, is_exact, centred)
     across = triton.cdiv(batch, tile)
-    parts, per_part = gram_parts(batch, columns, tile, step)
+    parts, per_part = gram_parts(batch, columns, tile, steps["STEP"])
     partials = rows.new_empty(parts, batch, batch, dtype=torch.float32)
     with device_of(rows):
         _gram_kernel[(across, across, parts)](
-            rows, means, partials, batch, columns, per_part, *rows.stride(), TILE=tile, STEP=step, CENTRED=centred,
-            EXACT=is_exact, UPCAST=is_interpreted(), num_warps=warps_of(tile), num_stages=GRAM_STAGES,
+            rows, means, partials, batch, columns, per_part, *rows.stride(), TILE=tile, CENTRED=centred,
+            EXACT=is_exact, UPCAST=is_interpreted(), num_warps=warps_of(tile), **steps,
         )  # fmt: skip
     return *sum_parts(partials, tile), moments
 
@@ -252,8 +252,8 @@ def combined(matrix: Tensor, rows: Tensor, *, is_balanced: bool) -> Tensor:
     with device_of(rows):
         _combine_kernel[(triton.cdiv(columns, COMBINED_COLUMNS), triton.cdiv(batch, tile))](
             matrix, rows, result, batch, columns, *rows.stride(), *result.stride(), TILE=tile, COLUMNS=COMBINED_COLUMNS,
-            STEP=step_of(is_exact=True), SHIFTED=is_balanced, UPCAST=is_interpreted(), num_warps=warps_of(tile),
-            num_stages=COMBINE_STAGES,
+            SHIFTED=is_balanced, UPCAST=is_interpreted(), num_warps=warps_of(tile),
+            **steps_of(tile, is_exact=True, is_centred=is_balanced),
         )  # fmt: skip
     return result
 
@@ -268,9 +268,16 @@ def warps_of(tile: int) -> int:
     return 8 if tile == TILE else 4
 
 
-def step_of(is_exact: bool) -> int:
-    """Return the columns of a tile's rows that are multiplied at a time, fewer where parts of them take registers."""
-    return 32 if is_exact else 64
+def steps_of(tile: int, is_exact: bool, is_centred: bool) -> dict[str, int]:
+    """Return the columns of a tile's rows that are multiplied at a time, and the stages of the pipeline of loads.
+
+    Parts of float32 take registers, and more so where rows are not centred on the way: as many as spill none.
+    """
+    if not is_exact:
+        return {"STEP": 64, "num_stages": 2}
+    if tile < TILE:
+        return {"STEP": 32, "num_stages": 1}
+    return {"STEP": 32 if is_centred else 16, "num_stages": 2}
 
 
 def _means(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -308,19 +315,12 @@ def _variants_of_rows(dtype: str) -> Iterator[Variant]:
         signature = {**tensors, **sizes, "tiles": "i32", **strides, "rounding": "fp32"}
         yield Variant(_squares_kernel, signature, {"BLOCK": block, "STEP": step, "NORMS": NORMS})
     for tile, is_centred in pairs((16, TILE), (True, False)):
-        is_exact = is_centred or dtype == "fp32"
-        constants: dict[str, int] = {"TILE": tile, "UPCAST": False}
-        yield Variant(
-            _gram_kernel,
-            {**rows, "means": "*fp32", "partials": "*fp32", **sizes, "per_part": "i32", **strides},
-            {**constants, "STEP": step_of(is_exact), "CENTRED": is_centred, "EXACT": is_exact},
-            num_warps=warps_of(tile),
-            num_stages=GRAM_STAGES,
-        )
-        yield Variant(
-            _combine_kernel,
-            {"matrix": "*fp32", **rows, "combined": f"*{dtype}", **sizes, **strides, "cb": "i32", "cd": "i32"},
-            {**constants, "COLUMNS": COMBINED_COLUMNS, "STEP": step_of(is_exact=True), "SHIFTED": is_centred},
-            num_warps=warps_of(tile),
-            num_stages=COMBINE_STAGES,
-        )
+        is_exact, warps = is_centred or dtype == "fp32", warps_of(tile)
+        steps = steps_of(tile, is_exact, is_centred)
+        signature = {**rows, "means": "*fp32", "partials": "*fp32", **sizes, "per_part": "i32", **strides}
+        constants = {"TILE": tile, "STEP": steps.pop("STEP"), "CENTRED": is_centred, "EXACT": is_exact, "UPCAST": False}
+        yield Variant(_gram_kernel, signature, constants, num_warps=warps, **steps)
+        steps = steps_of(tile, is_exact=True, is_centred=is_centred)
+        signature = {"matrix": "*fp32", **rows, "combined": f"*{dtype}", **sizes, **strides, "cb": "i32", "cd": "i32"}
+        constants = {"TILE": tile, "STEP": steps.pop("STEP"), "COLUMNS": COMBINED_COLUMNS, "SHIFTED": is_centred}
+        yield Variant(_combine_kernel, signature, {**constants, "UPCAST": False}, num_warps=warps, **steps)

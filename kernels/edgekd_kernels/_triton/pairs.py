@@ -17,6 +17,7 @@ from edgekd_kernels._dispatch import is_interpreted
 from edgekd_kernels._rows import inner_products
 from edgekd_kernels._torch.contrastive import SHORTEST
 from edgekd_kernels._triton.launch import device_of
+from edgekd_kernels._triton.products import product
 from edgekd_kernels._triton.rows import FILL
 from edgekd_kernels._triton.variants import DTYPE_PAIRS, Variant
 
@@ -45,9 +46,9 @@ def _inverse_lengths_kernel(
 @triton.jit
 def _cosines(
     student, teacher, inverse_s, inverse_t, row, column, count, width, sb, sd, tb, td,
-    SIDE: tl.constexpr, DEPTH: tl.constexpr, UPCAST: tl.constexpr,
+    SIDE: tl.constexpr, DEPTH: tl.constexpr, WIDEN: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Return the cosines of a block of students with a block of teachers."""
+    """Return the cosines of a block of students with a block of teachers, sums of short sums."""
     products = tl.zeros((SIDE, SIDE), tl.float32)
     for start in range(0, width, DEPTH):
         depth = start + tl.arange(0, DEPTH)
@@ -55,9 +56,9 @@ def _cosines(
         s = tl.load(student + row[:, None] * sb + depth[None, :] * sd, mask=inside, other=0.0)
         inside = (column < count)[None, :] & (depth < width)[:, None]
         t = tl.load(teacher + column[None, :] * tb + depth[:, None] * td, mask=inside, other=0.0)
-        if UPCAST:
+        if WIDEN:
             s, t = s.to(tl.float32), t.to(tl.float32)
-        products = tl.dot(s, t, products, input_precision="ieee")
+        products = added(products, product(s, t, UPCAST))
     mine = tl.load(inverse_s + row, mask=row < count, other=0.0)
     theirs = tl.load(inverse_t + column, mask=column < count, other=0.0)
     return products * mine[:, None] * theirs[None, :]
@@ -67,13 +68,13 @@ def _cosines(
 def _info_nce_tiles_kernel(
     student, teacher, inverse_s, inverse_t, own, peaks, totals,  # [B, D] twice, [B] thrice, [tiles, B] twice
     count, width, sb, sd, tb, td, inverse_temperature,
-    SIDE: tl.constexpr, DEPTH: tl.constexpr, UPCAST: tl.constexpr,
+    SIDE: tl.constexpr, DEPTH: tl.constexpr, WIDEN: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     # One tile's largest score in each row and the sum of exponentials from it; on the diagonal the own pair's score.
     i, j = tl.program_id(0), tl.program_id(1).to(tl.int64)
     row, column = i.to(tl.int64) * SIDE + tl.arange(0, SIDE), j * SIDE + tl.arange(0, SIDE)
     scores = inverse_temperature * _cosines(
-        student, teacher, inverse_s, inverse_t, row, column, count, width, sb, sd, tb, td, SIDE, DEPTH, UPCAST
+        student, teacher, inverse_s, inverse_t, row, column, count, width, sb, sd, tb, td, SIDE, DEPTH, WIDEN, UPCAST
     )
     scores = tl.where((column < count)[None, :], scores, FILL)
     if i == j:
@@ -110,12 +111,12 @@ def _info_nce_values_kernel(
 def _info_nce_weights_kernel(
     grad, student, teacher, inverse_s, inverse_t, log_total, weights,  # [B], [B, D] twice, [B] thrice, [B, B]
     count, width, go, sb, sd, tb, td, inverse_temperature,
-    SIDE: tl.constexpr, DEPTH: tl.constexpr, UPCAST: tl.constexpr,
+    SIDE: tl.constexpr, DEPTH: tl.constexpr, WIDEN: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * SIDE + tl.arange(0, SIDE)
     column = tl.program_id(1).to(tl.int64) * SIDE + tl.arange(0, SIDE)
     scores = inverse_temperature * _cosines(
-        student, teacher, inverse_s, inverse_t, row, column, count, width, sb, sd, tb, td, SIDE, DEPTH, UPCAST
+        student, teacher, inverse_s, inverse_t, row, column, count, width, sb, sd, tb, td, SIDE, DEPTH, WIDEN, UPCAST
     )
     shares = tl.exp(scores - tl.load(log_total + row, mask=row < count, other=0.0)[:, None])
     upstream = inverse_temperature * tl.load(grad + row * go, mask=row < count, other=0.0).to(tl.float32)
