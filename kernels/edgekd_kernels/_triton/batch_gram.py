@@ -20,7 +20,7 @@ from torch import Tensor
 from edgekd_kernels._dispatch import is_interpreted
 from edgekd_kernels._rows import ROUNDING, gram_parts
 from edgekd_kernels._triton.launch import device_of
-from edgekd_kernels._triton.products import product
+from edgekd_kernels._triton.products import added, product
 from edgekd_kernels._triton.variants import Variant
 
 MEANS_OF_FEW = (256, 16)
@@ -36,12 +36,6 @@ COMBINED_COLUMNS = 32
 FEW_PARTS = (8, 128)
 MANY_PARTS = (64, 32)
 """Parts and columns that one program adds up at a time: independent loads, as their latency is what the sum costs."""
-
-
-@triton.jit
-def added(sums, products):
-    """Return `sums + products`, in a form that the compiler does not turn into one long sum within `tl.dot`."""
-    return tl.fma(products, 1.0, sums)
 
 
 @triton.jit
