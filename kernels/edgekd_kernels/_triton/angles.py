@@ -29,13 +29,13 @@ PLANE_BLOCK = 256
 
 
 @triton.jit
-def _measure(squares, place, inside, planes, at, plane):
+def _measure(squares, place, inside, planes, at, is_plane, plane):
     # Of a pair that is coincident or not there everything is 0; NaN stays NaN.
     square = tl.load(squares + place, mask=inside, other=0.0).to(tl.float32)
     inverse = tl.where(square == 0, 0.0, tl.rsqrt(tl.where(square == 0, 1.0, square)))
-    tl.store(planes + at, 0.5 * square)
-    tl.store(planes + plane + at, inverse)
-    tl.store(planes + 2 * plane + at, 0.5 * square * inverse)
+    tl.store(planes + at, 0.5 * square, mask=is_plane)
+    tl.store(planes + plane + at, inverse, mask=is_plane)
+    tl.store(planes + 2 * plane + at, 0.5 * square * inverse, mask=is_plane)
 
 
 @triton.jit
@@ -45,12 +45,11 @@ def _planes_kernel(
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     # Half squares, inverse distances and half distances of the student, then of the teacher.
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    row, column = at // pitch, at % pitch
+    row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = (row < batch) & (column < batch)
-    plane = pitch.to(tl.int64) * pitch
-    _measure(mine, row * batch + column, inside, planes, at, plane)
-    _measure(theirs, row * batch + column, inside, planes + 3 * plane, at, plane)
+    at, plane = row * pitch + column, pitch.to(tl.int64) * pitch
+    _measure(mine, row * batch + column, inside, planes, at, column < pitch, plane)
+    _measure(theirs, row * batch + column, inside, planes + 3 * plane, at, column < pitch, plane)
 
 
 @triton.jit
@@ -224,5 +223,7 @@ def _planes(mine: Tensor, theirs: Tensor) -> Tensor:
     pitch, *_ = _plan(batch)
     planes = mine.new_empty(6, pitch, pitch, dtype=torch.float32)
     with device_of(mine):
-        _planes_kernel[(pitch**2 // PLANE_BLOCK,)](mine, theirs, planes, batch, pitch, BLOCK=PLANE_BLOCK, num_warps=4)
+        _planes_kernel[(pitch, triton.cdiv(pitch, PLANE_BLOCK))](
+            mine, theirs, planes, batch, pitch, BLOCK=PLANE_BLOCK, num_warps=4
+        )
     return planes

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product as pairs
+from typing import Any
 
 import torch
 import triton
@@ -262,7 +263,7 @@ def warps_of(tile: int) -> int:
     return 8 if tile == TILE else 4
 
 
-def steps_of(tile: int, is_exact: bool, is_centred: bool) -> dict[str, int]:
+def steps_of(tile: int, is_exact: bool, is_centred: bool) -> dict[str, Any]:
     """Return the columns of a tile's rows that are multiplied at a time, and the stages of the pipeline of loads.
 
     Parts of float32 take registers, and more so where rows are not centred on the way: as many as spill none.

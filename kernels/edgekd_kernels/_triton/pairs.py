@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product as product_of
+from typing import Any
 
 import torch
 import triton
@@ -233,7 +234,7 @@ def _variants_of_rows(dtype: str) -> Iterator[Variant]:
         yield Variant(_through_unit_kernel, signature, {"BLOCK": block, "rd": 1, "gd": 1})
 
 
-def _tile(count: int, is_float32: bool) -> dict[str, int]:
+def _tile(count: int, is_float32: bool) -> dict[str, Any]:
     """Return the side of a tile of cosines, the terms of a product that are taken at once, and how its program runs."""
     side, warps = (_LARGE_SIDE, 8) if count >= _LARGE else (_SIDE, 4)
     return {"SIDE": side, "DEPTH": 32 if is_float32 else 64, "num_warps": warps, "num_stages": 2}
