@@ -276,6 +276,7 @@ MUTATIONS = [
     ),
     Mutation("_triton.gram", "total += s * slope", "total += slope", "rkd_distance"),
     Mutation("_triton.gram", "* _inverse(s) * scale * scale / batch", "* _inverse(s) * scale / batch", "rkd_distance"),
+    Mutation("_triton.angles", "_measure(theirs, row", "_measure(mine, row", "rkd_angle"),
     Mutation("_triton.angles", "slope * (gap - 0.5 * slope)", "slope * (gap - slope)", "rkd_angle"),
     Mutation(
         "_triton.angles",
