@@ -27,7 +27,7 @@ TIMES = {
     "pooled_mse": (1.3, "shares of the means, of every tile of positions"),
     "projected_mse": (1.45, "the residual for both gradients, and parts of the weight's"),
     "rkd_angle": (3.5, _GRAM + ", of which each sample has its own"),
-    "rkd_distance": (2.8, _GRAM),
+    "rkd_distance": (2.85, _GRAM),
     "similarity_preserving": (1.7, _GRAM),
 }
 """By loss, how many times over its kernels ask for the declared bytes, and for what; a cache serves the repeats."""
