@@ -9,7 +9,7 @@ ROUNDING = 2.0**-46
 """Squared length, relative to that of what it is a difference of, below which a difference is rounding in float32."""
 
 
-_PROGRAMS = 256
+_PROGRAMS = 288
 _SMALL_PROGRAMS = 1024
 """Programs that a Gram matrix is split into: two for each multiprocessor of a large GPU; more where tiles are small."""
 

@@ -301,9 +301,18 @@ MUTATIONS = [
     ),
     Mutation("_triton.gram", "total += s * slope", "total += slope", "rkd_distance"),
     Mutation("_triton.gram", "* _inverse(s) * scale * scale / batch", "* _inverse(s) * scale / batch", "rkd_distance"),
-    Mutation("_triton.angles", "0.5 * gap * gap, gap - 0.5), 0.0)", "gap * gap, gap - 0.5), 0.0)", "rkd_angle"),
-    Mutation("_triton.angles", "total -= 0.5 * errors", "total += 0.5 * errors", "rkd_angle"),
-    Mutation("_triton.angles", "-scale * tl.sum(balance, axis=0)", "scale * tl.sum(balance, axis=0)", "rkd_angle"),
+    Mutation("_triton.angles", "_measure(theirs, row", "_measure(mine, row", "rkd_angle"),
+    Mutation("_triton.angles", "slope * (gap - 0.5 * slope)", "slope * (gap - slope)", "rkd_angle"),
+    Mutation(
+        "_triton.angles",
+        "times * tl.sum(",
+        "tl.sum(",
+        "rkd_angle",
+        size=Size(130, features=5, teacher_features=3),
+    ),
+    Mutation("_triton.angles", "total -= errors", "total += errors", "rkd_angle"),
+    Mutation("_triton.angles", "ends + at * plane + across", "ends + at * plane + along", "rkd_angle"),
+    Mutation("_triton.angles", "-tl.sum(balance, axis=0)", "tl.sum(balance, axis=0)", "rkd_angle"),
     Mutation("_triton.batch_gram", "mean = (total / batch)", "mean = (2 * total / batch)", "linear_cka"),
     Mutation(
         "_triton.batch_gram", "tl.where(mask_a, a - mean[None, :], 0.0)", "tl.where(mask_a, a, 0.0)", "linear_cka"
@@ -318,8 +327,8 @@ MUTATIONS = [
     Mutation("_triton.batch_gram", "square = both - 2 * tl.load(gram", "square = both - tl.load(gram", "rkd_distance"),
     Mutation(
         "_triton.batch_gram",
-        "tl.dot(m, x, acc=sums, ",
-        "tl.dot(m, x, ",
+        "sums = added(sums, product(m, x, UPCAST))",
+        "sums = product(m, x, UPCAST)",
         "rkd_distance",
         size=Size(70, features=9, teacher_features=9),
     ),

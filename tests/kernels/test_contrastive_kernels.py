@@ -37,7 +37,7 @@ def _info_nce(student, teacher, **options):
     return K.info_nce(student, teacher, temperature=0.2, **options)
 
 
-@pytest.mark.parametrize("shape", [(3, 2), (5, 7), (33, 65), (70, 130)])
+@pytest.mark.parametrize("shape", [(3, 2), (5, 7), (33, 65), (70, 130), (520, 3)])
 def test_info_nce_equals_float64(shape):
     _assert_close(_info_nce, _randn(*shape), _randn(*shape, seed=1))
 

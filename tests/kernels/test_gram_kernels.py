@@ -83,25 +83,24 @@ def test_kernels_centre_features_far_from_the_origin(name):
     _assert_agree(name, _features(9, 40, offset=100.0), _features(9, 24, seed=1, offset=-50.0), gradient_tolerance=1e-4)
 
 
-def test_means_are_exact_to_a_rounding():
-    rows = _features(3000, 3)
+@pytest.mark.parametrize("many", [1, 2**20])
+def test_means_are_exact_to_a_rounding(monkeypatch, many):
+    monkeypatch.setattr(batch_gram, "MANY_COLUMNS", many)
+    rows = _features(3000, 19)
     rows[0] = 1000.0
-    means, moments = torch.empty(3, device=DEVICE), torch.empty(1, device=DEVICE)
-    batch_gram._mean_kernel[(1,)](
-        rows, means, moments, *rows.shape, *rows.stride(), ROWS=batch_gram.MEAN_ROWS, COLUMNS=batch_gram.MEAN_COLUMNS
-    )
+    means, moments = batch_gram._means(rows)
     torch.testing.assert_close(means.double(), rows.double().mean(dim=0), rtol=2.0**-23, atol=0.0)
-    torch.testing.assert_close(moments[0], means.square().sum())
+    torch.testing.assert_close(moments.sum(), means.square().sum())
 
 
 @pytest.mark.parametrize("parts", [1, 8, 9, 64, 70, 200])
 def test_parts_are_added_up_and_mirrored(parts):
     partials = _features(parts, 40 * 40).view(parts, 40, 40)
-    gram = torch.empty(40, 40, dtype=torch.float64, device=DEVICE)
-    batch_gram.sum_parts(partials, gram, 16)
+    gram, norms = batch_gram.sum_parts(partials, 16)
     whole = partials.double().sum(dim=0)
     tile = torch.arange(40, device=DEVICE) // 16
     torch.testing.assert_close(gram, torch.where(tile[:, None] >= tile, whole, whole.T))
+    torch.testing.assert_close(norms, whole.diagonal())
 
 
 @pytest.mark.parametrize("batch, columns, tile, step", [(64, 65536, 64, 32), (8, 2**22, 16, 64), (1024, 512, 64, 32)])

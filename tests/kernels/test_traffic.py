@@ -21,13 +21,13 @@ _GRAM = "features read for their mean and on both sides of each tile of the Gram
 TIMES = {
     "attention_transfer": (1.3, "maps `[B, P]` between its kernels, of which 16 channels make much"),
     "bank_similarity": (2.0, "each sample's rows of the bank, some of them the same"),
-    "cka_dissimilarity": (2.6, _GRAM),
+    "cka_dissimilarity": (2.65, _GRAM),
     "info_nce": (2.7, "rows again for each tile of the similarities, and for their lengths"),
-    "linear_cka": (2.6, _GRAM),
+    "linear_cka": (2.65, _GRAM),
     "pooled_mse": (1.3, "shares of the means, of every tile of positions"),
     "projected_mse": (1.45, "the residual for both gradients, and parts of the weight's"),
-    "rkd_angle": (2.8, _GRAM),
-    "rkd_distance": (2.8, _GRAM),
+    "rkd_angle": (3.5, _GRAM + ", of which each sample has its own"),
+    "rkd_distance": (2.85, _GRAM),
     "similarity_preserving": (1.7, _GRAM),
 }
 """By loss, how many times over its kernels ask for the declared bytes, and for what; a cache serves the repeats."""

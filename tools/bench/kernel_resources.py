@@ -211,7 +211,8 @@ def _compiled(family: str, variant: Any, sm: int) -> Resources:
     signature = {name: variant.signature.get(name, "constexpr") for name in names}
     constants = {(names.index(name),): value for name, value in variant.constants.items()}
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
-    source = ASTSource(fn=variant.kernel, signature=signature, constexprs=constants)
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in variant.aligned}
+    source = ASTSource(fn=variant.kernel, signature=signature, constexprs=constants, attrs=aligned)
     binary = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
     return Resources(
         family=family,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 import triton
@@ -16,6 +17,8 @@ from edgekd_kernels._triton.launch import device_of
 from edgekd_kernels._triton.variants import Variant
 
 BLOCK = 128
+ROWS = ((128, 1), (1024, 4))
+"""Entries of a row of `[B, B]` that a program takes at a time, and its warps, of a small batch and of a large one."""
 
 
 @triton.jit
@@ -74,14 +77,15 @@ def _similarity_matrix_kernel(
 
 @triton.jit
 def _alignment_kernel(
-    gram, target_gram, moments, target_moments, mine, theirs, statistics,  # [B, B], [tiles], [B, B], [B, 3]
+    gram, target_gram, norms, target_norms, moments, target_moments,  # [B, B], [B], [tiles]
+    mine, theirs, statistics,  # [B, B] twice, [B, 3]
     batch, tiles, target_tiles, rounding,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     # One row of both Gram matrices, zeros where samples do not differ, and its products and squares.
     row = tl.program_id(0).to(tl.int64)
-    is_flat = is_uniform(gram, moments, batch, tiles, rounding, BLOCK)
-    is_target_flat = is_uniform(target_gram, target_moments, batch, target_tiles, rounding, BLOCK)
+    is_flat = is_uniform(norms, moments, batch, tiles, rounding, BLOCK)
+    is_target_flat = is_uniform(target_norms, target_moments, batch, target_tiles, rounding, BLOCK)
     product, square = tl.zeros((BLOCK,), dtype=tl.float64), tl.zeros((BLOCK,), dtype=tl.float64)
     target_square = tl.zeros((BLOCK,), dtype=tl.float64)
     for start in range(0, batch, BLOCK):
@@ -270,11 +274,11 @@ def _distance_matrix_kernel(
 
 def similarity_preserving_forward(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Return the values `[B]` and the gradient of their sum with respect to the student's Gram matrix, `[B, B]`."""
-    (mine, _), (theirs, _) = (gram_matrix(rows, centred=False) for rows in (student, teacher))
+    (mine, *_), (theirs, *_) = (gram_matrix(rows, centred=False) for rows in (student, teacher))
     batch = len(student)
     losses, slopes = (student.new_empty(shape, dtype=torch.float32) for shape in ((batch,), (batch, batch)))
     with device_of(student):
-        _similarity_kernel[(batch,)](mine, theirs, losses, slopes, batch, BLOCK=BLOCK, num_warps=1)
+        _similarity_kernel[(batch,)](mine, theirs, losses, slopes, batch, **_rows_of(batch))
     return losses, slopes
 
 
@@ -290,15 +294,18 @@ def similarity_preserving_backward(grad: Tensor, student: Tensor, slopes: Tensor
 
 def linear_cka_forward(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the values `[B]` and both centred Gram matrices in float64, `[B, B]`."""
-    (gram, moments), (target, target_moments) = (gram_matrix(rows, centred=True) for rows in (student, teacher))
+    gram, norms, moments = gram_matrix(student, centred=True)
+    target, target_norms, target_moments = gram_matrix(teacher, centred=True)
     batch, mine, theirs = len(student), torch.empty_like(gram), torch.empty_like(target)
     statistics, losses = gram.new_empty(batch, 3), gram.new_empty(batch, dtype=torch.float32)
     with device_of(student):
         _alignment_kernel[(batch,)](
-            gram, target, moments, target_moments, mine, theirs, statistics, batch, len(moments), len(target_moments),
-            ROUNDING, BLOCK=BLOCK, num_warps=1,
+            gram, target, norms, target_norms, moments, target_moments, mine, theirs, statistics, batch, len(moments),
+            len(target_moments), ROUNDING, **_rows_of(batch),
         )  # fmt: skip
-        _alignment_values_kernel[(triton.cdiv(batch, BLOCK),)](statistics, losses, batch, BLOCK=BLOCK, num_warps=1)
+        _alignment_values_kernel[(triton.cdiv(batch, _rows_of(batch)["BLOCK"]),)](
+            statistics, losses, batch, **_rows_of(batch)
+        )
     return losses, mine, theirs
 
 
@@ -308,8 +315,8 @@ def linear_cka_backward(grad: Tensor, student: Tensor, mine: Tensor, theirs: Ten
     statistics = mine.new_empty(batch, 4)
     matrix = torch.empty_like(mine, dtype=torch.float32)
     with device_of(student):
-        _alignment_rows_kernel[(batch,)](grad, mine, theirs, statistics, batch, BLOCK=BLOCK, num_warps=1)
-        _alignment_matrix_kernel[(batch,)](grad, mine, theirs, statistics, matrix, batch, BLOCK=BLOCK, num_warps=1)
+        _alignment_rows_kernel[(batch,)](grad, mine, theirs, statistics, batch, **_rows_of(batch))
+        _alignment_matrix_kernel[(batch,)](grad, mine, theirs, statistics, matrix, batch, **_rows_of(batch))
     return (combined(matrix, student, is_balanced=True),)
 
 
@@ -319,7 +326,7 @@ def rkd_distance_forward(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tens
     batch, statistics = len(student), _root_sums(mine, theirs)
     losses = mine.new_empty(batch, dtype=torch.float32)
     with device_of(student):
-        _distance_values_kernel[(batch,)](mine, theirs, statistics, losses, batch, BLOCK=BLOCK, num_warps=1)
+        _distance_values_kernel[(batch,)](mine, theirs, statistics, losses, batch, **_rows_of(batch))
     return losses, mine, theirs
 
 
@@ -328,10 +335,8 @@ def rkd_distance_backward(grad: Tensor, student: Tensor, mine: Tensor, theirs: T
     batch, grad, statistics = len(student), grad.contiguous(), _root_sums(mine, theirs)
     shares, matrix = mine.new_empty(batch), torch.empty_like(mine, dtype=torch.float32)
     with device_of(student):
-        _distance_shares_kernel[(batch,)](grad, mine, theirs, statistics, shares, batch, BLOCK=BLOCK, num_warps=1)
-        _distance_matrix_kernel[(batch,)](
-            grad, mine, theirs, statistics, shares, matrix, batch, BLOCK=BLOCK, num_warps=1
-        )
+        _distance_shares_kernel[(batch,)](grad, mine, theirs, statistics, shares, batch, **_rows_of(batch))
+        _distance_matrix_kernel[(batch,)](grad, mine, theirs, statistics, shares, matrix, batch, **_rows_of(batch))
     return (combined(matrix, student, is_balanced=True),)
 
 
@@ -353,9 +358,12 @@ def variants() -> Iterator[Variant]:
     both = {"mine": "*fp64", "theirs": "*fp64"}
     rows = {"statistics": "*fp64"}
     grad = {"grad": "*fp32"}
+    moments = {"moments": "*fp32", "target_moments": "*fp32"}
+    sizes = {"tiles": "i32", "target_tiles": "i32", "rounding": "fp32"}
+    grams = dict.fromkeys(("gram", "target_gram", "norms", "target_norms"), "*fp64")
     signatures = {
         _similarity_kernel: {**both, "losses": "*fp32", "slopes": "*fp32"},
-        _similarity_matrix_kernel: {**grad, "slopes": "*fp32", "matrix": "*fp32"},
+        _alignment_kernel: {**grams, **moments, **both, **rows, **sizes},
         _alignment_rows_kernel: {**grad, **both, **rows},
         _alignment_values_kernel: {**rows, "losses": "*fp32"},
         _alignment_matrix_kernel: {**grad, **both, **rows, "matrix": "*fp32"},
@@ -364,16 +372,20 @@ def variants() -> Iterator[Variant]:
         _distance_shares_kernel: {**grad, **both, **rows, "shares": "*fp64"},
         _distance_matrix_kernel: {**grad, **both, **rows, "shares": "*fp64", "matrix": "*fp32"},
     }
-    for kernel, signature in signatures.items():
-        yield Variant(kernel, {**signature, "batch": "i32"}, {"BLOCK": BLOCK}, num_warps=1)
-    moments = {"moments": "*fp32", "target_moments": "*fp32"}
-    sizes = {"batch": "i32", "tiles": "i32", "target_tiles": "i32", "rounding": "fp32"}
-    grams = {"gram": "*fp64", "target_gram": "*fp64"}
-    yield Variant(_alignment_kernel, {**grams, **moments, **both, **rows, **sizes}, {"BLOCK": BLOCK}, num_warps=1)
+    for (kernel, signature), (block, warps) in product(signatures.items(), ROWS):
+        yield Variant(kernel, {**signature, "batch": "i32"}, {"BLOCK": block}, num_warps=warps)
+    signature = {**grad, "slopes": "*fp32", "matrix": "*fp32", "batch": "i32"}
+    yield Variant(_similarity_matrix_kernel, signature, {"BLOCK": BLOCK}, num_warps=1)
+
+
+def _rows_of(batch: int) -> dict[str, int]:
+    """Return how a program walks along a row of `[B, B]`."""
+    block, warps = ROWS[batch > 2 * BLOCK]
+    return {"BLOCK": block, "num_warps": warps}
 
 
 def _root_sums(mine: Tensor, theirs: Tensor) -> Tensor:
     statistics = mine.new_empty(len(mine), 4)
     with device_of(mine):
-        _roots_kernel[(len(mine),)](mine, theirs, statistics, len(mine), BLOCK=BLOCK, num_warps=1)
+        _roots_kernel[(len(mine),)](mine, theirs, statistics, len(mine), **_rows_of(len(mine)))
     return statistics

@@ -7,6 +7,8 @@ log-normalisers of them. The backward forms the tiles again and writes the matri
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product as product_of
+from typing import Any
 
 import torch
 import triton
@@ -17,11 +19,14 @@ from edgekd_kernels._dispatch import is_interpreted
 from edgekd_kernels._rows import inner_products
 from edgekd_kernels._torch.contrastive import SHORTEST
 from edgekd_kernels._triton.launch import device_of
+from edgekd_kernels._triton.products import added, product
 from edgekd_kernels._triton.rows import FILL
 from edgekd_kernels._triton.variants import DTYPE_PAIRS, Variant
 
 _SIDE = 32
-_DEPTH = 64
+_LARGE_SIDE = 64
+_LARGE = 512
+"""Samples from which on tiles are large: with fewer they would leave a GPU idle."""
 _ROWS = 4
 _LONG = 256
 _PARTS = {"own": "*fp32", "peaks": "*fp32", "totals": "*fp32"}
@@ -45,9 +50,9 @@ def _inverse_lengths_kernel(
 @triton.jit
 def _cosines(
     student, teacher, inverse_s, inverse_t, row, column, count, width, sb, sd, tb, td,
-    SIDE: tl.constexpr, DEPTH: tl.constexpr, UPCAST: tl.constexpr,
+    SIDE: tl.constexpr, DEPTH: tl.constexpr, WIDEN: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Return the cosines of a block of students with a block of teachers."""
+    """Return the cosines of a block of students with a block of teachers, sums of short sums."""
     products = tl.zeros((SIDE, SIDE), tl.float32)
     for start in range(0, width, DEPTH):
         depth = start + tl.arange(0, DEPTH)
@@ -55,9 +60,9 @@ def _cosines(
         s = tl.load(student + row[:, None] * sb + depth[None, :] * sd, mask=inside, other=0.0)
         inside = (column < count)[None, :] & (depth < width)[:, None]
         t = tl.load(teacher + column[None, :] * tb + depth[:, None] * td, mask=inside, other=0.0)
-        if UPCAST:
+        if WIDEN:
             s, t = s.to(tl.float32), t.to(tl.float32)
-        products = tl.dot(s, t, products, input_precision="ieee")
+        products = added(products, product(s, t, UPCAST))
     mine = tl.load(inverse_s + row, mask=row < count, other=0.0)
     theirs = tl.load(inverse_t + column, mask=column < count, other=0.0)
     return products * mine[:, None] * theirs[None, :]
@@ -67,13 +72,13 @@ def _cosines(
 def _info_nce_tiles_kernel(
     student, teacher, inverse_s, inverse_t, own, peaks, totals,  # [B, D] twice, [B] thrice, [tiles, B] twice
     count, width, sb, sd, tb, td, inverse_temperature,
-    SIDE: tl.constexpr, DEPTH: tl.constexpr, UPCAST: tl.constexpr,
+    SIDE: tl.constexpr, DEPTH: tl.constexpr, WIDEN: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     # One tile's largest score in each row and the sum of exponentials from it; on the diagonal the own pair's score.
     i, j = tl.program_id(0), tl.program_id(1).to(tl.int64)
     row, column = i.to(tl.int64) * SIDE + tl.arange(0, SIDE), j * SIDE + tl.arange(0, SIDE)
     scores = inverse_temperature * _cosines(
-        student, teacher, inverse_s, inverse_t, row, column, count, width, sb, sd, tb, td, SIDE, DEPTH, UPCAST
+        student, teacher, inverse_s, inverse_t, row, column, count, width, sb, sd, tb, td, SIDE, DEPTH, WIDEN, UPCAST
     )
     scores = tl.where((column < count)[None, :], scores, FILL)
     if i == j:
@@ -110,12 +115,12 @@ def _info_nce_values_kernel(
 def _info_nce_weights_kernel(
     grad, student, teacher, inverse_s, inverse_t, log_total, weights,  # [B], [B, D] twice, [B] thrice, [B, B]
     count, width, go, sb, sd, tb, td, inverse_temperature,
-    SIDE: tl.constexpr, DEPTH: tl.constexpr, UPCAST: tl.constexpr,
+    SIDE: tl.constexpr, DEPTH: tl.constexpr, WIDEN: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * SIDE + tl.arange(0, SIDE)
     column = tl.program_id(1).to(tl.int64) * SIDE + tl.arange(0, SIDE)
     scores = inverse_temperature * _cosines(
-        student, teacher, inverse_s, inverse_t, row, column, count, width, sb, sd, tb, td, SIDE, DEPTH, UPCAST
+        student, teacher, inverse_s, inverse_t, row, column, count, width, sb, sd, tb, td, SIDE, DEPTH, WIDEN, UPCAST
     )
     shares = tl.exp(scores - tl.load(log_total + row, mask=row < count, other=0.0)[:, None])
     upstream = inverse_temperature * tl.load(grad + row * go, mask=row < count, other=0.0).to(tl.float32)
@@ -154,7 +159,8 @@ def info_nce_forward(student: Tensor, teacher: Tensor, *, temperature: float) ->
         temperature: Divides the cosines.
     """
     count, width = student.shape
-    blocks = triton.cdiv(count, _SIDE)
+    tile = _tile(count, student.dtype != teacher.dtype or student.dtype == torch.float32)
+    blocks = triton.cdiv(count, tile["SIDE"])
     shapes = [(count,)] * 5 + [(blocks, count)] * 2
     values, log_total, inverse, its_inverse, own, peaks, totals = (
         student.new_empty(shape, dtype=torch.float32) for shape in shapes
@@ -166,9 +172,11 @@ def info_nce_forward(student: Tensor, teacher: Tensor, *, temperature: float) ->
             )
         _info_nce_tiles_kernel[(blocks, blocks)](
             student, teacher, inverse, its_inverse, own, peaks, totals, count, width, *student.stride(),
-            *teacher.stride(), 1 / temperature, SIDE=_SIDE, DEPTH=_DEPTH, UPCAST=_must_upcast(student, teacher),
+            *teacher.stride(), 1 / temperature, WIDEN=student.dtype != teacher.dtype, UPCAST=is_interpreted(), **tile,
         )  # fmt: skip
-        _info_nce_values_kernel[(blocks,)](own, peaks, totals, values, log_total, count, blocks, SIDE=_SIDE)
+        _info_nce_values_kernel[(triton.cdiv(count, _SIDE),)](
+            own, peaks, totals, values, log_total, count, blocks, SIDE=_SIDE
+        )
     return values, log_total, inverse, its_inverse
 
 
@@ -179,12 +187,13 @@ def info_nce_backward(
     """Return the gradients of both sides, `[B, D]`: the kernel's `[B, B]` times the other side's unit rows."""
     count, width = student.shape
     weights = student.new_empty(count, count, dtype=torch.float32)
-    blocks = triton.cdiv(count, _SIDE)
+    tile = _tile(count, student.dtype != teacher.dtype or student.dtype == torch.float32)
+    blocks = triton.cdiv(count, tile["SIDE"])
     with device_of(student):
         _info_nce_weights_kernel[(blocks, blocks)](
             grad, student, teacher, inverse, its_inverse, log_total, weights, count, width, *grad.stride(),
-            *student.stride(), *teacher.stride(), 1 / temperature, SIDE=_SIDE, DEPTH=_DEPTH,
-            UPCAST=_must_upcast(student, teacher),
+            *student.stride(), *teacher.stride(), 1 / temperature, WIDEN=student.dtype != teacher.dtype,
+            UPCAST=is_interpreted(), **tile,
         )  # fmt: skip
     mine, theirs = (
         rows.float() * lengths.unsqueeze(1) for rows, lengths in ((student, inverse), (teacher, its_inverse))
@@ -197,14 +206,15 @@ def info_nce_backward(
 
 def pair_variants() -> Iterator[Variant]:
     """Yield the kernels in the configurations that launches pick."""
-    tile = {"SIDE": _SIDE, "DEPTH": _DEPTH}
-    for student, teacher in DTYPE_PAIRS:
+    for (student, teacher), count in product_of(DTYPE_PAIRS, (1, _LARGE)):
         pair = {"student": f"*{student}", "teacher": f"*{teacher}", "inverse_s": "*fp32", "inverse_t": "*fp32"}
         numbers = {**dict.fromkeys(("count", "width", "sb", "tb"), "i32"), "inverse_temperature": "fp32"}
-        constants = {**tile, "UPCAST": student != teacher, "sd": 1, "td": 1}
-        yield Variant(_info_nce_tiles_kernel, {**pair, **_PARTS, **numbers}, constants)
+        tile = _tile(count, student != teacher or student == "fp32")
+        launch = {name: tile.pop(name) for name in ("num_warps", "num_stages")}
+        constants = {**tile, "WIDEN": student != teacher, "UPCAST": False, "sd": 1, "td": 1}
+        yield Variant(_info_nce_tiles_kernel, {**pair, **_PARTS, **numbers}, constants, **launch)
         matrices = {"grad": "*fp32", **pair, "log_total": "*fp32", "weights": "*fp32"}
-        yield Variant(_info_nce_weights_kernel, {**matrices, **numbers, "go": "i32"}, constants)
+        yield Variant(_info_nce_weights_kernel, {**matrices, **numbers, "go": "i32"}, constants, **launch)
     rows = {"values": "*fp32", "log_total": "*fp32", "count": "i32", "tiles": "i32"}
     yield Variant(_info_nce_values_kernel, {**_PARTS, **rows}, {"SIDE": _SIDE})
     for dtype in ("fp32", "bf16", "fp16"):
@@ -224,9 +234,10 @@ def _variants_of_rows(dtype: str) -> Iterator[Variant]:
         yield Variant(_through_unit_kernel, signature, {"BLOCK": block, "rd": 1, "gd": 1})
 
 
-def _must_upcast(student: Tensor, teacher: Tensor) -> bool:
-    """Return whether products must be formed in float32: of mixed dtypes, and of bfloat16 in the interpreter."""
-    return student.dtype != teacher.dtype or (student.dtype == torch.bfloat16 and is_interpreted())
+def _tile(count: int, is_float32: bool) -> dict[str, Any]:
+    """Return the side of a tile of cosines, the terms of a product that are taken at once, and how its program runs."""
+    side, warps = (_LARGE_SIDE, 8) if count >= _LARGE else (_SIDE, 4)
+    return {"SIDE": side, "DEPTH": 32 if is_float32 else 64, "num_warps": warps, "num_stages": 2}
 
 
 def _through_unit(rows: Tensor, of_unit: Tensor, inverse: Tensor) -> Tensor:

@@ -67,3 +67,9 @@ def product(a, b, UPCAST: tl.constexpr):
     else:
         result = tl.dot(a, b)
     return result
+
+
+@triton.jit
+def added(sums, products):
+    """Return `sums + products`, in a form that the compiler does not turn into one long sum within `tl.dot`."""
+    return tl.fma(products, 1.0, sums)

@@ -22,6 +22,7 @@ class Variant:
         num_warps: Warps of a program.
         num_stages: Stages of its software pipeline.
         is_exact: Whether float32 products must be exact, which forbids TF32.
+        aligned: Tensors and sizes that every launch passes as multiples of 16, of which Triton makes wider loads.
     """
 
     kernel: Any
@@ -30,3 +31,4 @@ class Variant:
     num_warps: int = 4
     num_stages: int = 2
     is_exact: bool = True
+    aligned: tuple[str, ...] = ()
