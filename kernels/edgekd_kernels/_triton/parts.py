@@ -15,7 +15,7 @@ import triton.language as tl
 
 from edgekd_kernels._triton.rows import FILL
 
-_TILE = 512
+_TILE = 256
 _PARTS = (16, 64, 256)
 
 
