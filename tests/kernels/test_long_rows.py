@@ -50,6 +50,12 @@ def test_a_part_is_smaller_than_a_tile_of_whole_rows_and_sideways_the_same():
     assert rows.part_of(sideways) == sideways and sideways.parts(9000) == 141
 
 
+@pytest.mark.parametrize("parts_of_a_row, count, at_once", [(5, 3, 16), (17, 3, 64), (75, 64, 256), (256, 2048, 64)])
+def test_fewer_parts_are_joined_at_once_where_rows_are_many(parts_of_a_row, count, at_once):
+    joining = parts.joining_of(parts_of_a_row, count)
+    assert joining.parts == at_once and joining in set(parts.joinings())
+
+
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("classes", [2 * PART + 1, 3 * PART, 9000])
 def test_rows_in_parts_equal_float64(name, classes):
@@ -60,7 +66,7 @@ def test_rows_in_parts_equal_float64(name, classes):
 def test_parts_are_joined_in_several_turns(name, monkeypatch):
     monkeypatch.setattr(parts, "_PARTS", (2,))
     monkeypatch.setattr(parts, "_TILE", 4)
-    assert parts.joining_of(5) == parts.Joining(2, 2)
+    assert parts.joining_of(5, rows=3) == parts.Joining(2, 2)
     student, teacher = _pair(3, 4 * PART + 7)
     rising = torch.arange(student.shape[1]) / PART
     for mine, theirs in ((student, teacher), (student + rising, teacher - rising), (student - rising, teacher)):

@@ -24,6 +24,7 @@ from edgekd_kernels._triton.parts import (
     load_parts,
     load_softmax,
     load_statistic,
+    place_of_tile,
     store_statistic,
 )
 from edgekd_kernels._triton.rows import FILL, load_tile, part_of, store_tile, tiling_of, tilings
@@ -113,9 +114,8 @@ def _forward_kernel(
     parts, rows, columns, side, sr, sk, tr, tk, step, temperature, inverse_temperature, first, second,
     LOSS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, IS_BLOCKED: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0).to(tl.int64)
-    part, row = program % parts, program // parts * ROWS + tl.arange(0, ROWS)
-    column = part * BLOCK + tl.arange(0, BLOCK)
+    tile, _, part = place_of_tile(tl.program_id(0), 1, parts)
+    row, column = tile * ROWS + tl.arange(0, ROWS), part * BLOCK + tl.arange(0, BLOCK)
     label = tl.load(labels + row * step, mask=row < rows, other=0).to(tl.int64)
     s = _load_rest(student, row, column, label, sr, sk, rows, columns)
     t = _load_rest(teacher, row, column, label, tr, tk, rows, columns)
@@ -232,8 +232,8 @@ def _backward_kernel(
     LOSS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     # Forward's last tiles come first: they are the likeliest to be in the cache.
-    program = tl.num_programs(0).to(tl.int64) - 1 - tl.program_id(0)
-    row, column = program // parts * ROWS + tl.arange(0, ROWS), program % parts * BLOCK + tl.arange(0, BLOCK)
+    tile, _, part = place_of_tile(tl.num_programs(0) - 1 - tl.program_id(0), 1, parts)
+    row, column = tile * ROWS + tl.arange(0, ROWS), part * BLOCK + tl.arange(0, BLOCK)
     label = tl.load(labels + row * step, mask=row < rows, other=0).to(tl.int64)
     upstream = tl.load(grad + row * go, mask=row < rows, other=0.0).to(tl.float32)
     largest_s, plain_s = load_statistic(statistics, 0, side, row, rows), load_statistic(statistics, 1, side, row, rows)
@@ -321,7 +321,7 @@ def _values(
             LOSS=loss.value, num_warps=tiling.num_warps, **tiling.constants,
         )  # fmt: skip
         if tiling.is_blocked:
-            joining = joining_of(parts)
+            joining = joining_of(parts, rows)
             _join_kernel[(triton.cdiv(rows, joining.rows),)](
                 student, teacher, labels, of_parts, values, statistics, parts, rows, columns, parts * rows, rows,
                 *strides, *numbers, LOSS=loss.value, **joining.constants,

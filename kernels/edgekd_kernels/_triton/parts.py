@@ -17,6 +17,7 @@ from edgekd_kernels._triton.rows import FILL
 
 _TILE = 256
 _PARTS = (16, 64, 256)
+_MANY_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,29 @@ class Joining:
         return {"ROWS": self.rows, "PARTS": self.parts}
 
 
-def joining_of(parts: int) -> Joining:
-    """Return the tile for rows in so many parts."""
-    at_once = next((size for size in _PARTS if parts <= size), _PARTS[-1])
-    return Joining(_TILE // at_once, at_once)
+def joining_of(parts: int, rows: int) -> Joining:
+    """Return the tile for rows in so many parts; many rows are taken several at once, which lie side by side."""
+    sizes = _PARTS[:-1] if rows >= _MANY_ROWS else _PARTS
+    return _joining(next((size for size in sizes if parts <= size), sizes[-1]))
 
 
 def joinings() -> Iterator[Joining]:
     """Yield every tile that a launch can pick."""
-    yield from map(joining_of, _PARTS)
+    yield from map(_joining, _PARTS)
+
+
+def _joining(at_once: int) -> Joining:
+    return Joining(_TILE // at_once, at_once)
 
 
 @triton.jit
 def place_of_tile(program, tiles, parts):
-    """Return the outer index, the tile of rows and the part of a program; neighbours share a row."""
-    return program // (tiles * parts), program // parts % tiles, program % parts
+    """Return the outer index, the tile of rows and the part of a program, as int64; neighbours share a row.
+
+    The program's number is divided as it comes: 64 bits would divide slowly.
+    """
+    outer, tile, part = program // (tiles * parts), program // parts % tiles, program % parts
+    return outer.to(tl.int64), tile.to(tl.int64), part.to(tl.int64)
 
 
 @triton.jit

@@ -40,7 +40,7 @@ class Tiling:
 
     def parts(self, columns: int) -> int:
         """Return how many tiles a row takes."""
-        return max(1, triton.cdiv(columns, self.block))
+        return max(1, -(-columns // self.block))
 
     @property
     def constants(self) -> dict[str, int | bool]:

@@ -47,7 +47,7 @@ def _kl_forward_kernel(
     IS_PER_ROW: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, IS_BLOCKED: tl.constexpr,
 ):  # fmt: skip
     # Both log-softmaxes are formed before they are subtracted: the one-pass identity cancels where s is near t.
-    program = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0)
     outer, tile, part = place_of_tile(program, tiles, parts)
     row, column = tile * ROWS + tl.arange(0, ROWS), part * BLOCK + tl.arange(0, BLOCK)
     s = load_logits(student + outer * so, row, column, sr, sk, rows, columns, inverse_temperature)
@@ -81,8 +81,9 @@ def _kl_join_kernel(
     tiles, parts, rows, side_of_parts, side, scale,
     IS_PER_ROW: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0).to(tl.int64)
-    outer, row = program // tiles, program % tiles * ROWS + tl.arange(0, ROWS)
+    program = tl.program_id(0)
+    outer, tile, _ = place_of_tile(program, tiles, 1)
+    row = tile * ROWS + tl.arange(0, ROWS)
     of_parts += outer * parts * rows
     largest_s, largest_t = tl.full((ROWS,), FILL, tl.float32), tl.full((ROWS,), FILL, tl.float32)
     total_s, total_t = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
@@ -126,8 +127,7 @@ def _kl_backward_kernel(
 ):  # fmt: skip
     # ds = T (q - p) and, if the teacher learns too, dt = T p (log p - log q - KL). Forward's last tiles come first:
     # they are the likeliest to be in the cache.
-    program = tl.num_programs(0).to(tl.int64) - 1 - tl.program_id(0)
-    outer, tile, part = place_of_tile(program, tiles, parts)
+    outer, tile, part = place_of_tile(tl.num_programs(0) - 1 - tl.program_id(0), tiles, parts)
     row, column = tile * ROWS + tl.arange(0, ROWS), part * BLOCK + tl.arange(0, BLOCK)
     statistics += outer * rows
     upstream = scale * tl.load(grad + outer * go + row * gr, mask=row < rows, other=0.0).to(tl.float32)[:, None]
@@ -161,7 +161,7 @@ def kd_kl_forward(student: Tensor, teacher: Tensor, *, temperature: float, is_sp
     outer, rows, columns = mine.shape
     tiling = part_of(tiling_of(mine))
     tiles, parts = triton.cdiv(rows, tiling.rows), tiling.parts(columns)
-    joining = joining_of(parts)
+    joining = joining_of(parts, outer * rows)
     sums = triton.cdiv(rows, joining.rows) if tiling.is_blocked else tiles
     is_per_row = student.dim() == 2
     scale = temperature**2 / (1 if is_per_row else rows)
