@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -12,8 +13,14 @@ from edgekd_kernels._dispatch import Impl
 from edgekd_kernels._op import FusedLoss, Signature, accumulation_dtype
 
 
-def _fake_values(student: Tensor, teacher: Tensor, *_: Tensor, **__: object) -> tuple[Tensor, ...]:
-    return (student.new_empty(len(student), dtype=accumulation_dtype(student, teacher)),)
+def _fake_values(
+    student: Tensor, teacher: Tensor, *labels: Tensor, is_spatial: bool = False, **_: object
+) -> tuple[Tensor, ...]:
+    """Return the values `[B]` and the statistics of rows, `[6, B]` for losses with labels, else `[5, outer, rows]`."""
+    batch, dtype = len(student), accumulation_dtype(student, teacher)
+    rows = (batch, student.shape[1] if is_spatial else math.prod(student.shape[2:]))
+    shape = (6, batch) if labels else (5, *(rows if student.dim() > 2 else (1, batch)))
+    return student.new_empty(batch, dtype=dtype), student.new_empty(shape, dtype=dtype)
 
 
 def _loss(
@@ -32,7 +39,7 @@ def _loss(
             options=options,
             gradients=gradients,
             kept=("student", "teacher", *labels),
-            saved=(),
+            saved=("statistics",),
             fake=_fake_values,
             torch_keeps_own=True,
         )

@@ -106,16 +106,16 @@ MUTATIONS = [
     ),
     Mutation(
         "_triton.rowwise",
-        "divergence += tl.sum(tl.exp(log_p) * (log_p - log_q), axis=1)",
-        "divergence = tl.sum(tl.exp(log_p) * (log_p - log_q), axis=1)",
+        "tl.exp(log_p) * (inside + (log_p - log_q))",
+        "tl.exp(log_p) * inside",
         "kd_kl",
         size=Size(2, classes=5000),
     ),
     Mutation("_triton.rowwise", "grad + outer * go + row * gr, mask", "grad + outer * go + row * 0, mask", "kd_kl"),
     Mutation(
         "_triton.rowwise",
-        "divergence = tl.sum(p * (log_p - log_q), axis=1)",
-        "divergence = 0 * tl.sum(p * (log_p - log_q), axis=1)",
+        "p * (log_p - log_q - divergence[:, None])",
+        "p * (log_p - log_q)",
         "branch_kl",
     ),
     Mutation(
@@ -125,9 +125,9 @@ MUTATIONS = [
         "kd_kl",
     ),
     Mutation(
-        "_triton.rows",
-        "total * tl.exp(largest - larger)",
-        "total",
+        "_triton.rowwise",
+        "part_total * tl.exp(part_largest - larger[:, None])",
+        "part_total",
         "kd_kl",
         size=Size(8, classes=8000),
         options={"temperature": 0.5},
@@ -340,4 +340,12 @@ MUTATIONS = [
     ),
     Mutation("_triton.labelled", "tl.exp(-_softplus(odds_t)) * rest", "rest", "kd_ce"),
     Mutation("_triton.labelled", "second * softening * rest", "second * rest", "nkd", options={"temperature": 2.0}),
+    Mutation("_triton.labelled", "t * inverse_temperature - log_t[:, None], 0.0", "t - log_t[:, None], 0.0", "dkd"),
+    Mutation(
+        "_triton.labelled",
+        "_rest_term(log_q, log_p, within, LOSS)",
+        "_rest_term(log_q, log_p, 0.0, LOSS)",
+        "nkd",
+        size=Size(2, classes=5000),
+    ),
 ]

@@ -2,13 +2,13 @@
 
 A program holds a tile `[ROWS, BLOCK]`. Where columns are adjacent in memory it takes as many short rows as fill the
 tile; where rows are (class maps, channels last) it takes 64 rows side by side. Either way a warp's loads touch adjacent
-addresses. Rows longer than a block are read twice, the second time from the cache.
+addresses. Rows longer than a block are taken in turn by one program, or by one program for each part (`part_of`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import triton
 import triton.language as tl
@@ -21,6 +21,7 @@ _BLOCKS = (16, 64, 256, 1024, 4096)
 _TILE = 1024
 _NARROW_TILE = 256
 _SIDE = 64
+_PART = 2048
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Tiling:
     rows: int
     block: int
     is_blocked: bool
+
+    def parts(self, columns: int) -> int:
+        """Return how many tiles a row takes."""
+        return max(1, -(-columns // self.block))
 
     @property
     def constants(self) -> dict[str, int | bool]:
@@ -78,6 +83,15 @@ def tilings(*, sideways: bool = True) -> Iterator[tuple[Tiling, str]]:
             yield Tiling(_SIDE, block, is_blocked), "rows"
 
 
+def part_of(tiling: Tiling) -> Tiling:
+    """Return the tile where each program takes a part of a row: a smaller one, so that several share a processor.
+
+    Args:
+        tiling: One of `tilings()`.
+    """
+    return replace(tiling, block=_PART) if tiling.is_blocked and tiling.rows == 1 else tiling
+
+
 def _rows_of(block: int, sideways: bool) -> int:
     return max(1, (_TILE if sideways else _NARROW_TILE) // block)
 
@@ -106,15 +120,10 @@ def load_logits(pointer, row, column, row_stride, column_stride, rows, columns, 
 
 
 @triton.jit
-def widen_softmax(largest, total, tile):
-    """Return the largest value of a row and its sum of exponentials, less the largest, after one more tile."""
-    larger = tl.maximum(largest, tl.max(tile, axis=1))
-    grown = total * tl.exp(largest - larger) + tl.sum(tl.exp(tile - larger[:, None]), axis=1)
-    return larger, grown
-
-
-@triton.jit
-def log_softmax_tile(tile):
-    """Return the log-softmax along each row of a tile that holds whole rows."""
-    shifted = tile - tl.max(tile, axis=1)[:, None]
-    return shifted - tl.log(tl.sum(tl.exp(shifted), axis=1))[:, None]
+def softmax_tile(tile):
+    """Return of each row the largest value, the sum of exponentials less it, that sum's log, and the log-softmax."""
+    largest = tl.max(tile, axis=1)
+    shifted = tile - largest[:, None]
+    total = tl.sum(tl.exp(shifted), axis=1)
+    log_total = tl.log(total)
+    return largest, total, log_total, shifted - log_total[:, None]
