@@ -272,12 +272,17 @@ def values_and_gradients(
         upstream: Gradient of the values; a mean over the batch without it.
         options: Further arguments.
     """
-    fresh = {name: _copied(value) for name, value in arguments.items()}
+    fresh = copied(arguments)
     values = function(**fresh, **options)
     weights = torch.full_like(values, 1 / len(values)) if upstream is None else upstream.to(values)
     values.backward(weights if weights.dim() == values.dim() else weights.unsqueeze(1).expand_as(values))
     tensors = tensors_of(fresh)
     return values.detach(), {name: each.grad for name, each in tensors.items() if each.grad is not None}
+
+
+def copied(arguments: Arguments) -> Arguments:
+    """Return arguments as copies that are leaves of their own and require what the originals do."""
+    return {name: _copied(value) for name, value in arguments.items()}
 
 
 def relative_error(found: Tensor, reference: Tensor) -> float:

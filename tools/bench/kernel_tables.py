@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import inspect
 import re
+from collections import Counter
 from pathlib import Path
 from statistics import geometric_mean
 
@@ -12,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tools" / "bench" / "results"
 _OURS = ("auto", "triton", "cuda", "torch")
 _REFERENCES = ("eager", "peer", "compile")
+_GROUP = ("loss", "shape", "student_dtype", "teacher_dtype")
 _STEP = "step:"
 _NOT_RUN = "Not yet run.\n"
 
@@ -51,12 +53,14 @@ def speed_table(pattern: str) -> str:
     """Return how many times faster the losses are than what they replace, as Markdown.
 
     Args:
-        pattern: Glob of a file of `kernels.py` under the results folder; the last of several.
+        pattern: Glob of files of `kernels.py` under the results folder, which measured different things.
     """
-    file, rows = _rows_of(pattern)
-    if file is None:
+    files, rows = _rows_of(pattern)
+    if not files:
         return _NOT_RUN
     groups = _groups([row for row in rows if not row["loss"].startswith(_STEP)])
+    if "graph_ms" in {_time_of(group) for group in groups}:  # what a GPU could not capture has no figure here
+        groups = [group for group in groups if _time_of(group) == "graph_ms"]
     lines = [
         "| loss | tensors | implementation | ms | of a copy's rate | over eager | over published | over compile |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -65,7 +69,7 @@ def speed_table(pattern: str) -> str:
         ours = _fastest(group, _time_of(group))
         if ours:
             lines.append("| " + " | ".join(_cells(ours, group)) + " |")
-    return "\n".join([*lines, "", *_summaries(groups), _source(file)]) + "\n"
+    return "\n".join([*lines, "", *_summaries(groups), _source(files)]) + "\n"
 
 
 def steps_table(pattern: str) -> str:
@@ -74,8 +78,8 @@ def steps_table(pattern: str) -> str:
     Args:
         pattern: As in `speed_table`.
     """
-    file, rows = _rows_of(pattern)
-    if file is None:
+    files, rows = _rows_of(pattern)
+    if not files:
         return _NOT_RUN
     lines = [
         "| loss | student, teacher, pictures | without it, ms | textbook | ours | share, textbook | share, ours |",
@@ -89,18 +93,21 @@ def steps_table(pattern: str) -> str:
         loss, networks = group[0]["loss"].removeprefix(_STEP), group[0]["shape"].replace("|", ", ")
         figures = (f"{times[impl]:.3f}" for impl in ("no loss", "eager", "auto"))
         lines.append("| " + " | ".join((f"`{loss}`", networks, *figures, *shares)) + " |")
-    return "\n".join([*lines, "", _source(file)]) + "\n"
+    return "\n".join([*lines, "", _source(files)]) + "\n"
 
 
-def _rows_of(pattern: str) -> tuple[Path | None, list[dict[str, str]]]:
+def _rows_of(pattern: str) -> tuple[list[Path], list[dict[str, str]]]:
     files = sorted(RESULTS.glob(pattern))
-    if not files:
-        return None, []
-    return files[-1], [row for row in csv.DictReader(files[-1].open(encoding="utf-8")) if not row["error"]]
+    rows = [row for file in files for row in csv.DictReader(file.open(encoding="utf-8")) if not row["error"]]
+    keys = [tuple(row[column] for column in (*_GROUP, "impl")) for row in rows]
+    twice = [key for key, count in Counter(keys).items() if count > 1]
+    if twice:
+        raise SystemExit(f"{pattern}: {twice[0]} is in two files, delete one")
+    return files, rows
 
 
-def _source(file: Path) -> str:
-    return f"Source: `{file.relative_to(ROOT)}`."
+def _source(files: list[Path]) -> str:
+    return f"Source: {', '.join(f'`{file.relative_to(ROOT)}`' for file in files)}."
 
 
 def _in_elements(count: float, n: int, m: int) -> str:
@@ -119,8 +126,7 @@ def _in_elements(count: float, n: int, m: int) -> str:
 def _groups(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
     groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
-        key = row["loss"], row["shape"], row["student_dtype"], row["teacher_dtype"]
-        groups.setdefault(key, []).append(row)
+        groups.setdefault(tuple(row[column] for column in _GROUP), []).append(row)
     return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
 
@@ -153,12 +159,10 @@ def _ratio(ours: dict[str, str], group: list[dict[str, str]], reference: str, co
 
 
 def _summaries(groups: list[list[dict[str, str]]]) -> list[str]:
-    columns = {_time_of(group) for group in groups}
-    words = {"graph_ms": "Geometric means of the GPU's work", "both_ms": "Geometric means"}
-    lines = [_summary(words[column], groups, column) for column in sorted(columns, reverse=True)]
-    if "graph_ms" in columns:
-        lines = [lines[0], _summary("Called one at a time, launches and Python included", groups, "both_ms")]
-    return [line for each in lines for line in (each, "")]
+    if not groups or _time_of(groups[0]) == "both_ms":
+        return [_summary("Geometric means", groups, "both_ms"), ""]
+    waited = _summary("Called one at a time, launches and Python included", groups, "both_ms")
+    return [_summary("Geometric means of the GPU's work", groups, "graph_ms"), "", waited, ""]
 
 
 def _summary(title: str, groups: list[list[dict[str, str]]], column: str) -> str:

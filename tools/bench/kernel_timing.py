@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -48,8 +47,6 @@ class Clock:
         self.is_gpu = device == "cuda"
         self._flush = torch.empty(_L2_FLUSH_BYTES, dtype=torch.int8, device=device) if self.is_gpu else None
         self._copy_gb_s: dict[int, float] = {}
-        if self.is_gpu:
-            _warm_up()
 
     def compare(self, steps: Mapping[str, Step], *, repeats: int) -> dict[str, Times]:
         """Time several calls in turns, so that what else the machine does falls on all alike.
@@ -109,38 +106,32 @@ class Clock:
         return float(start.elapsed_time(end))
 
 
-def _warm_up() -> None:
-    """Use the profiler and capture a graph once: what they set up breaks the first capture of a process."""
-    leaf = torch.ones(8, device="cuda", requires_grad=True)
-
-    def step() -> object:
-        return torch.autograd.grad(leaf.square().sum(), leaf)
-
-    launches(step)
-    with suppress(RuntimeError):
-        replayed(step)
-
-
-def replayed(step: Step) -> Step:
+def replayed(make: Callable[[], Step]) -> Step:
     """Return a call that replays a step's kernels from a CUDA graph, without what Python and launches cost.
 
     Args:
-        step: Works on the same tensors at each call.
+        make: Makes the step, which works on the same tensors at each call. It is called on the stream that is captured:
+            autograd waits for the stream on which a leaf was first used, and the default one cannot be captured.
 
     Raises:
-        RuntimeError: It cannot be captured: it waits for the GPU, say.
+        RuntimeError: The step cannot be captured: it waits for the GPU, say.
     """
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
+        step = make()
         for _ in range(3):
             step()
         torch.cuda.synchronize()
-        graph.capture_begin(capture_error_mode="thread_local")  # what a profiler's thread does is no matter
         try:
-            step()
-        finally:
-            graph.capture_end()
+            graph.capture_begin(capture_error_mode="thread_local")  # what a profiler's thread does is no matter
+            try:
+                step()
+            finally:
+                graph.capture_end()
+        except RuntimeError:
+            graph.reset()  # and give its memory back
+            raise
     torch.cuda.current_stream().wait_stream(stream)
     return graph.replay
 

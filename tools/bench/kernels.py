@@ -2,7 +2,7 @@
 
     python tools/bench/kernels.py --into FILE.csv --device cuda --minutes 9    # again, to go on where it stopped
     python tools/bench/kernels.py --device cpu                                 # named and put among the results
-    python tools/bench/kernels.py --choices FILE.csv                           # from a GPU's file into choices.json
+    python tools/bench/kernels.py --choices FILE.csv                           # from GPUs' files into choices.json
 
 A row is one loss on tensors of one size in one implementation. `eager` is the textbook formula, `peer` the one of
 published code, `compile` and `compile-max` are torch.compile of the textbook; all from raw tensors to gradients,
@@ -44,6 +44,8 @@ DTYPES = {
     "cuda": ((torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)),
     "cpu": ((torch.float32,) * 2,),
 }
+Function = Callable[..., torch.Tensor]
+Columns = dict[str, str]
 REPEATS = {"cuda": 50, "cpu": 15}
 
 
@@ -113,7 +115,9 @@ def main() -> None:
     """Measure, or write the choices."""
     arguments = _parser().parse_args()
     if arguments.choices:
-        CHOICES.write_text(choices(read(arguments.choices)), encoding="utf-8")
+        rows = [row for file in arguments.choices for row in read(file)]
+        wanted = set(arguments.losses.split(",")) if arguments.losses else {row.loss for row in rows}
+        CHOICES.write_text(choices([row for row in rows if row.loss in wanted]), encoding="utf-8")
         return
     facts = _facts(arguments.device, arguments.commit)
     plan = Plan(
@@ -149,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile-at", type=int, help="number of the only size that torch.compile is measured at")
     parser.add_argument("--compile-share", help="N/M: fill torch.compile's cache for one of M shares, measure nothing")
     parser.add_argument("--commit", help="short hash of the code; asks git")
-    parser.add_argument("--choices", type=Path, help="write choices.json from this result file, measure nothing")
+    parser.add_argument("--choices", type=Path, nargs="+", help="write choices.json from result files, measure nothing")
     return parser
 
 
@@ -223,7 +227,7 @@ def _rows(group: Case | kernel_steps.Pair, plan: Plan, clock: Clock) -> Iterator
         steps = group.steps()
         times = clock.compare(steps, repeats=plan.repeats)
         for impl, found in times.items():
-            graph = _from_graph(steps[impl], clock, plan) if clock.is_gpu else {}
+            graph = _from_graph(lambda step=steps[impl]: step, clock, plan) if clock.is_gpu else {}
             yield Row(*key, impl=impl, **_columns("both", found), **graph, **plan.facts)
         return
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -233,23 +237,23 @@ def _rows(group: Case | kernel_steps.Pair, plan: Plan, clock: Clock) -> Iterator
     }
     moved = bytes_moved(group.function, **arguments).bytes
     base = Row(*key, impl="", **plan.facts, moved_bytes=str(moved), **{name: str(size[name]) for name in size})
-    calls, failures = _calls(group, arguments, plan)
+    running, failures = _running(group, arguments, plan)
     yield from (replace(base, impl=impl, error=error) for impl, error in failures.items())
-    forwards = {impl: call for impl, (call, _) in calls.items()}
+    forwards = {impl: forward_of(function, arguments) for impl, (function, _) in running.items()}
     backwards = {impl: _backward(call, arguments) for impl, call in forwards.items()}
     both = {impl: _both(call, arguments) for impl, call in forwards.items()}
     found = {
         way: clock.compare(steps, repeats=plan.repeats)
         for way, steps in (("forward", forwards), ("backward", backwards), ("both", both))
     }
-    for impl, (_, compile_s) in calls.items():
+    for impl, (function, compile_s) in running.items():
         times = {way: found[way][impl] for way in found}
-        columns: dict[str, str] = {}
+        columns: Columns = {}
         for way, each in times.items():
             columns |= _columns(way, each)
         columns["compile_s"] = f"{compile_s:.1f}" if compile_s else ""
         if clock.is_gpu:
-            columns |= _on_gpu(both[impl], clock, plan, counts_launches=_is_first(group, plan))
+            columns |= _on_gpu(function, arguments, clock, plan, counts_launches=_is_first(group, plan))
         columns["gb_s"] = f"{moved / float(columns.get('graph_ms') or times['both'].median_ms) / 1e6:.2f}"
         columns["copy_gb_s"] = f"{clock.copy_gb_s(moved):.2f}"
         yield replace(base, impl=impl, **columns)
@@ -261,19 +265,25 @@ def _is_first(case: Case, plan: Plan) -> bool:
     return is_smallest and case.student_dtype == torch.float32
 
 
-def _columns(way: str, found: Any) -> dict[str, str]:
+def _columns(way: str, found: Any) -> Columns:
     values = {"": found.median_ms, "_p20": found.p20_ms, "_p80": found.p80_ms}
     return {f"{way}{suffix}_ms": f"{value:.5f}" for suffix, value in values.items()}
 
 
-def _on_gpu(step: Step, clock: Clock, plan: Plan, *, counts_launches: bool) -> dict[str, str]:
+def _on_gpu(function: Function, arguments: Arguments, clock: Clock, plan: Plan, *, counts_launches: bool) -> Columns:
+    step = _both(forward_of(function, arguments), arguments)
     columns = {"peak_mib": f"{peak_mib(step):.1f}"} | ({"launches": str(launches(step))} if counts_launches else {})
-    return columns | _from_graph(step, clock, plan)
+
+    def on_leaves_of_its_own() -> Step:
+        own = kernel_cases.copied(arguments)
+        return _both(forward_of(function, own), own)
+
+    return columns | _from_graph(on_leaves_of_its_own, clock, plan)
 
 
-def _from_graph(step: Step, clock: Clock, plan: Plan) -> dict[str, str]:
+def _from_graph(make: Callable[[], Step], clock: Clock, plan: Plan) -> Columns:
     try:
-        graph = replayed(step)
+        graph = replayed(make)
     except RuntimeError as error:  # what cannot be captured has no figure: a synchronisation in published code, say
         return {"uncaptured": str(error).splitlines()[0][:200]}
     return {"graph_ms": f"{clock.compare({'graph': graph}, repeats=plan.repeats)['graph'].median_ms:.5f}"}
@@ -293,25 +303,24 @@ def _taught(arguments: Arguments) -> list[torch.Tensor]:
     return [each for each in kernel_cases.tensors_of(arguments).values() if each.requires_grad]
 
 
-def _calls(case: Case, arguments: Arguments, plan: Plan) -> tuple[dict[str, Any], dict[str, str]]:
+def _running(case: Case, arguments: Arguments, plan: Plan) -> tuple[dict[str, tuple[Function, float]], Columns]:
     """Return each implementation that runs with the seconds of its first call, and of the other ones why not."""
-    calls: dict[str, Any] = {}
-    failures: dict[str, str] = {}
+    running: dict[str, tuple[Function, float]] = {}
+    failures: Columns = {}
     for impl, function in _functions(case, plan).items():
         started = time.perf_counter()
         try:
-            call = forward_of(function, arguments)
-            _both(call, arguments)()
+            _both(forward_of(function, arguments), arguments)()
         except (RuntimeError, ValueError, TypeError, ImportError) as error:
             failures[impl] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             continue
         is_compiled = impl.startswith("compile") or impl in ("triton", "cuda")
-        calls[impl] = call, time.perf_counter() - started if is_compiled else 0.0
-    return calls, failures
+        running[impl] = function, time.perf_counter() - started if is_compiled else 0.0
+    return running, failures
 
 
-def _functions(case: Case, plan: Plan) -> dict[str, Callable[..., torch.Tensor]]:
-    functions: dict[str, Callable[..., torch.Tensor]] = {}
+def _functions(case: Case, plan: Plan) -> dict[str, Function]:
+    functions: dict[str, Function] = {}
     textbook, peer = (getattr(module, case.loss, None) for module in (textbook_losses, peer_losses))
     if textbook is not None:
         functions["eager"] = textbook
@@ -333,7 +342,7 @@ def _functions(case: Case, plan: Plan) -> dict[str, Callable[..., torch.Tensor]]
     return functions
 
 
-def _with_impl(function: Callable[..., torch.Tensor], impl: str) -> Callable[..., torch.Tensor]:
+def _with_impl(function: Function, impl: str) -> Function:
     def fused(**arguments: Any) -> torch.Tensor:
         return function(**arguments, impl=impl)
 
