@@ -2,8 +2,8 @@
 
 JetPack 5 and 6: docs.nvidia.com, "tegrastats utility" of Jetson Linux r35 and r36, and lines quoted in the issues and
 tests of henrygd/beszel and rbonghi/jetson_stats. JetPack 7 on Thor (no GR3D_FREQ, or `GR3D_FREQ @[0,0,0]`, rails
-VDD_GPU and VDD_CPU_SOC_MSS, temperatures `50C/50C`, three powers a rail): wendylabsinc/WendyOS pull request 1316 and lines of
-L4T 38.2, 38.4 and 39.2 quoted in public test suites. Negative VDD_GPU on an idle Thor was reported too.
+VDD_GPU and VDD_CPU_SOC_MSS, temperatures `50C/50C`, three powers a rail): wendylabsinc/WendyOS pull request 1316 and
+lines of L4T 38.2, 38.4 and 39.2 quoted in public test suites. Negative VDD_GPU on an idle Thor was reported too.
 """
 
 import pytest
