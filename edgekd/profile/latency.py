@@ -120,7 +120,7 @@ def time_runs(
     after = host.state()
     summary, drift = summarise(samples_ms), drift_of(samples_ms)
     warnings = [
-        *timing_warnings(summary, drift, min_samples, max_seconds),
+        *timing_warnings(summary, drift, min_samples),
         *([] if warmed.is_steady else [f"latency was still falling when the warm-up ended after {max_seconds:g} s"]),
         *machine_warnings(before, after, int(runner.facts.get("threads", 1))),
         *_precision_warnings(runner, precision),
@@ -131,7 +131,7 @@ def time_runs(
         **soak,
         "sampled_s": round(sampled_s, 6),
         "lag1_correlation": _lag1_correlation(samples_ms),
-        **_statistics(summary),
+        **summary_conditions(summary),
         **quantile_conditions(samples_ms),
         **_software(runner),
         **_machine(before, after),
@@ -227,7 +227,8 @@ def _lag1_correlation(samples_ms: list[float]) -> float:
     return round(float((centred[1:] * centred[:-1]).sum()) / variance, 4) if variance > 0 else 0.0
 
 
-def _statistics(summary: Summary) -> dict[str, Any]:
+def summary_conditions(summary: Summary) -> dict[str, Any]:
+    """Return what a report's conditions hold of a summary."""
     return {
         "samples": summary.samples,
         "percentiles": "nearest rank",
@@ -265,7 +266,7 @@ def _machine(before: HostState, after: HostState) -> dict[str, Any]:
     }
 
 
-def timing_warnings(summary: Summary, drift: Drift | None, min_samples: int, max_seconds: float) -> list[str]:
+def timing_warnings(summary: Summary, drift: Drift | None, min_samples: int) -> list[str]:
     """Say what about the samples makes a figure doubtful: their spread, their drift, too few of them."""
     warnings = []
     if summary.cov > _HIGH_COV:
@@ -278,7 +279,7 @@ def timing_warnings(summary: Summary, drift: Drift | None, min_samples: int, max
             f"({100 * drift.change:+.1f} %): soak longer, or look at clocks and temperature"
         )
     if summary.samples < min_samples:
-        warnings.append(f"only {summary.samples} of {min_samples} samples fitted into {max_seconds:g} s")
+        warnings.append(f"only {summary.samples} of {min_samples} samples were taken")
     return warnings
 
 

@@ -70,6 +70,8 @@ def require_rails(root: Path = Path("/")) -> tuple[Rail, ...]:
 class PowerSampler:
     """Samples rails in a thread of its own while the block runs; a sensor that fails raises at the block's end.
 
+    Without rails it does nothing.
+
     Args:
         rails: What to read.
         interval_s: Time between samples.
@@ -95,13 +97,16 @@ class PowerSampler:
         self._samples.append(PowerSample(self._host.now_ns() / 1e9, {rail.name: rail.read_w() for rail in self._rails}))
 
     def __enter__(self) -> PowerSampler:
-        self.take()
-        self._thread.start()
+        if self._rails:
+            self.take()
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._rails:
+            return
         self._stop.set()
         self._thread.join()
         if self._problem is not None and error is None:

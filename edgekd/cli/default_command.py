@@ -1,0 +1,19 @@
+"""A group with a command that need not be named: `edgekd profile net.onnx` is `edgekd profile measure net.onnx`."""
+
+from __future__ import annotations
+
+import typer
+from typer.core import TyperGroup
+
+DEFAULT = "measure"
+_HELP = ("-h", "--help")
+
+
+class MeasuringGroup(TyperGroup):
+    """A group whose command `measure` is meant where the first word names no command."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Put the command's name before words that do not start with one."""
+        if args and args[0] not in self.commands and args[0] not in _HELP:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
