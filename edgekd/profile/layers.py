@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from edgekd.export import module_of
 from edgekd.profile.trtexec import LayerInfo, LayerProfile
 
 _REFORMAT = re.compile(r"^Reformatting CopyNode for .* to (.+)$")
@@ -72,24 +73,6 @@ def by_module(layers: Sequence[MeasuredLayer]) -> tuple[ModuleTime, ...]:
         for module, own in times.items()
     ]
     return tuple(sorted(found, key=lambda one: -one.time_ms))
-
-
-def module_of(node: str) -> str:
-    """Return the path of the module that an ONNX node belongs to; empty at the top, or where the name tells none.
-
-    `layer1.0.conv1/Conv` and `/layer1/layer1.0/conv1/Conv` both belong to `layer1.0.conv1`.
-    """
-    *scopes, _ = node.strip("/").split("/")
-    path = ""
-    for scope in scopes:
-        is_whole = path and scope.startswith(f"{path.rpartition('.')[2]}.") and not scope.startswith(f"{path}.")
-        if is_whole:  # the older exporter repeats the parent's own name: layer1, then layer1.0
-            path = ".".join(filter(None, (path.rpartition(".")[0], scope)))
-        elif path and scope.startswith(f"{path}."):
-            path = scope
-        else:
-            path = f"{path}.{scope}" if path else scope
-    return path
 
 
 def nodes_in_name(layer: str, known: Collection[str] = ()) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from edgekd.core.errors import BuildError, DataError
-from edgekd.export import export_onnx
+from edgekd.export import export_onnx, module_of
 from edgekd.models import build, spec_for
-from edgekd.profile.layers import by_module, layers_from_trtexec, measured_layer, module_of, nodes_in_name
+from edgekd.profile.layers import by_module, layers_from_trtexec, measured_layer, nodes_in_name
 from edgekd.profile.ort_layers import layers_from_ort_profile, ort_layers
 from edgekd.profile.trtexec import export_from_text
 
