@@ -230,7 +230,7 @@ def _verdict(found: Layerwise, why: dict[str, tuple[str, ...]], tolerance: Toler
         fine = f"{', '.join(layer.inputs)} {'are' if len(layer.inputs) > 1 else 'is'} still fine"
         origin = fine if layer.inputs else "it computes from the inputs alone"
         lines.append(
-            f"{layer.pair.layer} departs first: {tolerance.on} {value:.3g} above {tolerance.limit:g}; {origin}"
+            f"{layer.pair.layer} departs on its own: {tolerance.on} {value:.3g} above {tolerance.limit:g}; {origin}"
         )
         lines += [f"  {reason}" for reason in why.get(layer.pair.candidate, ())]
     return lines
