@@ -60,11 +60,11 @@ def comparison_text(comparison: Comparison, before: Profile, after: Profile) -> 
     lines = [f"first: {before.model}, second: {after.model}", format_table(header, rows)]
     if comparison.layers:
         shown = [
-            (one.name, _ms(one.before_ms), _ms(one.after_ms), f"{one.change_ms:+.4f}")
+            (one.name, _ms(one.before_ms), _ms(one.after_ms), f"{one.change_ms:+.4f}", " + ".join(one.modules))
             for one in comparison.layers[:LAYERS_SHOWN]
         ]
         left_out = len(comparison.layers) - len(shown)
-        lines.append(format_table((comparison.layers_are[:-1], "first ms", "second ms", "change ms"), shown))
+        lines.append(format_table((comparison.layers_are[:-1], "first ms", "second ms", "change ms", "modules"), shown))
         lines += [f"... and {left_out} more that changed less"] if left_out else []
     lines += [f"warning: {text}" for text in comparison.warnings]
     return "\n".join([*lines, _verdict(comparison)])

@@ -65,11 +65,13 @@ class LayerChange:
         name: Its name.
         before_ms: Time in the first; None where it has no such layer.
         after_ms: Time in the second; None where it has no such layer.
+        modules: Modules that the layer belongs to.
     """
 
     name: str
     before_ms: float | None
     after_ms: float | None
+    modules: tuple[str, ...] = ()
 
     @property
     def change_ms(self) -> float:

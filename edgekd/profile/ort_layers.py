@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _EVENT_SUFFIX = "_kernel_time"
 _LAYOUT_SUFFIX = "_nchwc"
+_REORDERINGS = ("ReorderInput", "ReorderOutput")
 _WARMUP = 5
 _FUSED_AFTER = ("Add", "Sum", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid")
 
@@ -118,19 +119,23 @@ def origins_of(original: onnx.GraphProto, optimised: onnx.GraphProto) -> dict[st
     """
     producer = {name: node for node in original.node for name in node.output if name}
     consumers = _consumers(original)
-    made = {node.name: _original_tensors(node, producer) for node in optimised.node}
-    visible = {name for names in made.values() for name in names}
-    made = {name: tuple(_fused_end(tensor, consumers, visible) for tensor in names) for name, names in made.items()}
-    boundaries = {name for names in made.values() for name in names}
-    order = {node.name: index for index, node in enumerate(original.node)}
+    by_name = {node.name: node for node in original.node if node.name}
+    made = [_original_tensors(node, producer, by_name) for node in optimised.node]
+    visible = {name for names in made for name in names}
+    for index in reversed(range(len(made))):  # of two convolutions that are added, the later one computes the sum
+        made[index] = tuple(_fused_end(tensor, consumers, visible) for tensor in made[index])
+        visible.update(made[index])
+    boundaries = {name for names in made for name in names}
+    order = {id(node): index for index, node in enumerate(original.node)}
     found = {}
-    for node in optimised.node:
-        if names := made[node.name]:
-            found[node.name] = tuple(sorted(_between(names, boundaries, producer), key=order.__getitem__))
+    for node, names in zip(optimised.node, made, strict=True):
+        if names:
+            own = sorted(_between(names, boundaries, producer), key=lambda one: order[id(one)])
+            found[node.name] = tuple(one.name or one.output[0] for one in own if one.op_type != "Constant")
     sources = {name: node.name for node in optimised.node for name in node.output}
     for node in optimised.node:  # reorderings make tensors that the original graph lacks
         source = next((sources[name] for name in node.input if name in sources), "")
-        if node.name not in found and source in found:
+        if node.op_type in _REORDERINGS and source in found:
             found[node.name] = found[source]
     return found
 
@@ -152,20 +157,28 @@ def _fused_end(tensor: str, consumers: Mapping[str, Sequence[onnx.NodeProto]], v
     return tensor
 
 
-def _original_tensors(node: onnx.NodeProto, producer: Mapping[str, onnx.NodeProto]) -> tuple[str, ...]:
+def _original_tensors(
+    node: onnx.NodeProto, producer: Mapping[str, onnx.NodeProto], by_name: Mapping[str, onnx.NodeProto]
+) -> tuple[str, ...]:
+    if node.op_type in _REORDERINGS:
+        return ()
     named = [name for name in node.output if name in producer]
     laid_out = node.name.removesuffix(_LAYOUT_SUFFIX)
     if not named and node.name.endswith(_LAYOUT_SUFFIX) and laid_out in producer:
         named = [laid_out]
-    return () if node.op_type in ("ReorderInput", "ReorderOutput") else tuple(named)
+    if not named and node.name in by_name and by_name[node.name].op_type == node.op_type:
+        named = [name for name in by_name[node.name].output if name]
+    return tuple(named)
 
 
-def _between(names: Iterable[str], boundaries: set[str], producer: Mapping[str, onnx.NodeProto]) -> set[str]:
-    """Return the names of the nodes that make tensors from boundaries."""
-    pending, seen = list(names), set()
+def _between(
+    names: Iterable[str], boundaries: set[str], producer: Mapping[str, onnx.NodeProto]
+) -> list[onnx.NodeProto]:
+    """Return the nodes that make tensors from boundaries, each once, in no order."""
+    pending, seen = list(names), dict[int, Any]()
     while pending:
         node = producer.get(pending.pop())
-        if node is not None and node.name not in seen:
-            seen.add(node.name)
+        if node is not None and id(node) not in seen:
+            seen[id(node)] = node
             pending += [name for name in node.input if name not in boundaries]
-    return seen
+    return list(seen.values())

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.core.errors import BuildError, DataError
 from edgekd.export import export_onnx, module_of
@@ -169,3 +170,23 @@ def test_wrong_inputs_are_one_error(exported):
     path, _ = exported("vgg", 8, 16)
     with pytest.raises(BuildError, match="cannot time the layers"):
         ort_layers(path, {"other": np.zeros((1, 3, 32, 32), np.float32)}, runs=1)
+
+
+def test_two_convolutions_that_are_added_and_nodes_without_names_are_found_once(tmp_path):
+    rng = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(rng.standard_normal((8, 8, 3, 3)).astype(np.float32), name) for name in "abc"]
+    nodes = [
+        helper.make_node("Conv", ["input", "a"], ["x"], "first/Conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["x", "b"], ["y"], "left/Conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Constant", [], ["c"], value=weights[2]),
+        helper.make_node("Conv", ["x", "c"], ["z"], "right/Conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["y", "z"], ["sum"]),
+        helper.make_node("Relu", ["sum"], ["out"]),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 16, 16]) for name in ("input", "out")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], weights[:2])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "n.onnx")
+    layers = ort_layers(tmp_path / "n.onnx", {"input": np.ones((1, 8, 16, 16), np.float32)}, runs=3)
+    made = [layer.nodes for layer in layers if layer.kind == "Conv"]
+    assert sorted(node for nodes in made for node in nodes) == ["first/Conv", "left/Conv", "out", "right/Conv", "sum"]
+    assert {len(nodes) for nodes in made} == {1, 3}

@@ -24,8 +24,9 @@ class TensorGraph:
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto = proto
-        self.constants = {tensor.name: tensor for tensor in proto.graph.initializer}
-        self.inputs = tuple(value.name for value in proto.graph.input if value.name not in self.constants)
+        self._initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self.constants = self._initializers | _of_constant_nodes(proto.graph)
+        self.inputs = tuple(value.name for value in proto.graph.input if value.name not in self._initializers)
         self.outputs = tuple(value.name for value in proto.graph.output)
         self.producer = {name: node for node in proto.graph.node for name in node.output if name}
         self._index = {id(node): index for index, node in enumerate(proto.graph.node)}
@@ -84,7 +85,7 @@ class TensorGraph:
         for field in (part.graph.node, part.graph.output, part.graph.initializer, part.graph.value_info):
             del field[:]
         part.graph.node.extend(node for node in self.proto.graph.node if needed.intersection(node.output))
-        part.graph.initializer.extend(tensor for name, tensor in self.constants.items() if name in needed)
+        part.graph.initializer.extend(tensor for name, tensor in self._initializers.items() if name in needed)
         part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
         return part
 
@@ -122,6 +123,16 @@ class TensorGraph:
             if value.name in found:
                 found[value.name] = (kind.elem_type, dims if is_known else None)
         return found
+
+
+def _of_constant_nodes(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    return {
+        node.output[0]: item.t
+        for node in graph.node
+        if node.op_type == "Constant"
+        for item in node.attribute
+        if item.name == "value"
+    }
 
 
 def is_float(kind: int) -> bool:
