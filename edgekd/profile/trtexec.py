@@ -12,21 +12,19 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import DataError
+from edgekd.engine.tensorrt.inspector import nodes_of_metadata
 
 DEFAULT_WARMUP_MS = 200.0
 """What trtexec warms up for when it is not told."""
 
 _PARTS = ("Enq", "H2d", "Compute", "D2h")
 _DURATIONS = ("h2dMs", "computeMs", "d2hMs", "latencyMs")
-_NODE = re.compile(r"\[ONNX Layer: (.*)\]", re.DOTALL)
-_BETWEEN_NODES = re.compile(r"[\x1e\x1f]|(?<=\])\s*(?=\[ONNX Layer: )")
 
 
 @dataclass(frozen=True)
@@ -207,15 +205,6 @@ def _layer_info(document: Mapping[str, Any], origin: str) -> LayerInfo:
         raise DataError(f"{origin}: 'I/O Tensors' or 'Bindings' is no list")
     names = [item if isinstance(item, str) else _name(item, "Name", f"{origin}: I/O Tensors") for item in tensors]
     return LayerInfo(tuple(found), tuple(names))
-
-
-def nodes_of_metadata(metadata: str) -> tuple[str, ...]:
-    """Return the ONNX nodes that a layer's `Metadata` names, in order, each once.
-
-    Nodes are written `[ONNX Layer: name]`, one after the other or apart by the control characters 0x1e and 0x1f.
-    """
-    found = (_NODE.fullmatch(part.strip()) for part in _BETWEEN_NODES.split(metadata))
-    return tuple(dict.fromkeys(match[1] for match in found if match))
 
 
 def _field(row: Any, name: str, where: str) -> Any:

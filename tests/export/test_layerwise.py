@@ -117,6 +117,19 @@ def test_a_changed_weight_is_found_wherever_it_is(name):
     assert f"its constant '{weight}' differs in 1 of 144 values, by at most 0.5" in reason
 
 
+def test_weights_in_nodes_are_compared_too():
+    def moved(proto):
+        index = next(i for i, one in enumerate(proto.graph.initializer) if one.name == "b1.conv1.weight")
+        tensor = proto.graph.initializer.pop(index)
+        proto.graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
+        return proto
+
+    sides, reference = sides_of(moved(network()), moved(changed(change_weight, "b1.conv1.weight")))
+    found = bisect_layers(sides, [FEEDS], FP32)
+    assert found.culprit.pair.layer == "b1.conv1/Conv"
+    assert "'b1.conv1.weight' differs in 1 of 144 values" in reasons(found.culprit, sides.graph, reference)[0]
+
+
 def test_what_follows_the_culprit_inherits_and_what_goes_before_is_fine():
     sides, _ = sides_of(network(), changed(change_weight, "b3.conv2.weight"))
     found = compare_layers(sides, [FEEDS], FP32)

@@ -8,7 +8,8 @@ import json
 import pytest
 
 from edgekd.core.errors import DataError
-from edgekd.profile.trtexec import LayerInfo, LayerProfile, Times, export_from_text, nodes_of_metadata, read_export
+from edgekd.engine.tensorrt.inspector import nodes_of_metadata
+from edgekd.profile.trtexec import LayerInfo, LayerProfile, Times, export_from_text, read_export
 
 
 def inference(start, compute=2.0, **more):

@@ -148,6 +148,19 @@ def test_energy_needs_rails_and_a_prediction_has_neither_layers_nor_trace(edgekd
     assert not (tmp_path / "t.json").exists()
 
 
+@pytest.mark.parametrize(("budget", "code"), [("p99<9s, energy<90J", 0), ("energy<1uJ", 3)])
+def test_energy_is_measured_from_rails_and_held_against_a_budget(edgekd, net, monkeypatch, budget, code):
+    from edgekd.profile import Rail
+
+    monkeypatch.setattr("edgekd.profile.require_rails", lambda: (Rail("VDD_IN", lambda: 6.0),))
+    result = edgekd("profile", net.onnx, *QUICK, "--energy", "--budget", budget, "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == code
+    assert document["energy"]["total"]["mean_w"] == pytest.approx(6.0)
+    assert document["energy"]["total_is"] == "VDD_IN"
+    assert document["verdict"]["clauses"][-1]["value"] == pytest.approx(document["energy"]["total"]["gross_mj"])
+
+
 def test_the_group_lists_its_commands_and_measures_by_default(edgekd, net):
     text = edgekd("profile", "--help").stdout
     for name in ("measure", "import", "compare"):

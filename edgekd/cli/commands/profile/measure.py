@@ -66,7 +66,7 @@ def measure(
     limits = parse_budget(budget) if budget is not None else None
     device = get_target(target)
     if limits is not None:
-        limits.require_known(LATENCY_METRICS, device.name)
+        limits.require_known((*LATENCY_METRICS, *(["energy"] if energy else [])), device.name)
     with tempfile.TemporaryDirectory(prefix="edgekd-profile-") as scratch:
         onnx = _readable(model, shape, Path(scratch))
         size = batch or onnx.batch or 1
