@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from edgekd import __version__
-from edgekd.cli.commands import latency, methods, probe, recipes, report, targets
+from edgekd.cli.commands import latency, methods, probe, profile, recipes, report, targets
 from edgekd.cli.commands.build import build
+from edgekd.cli.commands.compare import compare
 from edgekd.cli.commands.distill import distill
 from edgekd.cli.commands.doctor import doctor
 from edgekd.cli.commands.export import export
-from edgekd.cli.commands.profile import profile
 from edgekd.cli.commands.quantize import quantize
 from edgekd.cli.commands.schema import schema
 from edgekd.cli.commands.search import search
@@ -61,7 +61,8 @@ app.command("search")(delivering(search))
 app.command("export")(delivering(export))
 app.command("quantize")(delivering(quantize))
 app.command("build")(delivering(build))
-app.command("profile")(delivering(profile))
+app.command("compare")(delivering(compare))
+app.add_typer(profile.app, name="profile")
 app.add_typer(report.app, name="report")
 app.add_typer(methods.app, name="methods")
 app.add_typer(probe.app, name="probe")

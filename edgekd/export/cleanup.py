@@ -72,10 +72,11 @@ def _name_after_modules(graph: onnx.GraphProto) -> None:
 
 def _module_path(node: onnx.NodeProto, weights: set[str]) -> str:
     owned = [name for name in node.input if name in weights and name.endswith(".weight")]
-    if owned:
+    # the exporter keeps equal tensors once, so that the scale of a norm may bear the name of another norm's
+    if owned and not node.op_type.endswith("Normalization"):
         return str(owned[0]).removesuffix(".weight")
     for item in node.metadata_props:
         if item.key == _SCOPES_KEY:
             scopes = ast.literal_eval(item.value)
             return str(scopes[-2]) if len(scopes) > 1 else ""
-    return ""
+    return str(owned[0]).removesuffix(".weight") if owned else ""

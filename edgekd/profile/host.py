@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+_GPU_DEVFREQ = ("*.gpu", "*.gv11b", "*.gp10b", "gpu-gpc-*")  # integrated GPUs of Orin, Xavier, TX2 and Thor
+
 
 @dataclass(frozen=True)
 class HostState:
@@ -21,6 +23,11 @@ class HostState:
         governor: Frequency governor of the first CPU; `"unknown"` where the kernel does not tell.
         clock_mhz: Mean current clock of the CPUs; None where the kernel does not tell.
         load_1min: Load average of the last minute.
+        temperature_c: Hottest thermal zone; None where the kernel does not tell.
+        throttle_events: How often the CPUs were throttled since boot; None where the kernel does not count it.
+        gpu_clock_mhz: Current clock of an integrated GPU; None where there is none.
+        resident_mb: Memory of this process in RAM, in 10^6 bytes; None where the kernel does not tell.
+        peak_resident_mb: The most it has been.
     """
 
     cpu_model: str
@@ -28,6 +35,11 @@ class HostState:
     governor: str
     clock_mhz: float | None
     load_1min: float
+    temperature_c: float | None = None
+    throttle_events: int | None = None
+    gpu_clock_mhz: float | None = None
+    resident_mb: float | None = None
+    peak_resident_mb: float | None = None
 
 
 class Host(Protocol):
@@ -57,13 +69,18 @@ class SystemHost:
         return time.perf_counter_ns()
 
     def state(self) -> HostState:
-        """Read `/proc/cpuinfo`, the governor, the clock and the load."""
+        """Read clocks, governor, load, temperature, throttling and memory from `/proc` and `/sys`."""
         return HostState(
             cpu_model=self._cpu_model(),
             logical_cpus=len(os.sched_getaffinity(0)),
             governor=self._governor(),
             clock_mhz=self._clock_mhz(),
             load_1min=round(os.getloadavg()[0], 2),
+            temperature_c=self._temperature_c(),
+            throttle_events=self._throttle_events(),
+            gpu_clock_mhz=self._gpu_clock_mhz(),
+            resident_mb=self._process_mb("VmRSS"),
+            peak_resident_mb=self._process_mb("VmHWM"),
         )
 
     def _cpu_model(self) -> str:
@@ -80,11 +97,40 @@ class SystemHost:
         path = self._root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
         return path.read_text(encoding="utf-8").strip() if path.is_file() else "unknown"
 
+    def _temperature_c(self) -> float | None:
+        zones = (self._root / "sys/class/thermal").glob("thermal_zone*/temp")
+        degrees = [value / 1e3 for path in zones if (value := _number(path)) is not None]
+        return round(max(degrees), 1) if degrees else None
+
+    def _throttle_events(self) -> int | None:
+        cpus = self._root / "sys/devices/system/cpu"
+        counts = [_number(path) for path in cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count")]
+        known = [int(count) for count in counts if count is not None]
+        return sum(known) if known else None
+
+    def _gpu_clock_mhz(self) -> float | None:
+        folders = [path for name in _GPU_DEVFREQ for path in (self._root / "sys/class/devfreq").glob(name)]
+        clocks = [value / 1e6 for path in folders if (value := _number(path / "cur_freq")) is not None]
+        return round(max(clocks), 1) if clocks else None
+
+    def _process_mb(self, key: str) -> float | None:
+        path = self._root / "proc/self/status"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        kibibytes = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
+        return round(int(kibibytes[0]) * 1024 / 1e6, 1) if kibibytes else None
+
     def _cpuinfo(self, key: str) -> list[str]:
         path = self._root / "proc/cpuinfo"
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         pairs = (line.partition(":") for line in lines)
         return [value.strip() for name, _, value in pairs if name.strip() == key and value.strip()]
+
+
+def _number(path: Path) -> float | None:
+    try:
+        return float(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # some zones refuse to be read while their unit is powered down
+        return None
 
 
 class FakeHost:

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekd.core.artifacts import LatencyReport, Precision
 from edgekd.core.errors import BuildError, ConfigError
 from edgekd.data import NetInputs
 from edgekd.engine import Runner
 from edgekd.profile.host import Host, HostState, SystemHost
-from edgekd.profile.statistics import FEWEST_FOR_INTERVAL, Summary, summarise
+from edgekd.profile.statistics import FEWEST_FOR_INTERVAL, Summary, quantiles_of, summarise
+from edgekd.profile.steady import Drift, drift_of, is_steady
 
 _HIGH_COV = 0.25
 _CLOCK_DROP = 0.9
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A measurement with every sample.
+
+    Attributes:
+        report: The figures.
+        samples_ms: Milliseconds of each run, in order.
+        starts_ms: When each run started, in milliseconds of the host's clock.
+    """
+
+    report: LatencyReport
+    samples_ms: tuple[float, ...]
+    starts_ms: tuple[float, ...]
 
 
 def measure(
@@ -25,13 +44,42 @@ def measure(
     *,
     target: str,
     precision: Precision,
-    warmup: int = 20,
+    warmup: int | None = None,
+    soak_s: float = 0.0,
     min_samples: int = 300,
     min_seconds: float = 1.0,
     max_seconds: float = 30.0,
     host: Host | None = None,
 ) -> LatencyReport:
-    """Time `runner.run(inputs)` again and again.
+    """Time `runner.run(inputs)` again and again; the report of `time_runs`, which documents arguments and errors."""
+    return time_runs(
+        runner,
+        inputs,
+        target=target,
+        precision=precision,
+        warmup=warmup,
+        soak_s=soak_s,
+        min_samples=min_samples,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        host=host,
+    ).report
+
+
+def time_runs(
+    runner: Runner,
+    inputs: NetInputs,
+    *,
+    target: str,
+    precision: Precision,
+    warmup: int | None = None,
+    soak_s: float = 0.0,
+    min_samples: int = 300,
+    min_seconds: float = 1.0,
+    max_seconds: float = 30.0,
+    host: Host | None = None,
+) -> Timing:
+    """Time `runner.run(inputs)` again and again, and keep every sample.
 
     Every sample is the wall-clock time of one call, copies in and out included. Sampling goes on until both
     `min_samples` and `min_seconds` are reached and stops at `max_seconds` at the latest (but not before six samples).
@@ -43,46 +91,53 @@ def measure(
         inputs: One batch, pictures float32 `[B, C, H, W]` or tokens int64 `[B, L]`.
         target: Name of the machine measured.
         precision: Precision the engine was asked for.
-        warmup: Runs before the first sample; at least one is made, to check the answer.
+        warmup: Runs before the first sample; by default as many as it takes to be steady (`edgekd.profile.steady`). At
+            least one is made, to check the answer.
+        soak_s: Seconds of running after the warm-up and before the first sample, to reach working temperature.
         min_samples: Fewest samples, at least six.
         min_seconds: Shortest time of sampling.
         max_seconds: Longest time of warm-up, and again of sampling.
         host: Clock and machine; this machine by default.
 
     Returns:
-        A report of kind `"measured"`: percentiles by nearest rank, `low_ms` and `high_ms` the order-statistic interval
-        of the median (at least 95 %), and in `conditions` samples, warm-up, p90, mean, CoV, threads, provider, CPU,
-        governor, clocks, load, versions, batch and warnings.
+        The samples and a report of kind `"measured"`: percentiles by nearest rank, `low_ms` and `high_ms` the
+        order-statistic interval of the median (at least 95 %), and in `conditions` samples, warm-up, soak, p90, p99.9
+        where there are samples for it, the interval of each, mean, CoV, threads, provider, CPU, governor, clocks,
+        temperatures, load, memory, versions, batch and warnings.
 
     Raises:
         ConfigError: `min_samples` or a time is out of range.
         BuildError: The engine gives NaN or infinite logits: its speed would mean nothing.
     """
-    problems = _problems(warmup, min_samples, min_seconds, max_seconds)
+    problems = _problems(warmup, soak_s, min_samples, min_seconds=min_seconds, max_seconds=max_seconds)
     if problems:
         raise ConfigError("measuring latency: " + "; ".join(problems))
     host = host or SystemHost()
     before = host.state()
     warmed = _warm_up(runner, inputs, warmup, max_seconds, host)
-    samples_ms, sampled_s = _sample(runner, inputs, min_samples, (min_seconds, max_seconds), host)
+    soak = _soak(runner, inputs, soak_s, host)
+    starts_ns, samples_ms, sampled_s = _sample(runner, inputs, min_samples, (min_seconds, max_seconds), host)
     after = host.state()
-    summary = summarise(samples_ms)
+    summary, drift = summarise(samples_ms), drift_of(samples_ms)
     warnings = [
-        *_timing_warnings(summary, min_samples, max_seconds),
-        *_machine_warnings(before, after, int(runner.facts.get("threads", 1))),
+        *timing_warnings(summary, drift, min_samples),
+        *([] if warmed.is_steady else [f"latency was still falling when the warm-up ended after {max_seconds:g} s"]),
+        *machine_warnings(before, after, int(runner.facts.get("threads", 1))),
         *_precision_warnings(runner, precision),
     ]
     conditions = {
         "batch": len(inputs),
-        "warmup": warmed,
+        "warmup": warmed.runs,
+        **soak,
         "sampled_s": round(sampled_s, 6),
         "lag1_correlation": _lag1_correlation(samples_ms),
-        **_statistics(summary),
+        **summary_conditions(summary),
+        **quantile_conditions(samples_ms),
         **_software(runner),
         **_machine(before, after),
         "warnings": warnings,
     }
-    return LatencyReport(
+    report = LatencyReport(
         kind="measured",
         target=target,
         precision=precision,
@@ -94,11 +149,22 @@ def measure(
         conditions=conditions,
         parents=(str(runner.facts["engine_digest"]),) if "engine_digest" in runner.facts else (),
     )
+    return Timing(report, tuple(samples_ms), tuple(start / 1e6 for start in starts_ns))
 
 
-def _problems(warmup: int, min_samples: int, min_seconds: float, max_seconds: float) -> list[str]:
+@dataclass(frozen=True)
+class _WarmUp:
+    runs: int
+    is_steady: bool
+
+
+def _problems(
+    warmup: int | None, soak_s: float, min_samples: int, *, min_seconds: float, max_seconds: float
+) -> list[str]:
     problems = []
-    if warmup < 0:
+    if soak_s < 0:
+        problems.append(f"soak_s is {soak_s}, it must not be negative")
+    if warmup is not None and warmup < 0:
         problems.append(f"warmup is {warmup}, it must not be negative")
     if min_samples < FEWEST_FOR_INTERVAL:
         problems.append(f"min_samples is {min_samples}, an interval needs at least {FEWEST_FOR_INTERVAL}")
@@ -107,33 +173,52 @@ def _problems(warmup: int, min_samples: int, min_seconds: float, max_seconds: fl
     return problems
 
 
-def _warm_up(runner: Runner, inputs: NetInputs, warmup: int, max_seconds: float, host: Host) -> int:
+def _warm_up(runner: Runner, inputs: NetInputs, warmup: int | None, max_seconds: float, host: Host) -> _WarmUp:
     deadline = host.now_ns() + round(max_seconds * 1e9)
-    logits = runner.run(inputs)
+    logits, first_ms = _timed(runner, inputs, host)
     if not np.isfinite(logits).all():
         raise BuildError("the engine gives NaN or infinite logits for these inputs; its latency means nothing")
-    runs = 1
-    while runs < warmup and host.now_ns() < deadline:
-        runner.run(inputs)
-        runs += 1
-    return runs
+    samples_ms = [first_ms]
+    while (len(samples_ms) < warmup if warmup is not None else not is_steady(samples_ms)) and host.now_ns() < deadline:
+        samples_ms.append(_timed(runner, inputs, host)[1])
+    return _WarmUp(len(samples_ms), warmup is not None or is_steady(samples_ms))
+
+
+def _timed(runner: Runner, inputs: NetInputs, host: Host) -> tuple[NDArray[np.float32], float]:
+    start = host.now_ns()
+    logits = runner.run(inputs)
+    return logits, (host.now_ns() - start) / 1e6
+
+
+def _soak(runner: Runner, inputs: NetInputs, soak_s: float, host: Host) -> dict[str, Any]:
+    if not soak_s:
+        return {}
+    deadline = host.now_ns() + round(soak_s * 1e9)
+    samples_ms: list[float] = []
+    while host.now_ns() < deadline:
+        samples_ms.append(_timed(runner, inputs, host)[1])
+    drift = drift_of(samples_ms)
+    found = {} if drift is None else {"soak_start_p50_ms": drift.start_ms, "soak_end_p50_ms": drift.end_ms}
+    return {"soak_s": soak_s, "soak_runs": len(samples_ms), **found}
 
 
 def _sample(
     runner: Runner, inputs: NetInputs, min_samples: int, seconds: tuple[float, float], host: Host
-) -> tuple[list[float], float]:
+) -> tuple[list[int], list[float], float]:
     min_ns, max_ns = (round(value * 1e9) for value in seconds)
+    starts_ns: list[int] = []
     samples_ns: list[int] = []
     begin = host.now_ns()
     while True:
         start = host.now_ns()
         runner.run(inputs)
         end = host.now_ns()
+        starts_ns.append(start)
         samples_ns.append(end - start)
         elapsed, count = end - begin, len(samples_ns)
         is_enough = count >= min_samples and elapsed >= min_ns
         if is_enough or (elapsed >= max_ns and count >= FEWEST_FOR_INTERVAL):
-            return [sample / 1e6 for sample in samples_ns], elapsed / 1e9
+            return starts_ns, [sample / 1e6 for sample in samples_ns], elapsed / 1e9
 
 
 def _lag1_correlation(samples_ms: list[float]) -> float:
@@ -142,13 +227,21 @@ def _lag1_correlation(samples_ms: list[float]) -> float:
     return round(float((centred[1:] * centred[:-1]).sum()) / variance, 4) if variance > 0 else 0.0
 
 
-def _statistics(summary: Summary) -> dict[str, Any]:
+def summary_conditions(summary: Summary) -> dict[str, Any]:
+    """Return what a report's conditions hold of a summary."""
     return {
         "samples": summary.samples,
         "percentiles": "nearest rank",
         "interval": f"order statistics of the median, {100 * summary.coverage:.2f} % if samples are independent",
         **{name: getattr(summary, name) for name in ("p90_ms", "mean_ms", "min_ms", "max_ms", "cov")},
     }
+
+
+def quantile_conditions(samples_ms: Sequence[float]) -> dict[str, Any]:
+    """Return p99.9, where the samples suffice for it, and the interval of every percentile that they suffice for."""
+    quantiles = quantiles_of(samples_ms)
+    rare = {f"{one.name}_ms": one.value_ms for one in quantiles if one.name == "p999"}
+    return {**rare, "intervals_ms": {one.name: [one.low_ms, one.high_ms] for one in quantiles}}
 
 
 def _software(runner: Runner) -> dict[str, Any]:
@@ -162,31 +255,51 @@ def _software(runner: Runner) -> dict[str, Any]:
 
 def _machine(before: HostState, after: HostState) -> dict[str, Any]:
     fixed = {"cpu_model": before.cpu_model, "logical_cpus": before.logical_cpus}
-    changing = ("governor", "clock_mhz", "load_1min")
+    always = ("governor", "clock_mhz", "load_1min")
+    where_known = ("temperature_c", "throttle_events", "gpu_clock_mhz", "resident_mb", "peak_resident_mb")
     states = {"before": dataclasses.asdict(before), "after": dataclasses.asdict(after)}
-    return fixed | {f"{name}_{when}": state[name] for when, state in states.items() for name in changing}
+    return fixed | {
+        f"{name}_{when}": state[name]
+        for when, state in states.items()
+        for name in (*always, *where_known)
+        if name in always or state[name] is not None
+    }
 
 
-def _timing_warnings(summary: Summary, min_samples: int, max_seconds: float) -> list[str]:
+def timing_warnings(summary: Summary, drift: Drift | None, min_samples: int) -> list[str]:
+    """Say what about the samples makes a figure doubtful: their spread, their drift, too few of them."""
     warnings = []
     if summary.cov > _HIGH_COV:
         warnings.append(
             f"the coefficient of variation is {summary.cov:.2f}, above {_HIGH_COV}: the machine was not quiet"
         )
+    if drift is not None and drift.is_seen:
+        warnings.append(
+            f"latency went from {drift.start_ms:.4g} to {drift.end_ms:.4g} ms while it was measured "
+            f"({100 * drift.change:+.1f} %): soak longer, or look at clocks and temperature"
+        )
     if summary.samples < min_samples:
-        warnings.append(f"only {summary.samples} of {min_samples} samples fitted into {max_seconds:g} s")
+        warnings.append(f"only {summary.samples} of {min_samples} samples were taken")
     return warnings
 
 
-def _machine_warnings(before: HostState, after: HostState, threads: int) -> list[str]:
+def machine_warnings(before: HostState, after: HostState, threads: int) -> list[str]:
+    """Say what about the machine makes a figure doubtful: load, clocks that fell, throttling, a changed governor."""
     warnings = []
     if before.load_1min > before.logical_cpus - threads:
         warnings.append(
             f"load average {before.load_1min:g} before measuring leaves less than {threads} of {before.logical_cpus} "
             "CPUs free"
         )
-    if before.clock_mhz and after.clock_mhz and after.clock_mhz < _CLOCK_DROP * before.clock_mhz:
-        warnings.append(f"the CPU clock fell from {before.clock_mhz:g} to {after.clock_mhz:g} MHz")
+    for unit, first, last in (
+        ("CPU", before.clock_mhz, after.clock_mhz),
+        ("GPU", before.gpu_clock_mhz, after.gpu_clock_mhz),
+    ):
+        if first and last and last < _CLOCK_DROP * first:
+            warnings.append(f"the {unit} clock fell from {first:g} to {last:g} MHz")
+    throttled = (after.throttle_events or 0) - (before.throttle_events or 0)
+    if throttled > 0:
+        warnings.append(f"the CPUs were throttled {throttled} times: they were too hot")
     if before.governor != after.governor:
         warnings.append(f"the governor changed from {before.governor} to {after.governor}")
     return warnings

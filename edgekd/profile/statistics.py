@@ -17,6 +17,8 @@ from edgekd.core.errors import DataError
 
 _CONFIDENCE = 0.95
 FEWEST_FOR_INTERVAL = 6  # 1 - 2 * 0.5**n reaches 0.95 at n = 6
+SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+"""Share of runs that each named percentile keeps."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,25 @@ class Summary:
     min_ms: float
     max_ms: float
     cov: float
+    low_ms: float
+    high_ms: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """A percentile with its interval.
+
+    Attributes:
+        name: A key of `SHARES`.
+        value_ms: The percentile (nearest rank).
+        low_ms: Lower end of its interval.
+        high_ms: Upper end of its interval.
+        coverage: Probability that the interval holds the true percentile, were the samples independent.
+    """
+
+    name: str
+    value_ms: float
     low_ms: float
     high_ms: float
     coverage: float
@@ -128,3 +149,61 @@ def median_ranks(count: int) -> tuple[int, int, float]:
         low -= 1
         coverage += 2 * mass
     return low, count + 1 - low, min(coverage, 1.0)
+
+
+def quantiles_of(samples_ms: Sequence[float]) -> tuple[Quantile, ...]:
+    """Compute every percentile of `SHARES` whose interval the samples suffice for, from p50 up to p99.9.
+
+    Args:
+        samples_ms: Milliseconds of each run, in any order; all of them are used.
+
+    Returns:
+        The percentiles with their intervals; p99 needs 368 samples, p99.9 needs 3688.
+    """
+    ordered = sorted(samples_ms)
+    found = []
+    for name, share in SHARES.items():
+        ranks = quantile_ranks(len(ordered), share)
+        if ranks is not None:
+            low, high, coverage = ranks
+            value = ordered[math.ceil(round(len(ordered) * share, 9)) - 1]
+            found.append(Quantile(name, value, ordered[low - 1], ordered[high - 1], coverage))
+    return tuple(found)
+
+
+def quantile_ranks(count: int, share: float) -> tuple[int, int, float] | None:
+    """Choose the order statistics that hold a true quantile with at least 95 % probability.
+
+    With K samples below the true quantile of a continuous distribution, K is Binomial(n, share); the interval
+    `[x_(l), x_(u)]` holds the quantile when l <= K < u. Each tail gets at most 2.5 %.
+
+    Args:
+        count: Number of samples.
+        share: Share of the distribution below the quantile, in 0..1 (both excluded).
+
+    Returns:
+        Ranks l and u, counted from one, and the exact probability; None where there are too few samples.
+
+    Raises:
+        DataError: The share is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"a quantile's share is between 0 and 1, not {share}")
+    tail = (1 - _CONFIDENCE) / 2
+    mass = [_binomial(count, k, share) for k in range(count + 1)]
+    below, low = mass[0], 0
+    while low < count and below <= tail:
+        low += 1
+        below += mass[low]
+    above, high = mass[count], count + 1
+    while high > 0 and above <= tail:
+        high -= 1
+        above += mass[high - 1]
+    if low < 1 or high > count:
+        return None
+    return low, high, min(math.fsum(mass[low:high]), 1.0)
+
+
+def _binomial(count: int, k: int, share: float) -> float:
+    choices = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+    return math.exp(choices + k * math.log(share) + (count - k) * math.log1p(-share))

@@ -50,3 +50,24 @@ def test_fake_clock_moves_only_when_told():
     assert host.now_ns() == host.now_ns() == 0
     host.advance_ms(1.5)
     assert host.now_ns() == 1_500_000
+
+
+def test_heat_throttling_memory_and_an_integrated_gpu_are_read(tmp_path):
+    files = {
+        "sys/class/thermal/thermal_zone0/temp": "47875\n",
+        "sys/class/thermal/thermal_zone1/temp": "62906\n",
+        "sys/class/thermal/thermal_zone2/temp": "off\n",
+        "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "3\n",
+        "sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count": "4\n",
+        "sys/class/devfreq/17000000.gpu/cur_freq": "1300500000\n",
+        "sys/class/devfreq/15340000.vic/cur_freq": "9900000000\n",
+        "proc/self/status": "Name:\tpython\nVmHWM:\t  200000 kB\nVmRSS:\t  100000 kB\n",
+    }
+    state = write(tmp_path, files).state()
+    assert (state.temperature_c, state.throttle_events, state.gpu_clock_mhz) == (62.9, 7, 1300.5)
+    assert (state.resident_mb, state.peak_resident_mb) == (102.4, 204.8)
+
+
+def test_this_process_tells_its_memory():
+    state = SystemHost().state()
+    assert 1 < state.resident_mb <= state.peak_resident_mb

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from itertools import cycle
 
@@ -9,7 +10,7 @@ from onnx import TensorProto, helper
 from edgekd.core.artifacts import FileRef, OnnxModel, to_json
 from edgekd.core.errors import BuildError, ConfigError
 from edgekd.engine import BACKENDS, BuildOptions, FakeRunner, InputShape
-from edgekd.profile import FakeHost, HostState, measure
+from edgekd.profile import FakeHost, HostState, measure, time_runs
 from edgekd.targets import get_target
 
 INPUTS = np.zeros((2, 1, 2, 2), np.float32)
@@ -57,6 +58,79 @@ def test_warm_up_is_not_sampled():
     assert (report.conditions["max_ms"], report.conditions["warmup"]) == (1.0, 10)
 
 
+def test_warm_up_ends_by_itself_when_latency_no_longer_falls():
+    host = FakeHost()
+    falling = [5.0 - 0.05 * run for run in range(80)]
+    report = run(host, timed_runner(host, falling + [1.0] * 5000), warmup=None)
+    assert 80 < report.conditions["warmup"] < 130
+    assert (report.conditions["max_ms"], report.conditions["warnings"]) == (1.0, [])
+
+
+def test_a_warm_up_that_never_settles_is_cut_and_said():
+    host = FakeHost()
+    report = run(host, timed_runner(host, [1e6 * 0.99**run for run in range(900)]), warmup=None, max_seconds=60e3)
+    assert any("still falling when the warm-up ended after 60000 s" in text for text in report.conditions["warnings"])
+
+
+def test_soak_runs_before_the_first_sample_and_shows_what_heat_did():
+    host = FakeHost()
+    latencies = [1.0] * 30 + [1.0] * 1000 + [1.5] * 1000 + [2.0] * 1000 + [2.5] * 4000
+    report = run(host, timed_runner(host, latencies), warmup=30, soak_s=4.5)
+    conditions = report.conditions
+    assert (conditions["soak_s"], conditions["soak_runs"]) == (4.5, 3000)
+    assert (conditions["soak_start_p50_ms"], conditions["soak_end_p50_ms"]) == (1.0, 2.0)
+    assert (report.p50_ms, conditions["min_ms"]) == (2.5, 2.5)
+    assert "soak_s" not in run(host, timed_runner(host, [1.0])).conditions
+
+
+def test_latency_that_moves_while_it_is_measured_is_warned_of():
+    host = FakeHost()
+    report = run(host, timed_runner(host, [1.0] * 60 + [1.2] * 60), warmup=10, min_samples=100)
+    assert any("from 1 to 1.2 ms while it was measured (+20.0 %)" in text for text in report.conditions["warnings"])
+
+
+def test_rare_percentiles_come_with_intervals_and_only_from_enough_samples():
+    host = FakeHost()
+    few = run(host, timed_runner(host, [1.0]), min_samples=1000).conditions
+    assert (set(few["intervals_ms"]), "p999_ms" in few) == ({"p50", "p90", "p99"}, False)
+    many = run(host, timed_runner(host, [1.0] * 99 + [9.0]), min_samples=4000).conditions
+    assert many["p999_ms"] == 9.0
+    assert many["intervals_ms"]["p99"] == [1.0, 9.0]
+
+
+def test_every_sample_is_kept_with_its_start():
+    host = FakeHost()
+    timing = time_runs(
+        timed_runner(host, [2.0]),
+        INPUTS,
+        target="cpu",
+        precision="fp32",
+        warmup=1,
+        min_samples=50,
+        min_seconds=0.0,
+        host=host,
+    )
+    assert timing.samples_ms == (2.0,) * 50
+    assert np.diff(timing.starts_ms).tolist() == [2.0] * 49
+
+
+def test_throttling_and_a_gpu_clock_that_fell_are_warned_of():
+    states = iter(
+        [
+            dataclasses.replace(QUIET, temperature_c=50.0, throttle_events=7, gpu_clock_mhz=1300.0),
+            dataclasses.replace(QUIET, temperature_c=92.5, throttle_events=12, gpu_clock_mhz=900.0),
+        ]
+    )
+    host = FakeHost(lambda: next(states))
+    conditions = run(host, timed_runner(host, [1.0])).conditions
+    assert (conditions["temperature_c_before"], conditions["temperature_c_after"]) == (50.0, 92.5)
+    text = " ".join(conditions["warnings"])
+    assert "throttled 5 times" in text
+    assert "GPU clock fell from 1300 to 900 MHz" in text
+    silent = FakeHost()
+    assert "temperature_c_after" not in run(silent, timed_runner(silent, [1.0])).conditions
+
+
 def test_outliers_are_never_dropped():
     host = FakeHost()
     report = run(host, timed_runner(host, [1.0] * 30 + [1000.0] + [1.0] * 1000), warmup=10)
@@ -75,7 +149,7 @@ def test_sampling_stops_at_the_maximum_and_says_so():
     host = FakeHost()
     report = run(host, timed_runner(host, [100.0]), min_samples=300, max_seconds=2.0)
     assert report.conditions["samples"] == 20
-    assert "only 20 of 300 samples fitted into 2 s" in report.conditions["warnings"]
+    assert "only 20 of 300 samples were taken" in report.conditions["warnings"]
 
 
 def test_slow_networks_get_six_samples_and_a_short_warm_up():
@@ -156,6 +230,7 @@ def test_lag_one_correlation_shows_dependent_samples():
     ("options", "message"),
     [
         ({"warmup": -1}, "warmup is -1"),
+        ({"soak_s": -1.0}, "soak_s is -1.0"),
         ({"min_samples": 5}, "min_samples is 5, an interval needs at least 6"),
         ({"min_seconds": 3.0, "max_seconds": 2.0}, "min_seconds 3.0 and max_seconds 2.0"),
         ({"min_seconds": -1.0}, "min_seconds -1.0"),

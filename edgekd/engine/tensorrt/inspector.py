@@ -16,7 +16,8 @@ from edgekd.engine.fusion import FusedLayer, FusedTensor, FusionReport
 
 _DTYPE = re.compile(r"\b(FP32|Float|FP16|Half|BF16|BFloat16|FP8|E4M3|INT8|INT4|INT32|INT64|Bool)\b", re.IGNORECASE)
 _NAMES = {"float": "fp32", "half": "fp16", "bfloat16": "bf16", "e4m3": "fp8"}
-_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
+_NODE = re.compile(r"\[ONNX Layer: (.*)\]", re.DOTALL)
+_BETWEEN_NODES = re.compile(r"[\x1e\x1f]|(?<=\])\s*(?=\[ONNX Layer: )")
 
 
 def fusion_from_inspector(text: str) -> FusionReport:
@@ -32,7 +33,7 @@ def fusion_from_inspector(text: str) -> FusionReport:
         BuildError: Not that JSON, no layers, or layers without details.
     """
     try:
-        document: Any = json.loads(text)
+        document: Any = json.loads(text, strict=False)  # metadata may hold bare control characters
     except ValueError as error:
         raise BuildError(f"the engine inspector gave no JSON: {error}") from error
     layers = document.get("Layers") if isinstance(document, dict) else None
@@ -52,8 +53,17 @@ def _layer(layer: Mapping[str, Any]) -> FusedLayer:
         tuple(_tensor(item) for item in layer.get("Inputs", [])),
         tuple(_tensor(item) for item in layer.get("Constants", [])),
         tuple(_tensor(item) for item in layer.get("Outputs", [])),
-        tuple(dict.fromkeys(_NODE.findall(str(layer.get("Metadata", ""))))),
+        nodes_of_metadata(str(layer.get("Metadata", ""))),
     )
+
+
+def nodes_of_metadata(metadata: str) -> tuple[str, ...]:
+    """Return the ONNX nodes that a layer's `Metadata` names, in order, each once.
+
+    Nodes are written `[ONNX Layer: name]`, one after the other or apart by the control characters 0x1e and 0x1f.
+    """
+    found = (_NODE.fullmatch(part.strip()) for part in _BETWEEN_NODES.split(metadata))
+    return tuple(dict.fromkeys(match[1] for match in found if match))
 
 
 def _tensor(tensor: Mapping[str, Any]) -> FusedTensor:
