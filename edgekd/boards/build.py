@@ -30,6 +30,7 @@ from edgekd.core.errors import ConfigError, EdgeKDError, StorageError, TargetErr
 from edgekd.core.events import Event, Listener, silent
 from edgekd.targets.ssh_connection import Address, SshKeys
 from edgekd.targets.ssh_probe import CUDA_PROGRAM
+from edgekd.targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def build_on_boards(
     output: Path,
     options: BoardOptions,
     *,
+    targets: Mapping[str, Target] | None = None,
     keys: SshKeys | None = None,
     patience: Patience | None = None,
     is_forced: bool = False,
@@ -77,6 +79,7 @@ def build_on_boards(
         boards: Addresses by the name of the folder each gets in `output`.
         output: Folder of the results.
         options: What is asked of each board.
+        targets: What a board must be, by its name.
         keys: Trusted host keys and the login's key; the user's own by default.
         patience: How long boards are waited for.
         is_forced: Results of other jobs may be overwritten.
@@ -85,19 +88,25 @@ def build_on_boards(
     Returns:
         One result a board, in their order; errors are in them, not raised.
     """
-    work = _Work(model, output, options, keys or SshKeys(), patience or Patience(), is_forced, listener)
+    settings = (targets or {}, keys or SshKeys(), patience or Patience())
+    work = _Work(model, output, options, *settings, is_forced, listener)
     return asyncio.run(work.on_all(boards))
 
 
 def check_boards(
-    model: OnnxModel, boards: Mapping[str, Address], options: BoardOptions, *, keys: SshKeys | None = None
+    model: OnnxModel,
+    boards: Mapping[str, Address],
+    options: BoardOptions,
+    *,
+    targets: Mapping[str, Target] | None = None,
+    keys: SshKeys | None = None,
 ) -> dict[str, BoardFacts]:
     """Ask every board what it is and whether it can build the model; nothing but the program for boards is sent.
 
     Raises:
         EdgeKDError: The first board that cannot.
     """
-    work = _Work(model, Path(), options, keys or SshKeys(), Patience(), False, silent)
+    work = _Work(model, Path(), options, targets or {}, keys or SshKeys(), Patience(), False, silent)
     return asyncio.run(work.checked(boards))
 
 
@@ -122,6 +131,7 @@ class _Work:
     model: OnnxModel
     output: Path
     options: BoardOptions
+    targets: Mapping[str, Target]
     keys: SshKeys
     patience: Patience
     is_forced: bool
@@ -142,6 +152,7 @@ class _OneBoard:
         self._work, self.name = work, name
         self._address = address
         self._folder = work.output / name
+        self._options = dataclasses.replace(work.options, target=work.targets.get(name, work.options.target))
         self._facts: BoardFacts | None = None
         self._board = Board(address, work.keys, work.patience, self._report)
 
@@ -157,7 +168,7 @@ class _OneBoard:
             self._board.close()
         seconds = time.monotonic() - started
         self._report(Event("end", "", "engine built and measured" if engine else "failed", values={"seconds": seconds}))
-        warnings = warnings_of(self._facts, self._work.options) if self._facts else ()
+        warnings = warnings_of(self._facts, self._options) if self._facts else ()
         return BoardResult(
             self.name, str(self._address), self._folder, engine, error, self._facts, warnings, round(seconds, 3)
         )
@@ -179,7 +190,7 @@ class _OneBoard:
             return here
         require_place(self._folder, is_forced=work.is_forced)
         state = await done_job(self._board, job, Path(work.model.file.path), work.patience, self._report)
-        asked = Asked(job, work.model, facts, work.options)
+        asked = Asked(job, work.model, facts, self._options)
         if state["status"] != "done":
             error = failure_of(state)
             await fetch_failure(self._board, self._folder, asked, state, error)
@@ -191,15 +202,15 @@ class _OneBoard:
         facts = facts_from_json(await self._board.call("facts", stdin=CUDA_PROGRAM.encode()))
         self._facts = facts
         self._report(Event("note", "", facts.words))
-        for warning in warnings_of(facts, self._work.options):
+        for warning in warnings_of(facts, self._options):
             self._report(Event("note", "", f"warning: {warning}"))
         return facts
 
     def _job(self, facts: BoardFacts) -> BoardJob:
-        require_fit(self._work.model, facts, self._work.options, self._address.host)
+        require_fit(self._work.model, facts, self._options, self._address.host)
         if facts.trtexec is None:
             raise TargetError(f"{self._address.host} has no trtexec")
-        return job_for(self._work.model, facts, facts.trtexec, self._work.options)
+        return job_for(self._work.model, facts, facts.trtexec, self._options)
 
     def _keep_failure(self, error: EdgeKDError) -> None:
         """Leave a record where there is nothing yet; a result that is there is never touched."""

@@ -7,10 +7,11 @@ unquoted. Every verb may be called twice, so one that was cut off is simply call
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import shlex
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,16 +117,20 @@ class Board:
             Refused: The disk is full, or it arrives damaged.
             Unreachable: See `call`.
         """
-        size = file.stat().st_size
+        size, damaged = file.stat().st_size, 0
 
         async def action(connection: Any) -> bool:
+            nonlocal damaged
             held = await _answer_of(connection, [*self._tool(), "held", sha256], b"")
             if held["is_complete"]:
                 return True
             offset = int(held["size_bytes"]) if held["size_bytes"] <= size else 0
             command = [*self._tool(), "receive", sha256, str(size), str(offset)]
             answer = await self._stream(connection, command, file, lambda done: report(done, size))
-            if "error" in answer and answer["error"]["kind"] not in ("offset", "busy"):
+            kind = answer.get("error", {}).get("kind")
+            if kind == "digest" and not damaged:  # what was there from before was wrong: once more from the start
+                damaged += 1
+            elif kind not in (None, "offset", "busy"):
                 raise Refused(self.address.host, answer["error"])
             return bool(answer.get("is_complete"))
 
@@ -133,25 +138,35 @@ class Board:
             await asyncio.sleep(self._patience.first_wait_s)
         report(size, size)
 
-    async def read(self, digest: str, folder: str, name: str, target: Path) -> None:
-        """Bring a result here; after a drop it goes on where it stopped. Raises as `call` does."""
-        target.touch()
+    async def read(self, digest: str, files: Sequence[tuple[str, str]], target: Path) -> None:
+        """Bring results of a job here; after a drop it goes on where it stopped.
+
+        Args:
+            digest: The job.
+            files: Folder there and name of each.
+            target: Folder here.
+
+        Raises:
+            Refused: One is not there.
+            Unreachable: See `call`.
+        """
+        missing = list(files)
+        for _, name in files:
+            (target / name).touch()
 
         async def action(connection: Any) -> None:
-            held = target.stat().st_size
-            command = [*self._tool(), "read", digest, folder, name, str(held)]
+            places = [(folder, name, str((target / name).stat().st_size)) for folder, name in missing]
+            command = [*self._tool(), "read", digest, *itertools.chain.from_iterable(places)]
             async with connection.create_process(shlex.join(command), encoding=None) as process:
-                answer = await _marked_line(process)
-                if "error" in answer:
-                    raise Refused(self.address.host, answer["error"])
-                with open(target, "ab") as stream:
-                    while block := await asyncio.wait_for(process.stdout.read(_CHUNK_BYTES), _STALL_S):
-                        stream.write(block)
-                        self._last_answer_s = time.monotonic()
-            if target.stat().st_size < answer["size_bytes"]:
-                raise Dropped
+                for file in list(missing):
+                    answer = await _marked_line(process)
+                    if "error" in answer:
+                        raise Refused(self.address.host, answer["error"])
+                    await self._append(target / file[1], process.stdout, int(answer["rest_bytes"]))
+                    missing.remove(file)
 
-        await self.again_after_drops(action)
+        if missing:
+            await self.again_after_drops(action)
 
     async def again_after_drops(self, action: Callable[[Any], Awaitable[T]]) -> T:
         """Do something over the connection until it is done, with pauses that grow while there is none."""
@@ -203,6 +218,16 @@ class Board:
             return await asyncio.wait_for(_marked_line(process), _CALL_S)
         finally:
             process.close()
+
+    async def _append(self, target: Path, source: Any, size_bytes: int) -> None:
+        with open(target, "ab") as stream:
+            while size_bytes > 0:
+                block = await asyncio.wait_for(source.read(min(size_bytes, _CHUNK_BYTES)), _STALL_S)
+                if not block:
+                    raise Dropped("it was cut off")
+                stream.write(block)
+                size_bytes -= len(block)
+                self._last_answer_s = time.monotonic()
 
     def _tool(self) -> list[str]:
         return ["python3", self._program, ROOT]

@@ -95,11 +95,11 @@ async def fetch_engine(board: Board, folder: Path, asked: Asked, state: State) -
     """
     job, model, facts = asked.job, asked.model, asked.facts
     async with _replacing_folder(folder) as unfinished:
+        await board.read(job.digest, [*(("out", name) for name in state["outputs"]), *_logs(state)], unfinished)
         for name, known in state["outputs"].items():
-            await board.read(job.digest, "out", name, unfinished / name)
             if sha256_of_file(unfinished / name) != known["sha256"]:
                 raise BuildError(f"{name} arrived damaged; run the same command again")
-        await _fetch_records(board, unfinished, job, state, facts)
+        _write_records(unfinished, asked, state)
         if not (unfinished / LAYERS).is_file() and (unfinished / LAYERS_OF_RUN).is_file():
             os.replace(unfinished / LAYERS_OF_RUN, unfinished / LAYERS)
         try:
@@ -124,7 +124,8 @@ async def fetch_engine(board: Board, folder: Path, asked: Asked, state: State) -
 async def fetch_failure(board: Board, folder: Path, asked: Asked, state: State, error: EdgeKDError) -> None:
     """Bring the logs of a failed job here, with `failure.json`; raises `StorageError`."""
     async with _replacing_folder(folder) as unfinished:
-        await _fetch_records(board, unfinished, asked.job, state, asked.facts)
+        await board.read(asked.job.digest, _logs(state), unfinished)
+        _write_records(unfinished, asked, state)
         write_failure(unfinished, error, asked.facts)
 
 
@@ -140,11 +141,13 @@ def write_failure(folder: Path, error: EdgeKDError, facts: BoardFacts | None) ->
     write_json(folder / FAILURE_NAME, document)
 
 
-async def _fetch_records(board: Board, folder: Path, job: BoardJob, state: State, facts: BoardFacts) -> None:
-    for name in state["logs"]:
-        await board.read(job.digest, "log", name, folder / name)
-    write_json(folder / "facts.json", facts.raw)
-    write_json(folder / "job.json", job.document)
+def _logs(state: State) -> list[tuple[str, str]]:
+    return [("log", name) for name in state["logs"]]
+
+
+def _write_records(folder: Path, asked: Asked, state: State) -> None:
+    write_json(folder / "facts.json", asked.facts.raw)
+    write_json(folder / "job.json", asked.job.document)
     write_json(folder / "state.json", dict(state))
 
 

@@ -64,6 +64,7 @@ class PretendedBoard:
         self.put("proc/device-tree/compatible", "nvidia,p3768-0000+p3767-0000\0nvidia,p3767-0000\0nvidia,tegra234\0")
         self.put("etc/nvpmodel.conf", CONF)
         self.put("usr/local/cuda/version.json", '{"cuda": {"name": "CUDA SDK", "version": "12.6.11"}}')
+        self.put("gpu.txt", GPU)
         self.set_memory(12 * GIB)
         self.reboot()
         for name, value in (("cur_freq", 918), ("min_freq", 306), ("max_freq", 918)):
@@ -129,6 +130,7 @@ class Wire:
         self.cut_after_bytes: int | None = None
         self.is_down = False
         self.cuts = 0
+        self.bytes_sent = 0
         self.connections = 0
         started = threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
@@ -170,6 +172,7 @@ class Wire:
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_counted: bool) -> None:
         with contextlib.suppress(ConnectionError):
             while block := await reader.read(1 << 14):
+                self.bytes_sent += len(block) if is_counted else 0
                 if is_counted and self.cut_after_bytes is not None:
                     self.cut_after_bytes -= len(block)
                     if self.cut_after_bytes < 0:
@@ -230,6 +233,12 @@ class Bench:
         return thread
 
 
+def pretend(monkeypatch) -> None:
+    """Have the program on every board look at the files of its pretended board."""
+    monkeypatch.setattr(remote_module, "ROOT", "../root")
+    monkeypatch.setattr("edgekd.boards.build.CUDA_PROGRAM", "print(open('../root/gpu.txt').read())")
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -286,17 +295,17 @@ def keys_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(params=["openssh" if SSHD.is_file() else "asyncssh"])
-def bench(request, tmp_path, keys_folder, monkeypatch) -> Iterator[Bench]:
-    yield from _bench(request.param, tmp_path / "bench", keys_folder, monkeypatch)
+def bench(request, tmp_path_factory, keys_folder, monkeypatch) -> Iterator[Bench]:
+    yield from _bench(request.param, tmp_path_factory.mktemp("bench"), keys_folder, monkeypatch)
 
 
 @pytest.fixture
-def make_bench(tmp_path, keys_folder, monkeypatch) -> Iterator[Callable[[str, str], Bench]]:
+def make_bench(tmp_path_factory, keys_folder, monkeypatch) -> Iterator[Callable[[str, str], Bench]]:
     """Make a board by the kind of its server and a name."""
     made = []
 
     def make(kind: str, name: str) -> Bench:
-        made.append(_bench(kind, tmp_path / name, keys_folder, monkeypatch))
+        made.append(_bench(kind, tmp_path_factory.mktemp(name), keys_folder, monkeypatch))
         return next(made[-1])
 
     yield make
@@ -310,8 +319,7 @@ def _bench(kind: str, folder: Path, keys_folder: Path, monkeypatch) -> Iterator[
     shutil.copytree(keys_folder, folder / "ssh")
     board = PretendedBoard(folder / "board")
     server, port = start_server(kind, board, folder / "ssh")
-    monkeypatch.setattr(remote_module, "ROOT", str(board.root))
-    monkeypatch.setattr("edgekd.boards.build.CUDA_PROGRAM", f"print({GPU!r})")
+    pretend(monkeypatch)
     bench = Bench(board, port, folder / "ssh")
     yield bench
     bench.wire.close()

@@ -27,12 +27,12 @@ def main(arguments: List[str]) -> int:
         Exit status: 0 done, 3 refused (the document says why).
     """
     program, root, verb, *rest = arguments
-    store = Store(Path(program).resolve().parent.parent, Path(root))
+    store = Store(Path(program).resolve().parent.parent, Path(root).resolve())
     if verb == "work":
         return work(store, rest[0])
     try:
         if verb == "read":
-            _read(store, *rest)
+            _read(store, rest[0], rest[1:])
         else:
             _answer(_VERBS[verb](store, str(Path(program).resolve()), rest))
     except Refusal as refusal:
@@ -66,18 +66,26 @@ def _cancel(store: Store, program: str, rest: List[str]) -> Dict[str, Any]:
     return control.cancel(store, rest[0])
 
 
-def _read(store: Store, digest: str, folder: str, name: str, offset: str) -> None:
-    """Write a file of a job to standard output: the marked line with its size, then its bytes from `offset` on."""
-    if folder not in ("out", "log") or "/" in name or name.startswith("."):
-        raise Refusal("usage", "not a result: %s/%s" % (folder, name))
-    path = store.job(digest) / folder / name
-    if not path.is_file():
-        raise Refusal("absent", "there is no %s/%s" % (folder, name))
-    with open(str(path), "rb") as stream:
-        _answer({"size_bytes": path.stat().st_size})
-        stream.seek(int(offset))
-        for block in iter(lambda: stream.read(_CHUNK_BYTES), b""):
-            sys.stdout.buffer.write(block)
+def _read(store: Store, digest: str, wanted: List[str]) -> None:
+    """Write files of a job to standard output, each a marked line with its size and then its bytes.
+
+    Args:
+        store: Where jobs are kept.
+        digest: The job.
+        wanted: For each file its folder, its name, and the byte to begin with.
+    """
+    for folder, name, offset in zip(wanted[::3], wanted[1::3], wanted[2::3]):  # noqa: B905 - Python 3.8
+        if folder not in ("out", "log") or "/" in name or name.startswith("."):
+            raise Refusal("usage", "not a result: %s/%s" % (folder, name))
+        path = store.job(digest) / folder / name
+        if not path.is_file():
+            raise Refusal("absent", "there is no %s/%s" % (folder, name))
+        with open(str(path), "rb") as stream:
+            size = path.stat().st_size
+            _answer({"size_bytes": size, "rest_bytes": max(0, size - int(offset))})
+            stream.seek(int(offset))
+            for block in iter(lambda: stream.read(_CHUNK_BYTES), b""):
+                sys.stdout.buffer.write(block)
     sys.stdout.buffer.flush()
 
 

@@ -147,7 +147,9 @@ def add_target(
       edgekd targets add my-gpu --device-query deviceQuery.txt
     """
     from edgekd.targets import aliases, boards_folder, describe, target_names
+    from edgekd.targets.addresses import keep_address
     from edgekd.targets.board import board_document, board_from, save_board
+    from edgekd.targets.ssh_connection import parse_address
 
     if name in (*target_names(), *aliases()):
         raise ConfigError(f"{name!r} is a built-in target; give your board a name of its own")
@@ -171,6 +173,8 @@ def add_target(
     if dry_run:
         return planned(path, f"the board {describe(target)}")
     save_board(path, document)
+    if device is not None and file is None:
+        keep_address(name, parse_address(device))
     based = f"\nwhat it did not say is taken from {known.like.device}" if known.like else ""
     return Outcome({"target": document["targets"][0], "file": str(path)}, f"{describe(target)}{based}\n{path}")
 
