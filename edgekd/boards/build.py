@@ -139,7 +139,12 @@ class _Work:
 
     async def on_all(self, boards: Mapping[str, Address]) -> list[BoardResult]:
         tasks = [_OneBoard(self, name, address).result() for name, address in boards.items()]
-        return list(await asyncio.gather(*tasks))
+        results = []
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            results.append(outcome)
+        return results
 
     async def checked(self, boards: Mapping[str, Address]) -> dict[str, BoardFacts]:
         ones = [_OneBoard(self, name, address) for name, address in boards.items()]

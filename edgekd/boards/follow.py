@@ -93,8 +93,8 @@ async def _watched(
 ) -> dict[str, Any]:
     while state["status"] not in (*_FINAL, "lost"):
         report(Event("progress", "", _words(state), int(state.get("now_s", 0) - state.get("started_s", 0))))
-        await asyncio.sleep(patience.poll_s)
-        state = await board.call("status", job.digest)
+        seconds = patience.quiet_s if state["status"] == "measuring" else patience.poll_s
+        state = await board.call("wait", job.digest, repr(state["updated_s"]), repr(seconds))
     return state
 
 

@@ -64,12 +64,14 @@ class Patience:
         give_up_s: Seconds without any answer after which it is given up; its job goes on.
         first_wait_s: Pause before the first new try; doubled each time.
         longest_wait_s: Longest pause.
-        poll_s: Pause between two looks at a running job.
+        poll_s: Seconds between two looks at the log of a running build.
+        quiet_s: The same while it is measured, which looks disturb.
         restarts: Times a job is started again after the board was restarted.
     """
 
     give_up_s: float = 900.0
     first_wait_s: float = 1.0
     longest_wait_s: float = 30.0
-    poll_s: float = 1.0
+    poll_s: float = 5.0
+    quiet_s: float = 30.0
     restarts: int = 2

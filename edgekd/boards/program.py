@@ -27,7 +27,7 @@ path = os.path.join(folder, digest + ".pyz")
 if not os.path.isfile(path) or hashlib.sha256(open(path, "rb").read()).hexdigest() != digest:
     if hashlib.sha256(content).hexdigest() != digest:
         answer(program=None)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    for place in (os.path.dirname(folder), folder): os.makedirs(place, mode=0o700, exist_ok=True)
     with tempfile.NamedTemporaryFile("wb", dir=folder, delete=False) as stream: stream.write(content)
     os.replace(stream.name, path)
 answer(program=path)

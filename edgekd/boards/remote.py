@@ -63,9 +63,15 @@ class Board:
 
     async def open(self) -> None:
         """Connect and leave the program there; no second try, a board that never answered is an error at once."""
+        import asyncssh
+
         self._connection = await connect(self.address, self._keys)
         program = board_program()
-        answer = await _answer_of(self._connection, ["python3", "-c", BOOTSTRAP, program.sha256], program.content)
+        command = ["python3", "-c", BOOTSTRAP, program.sha256]
+        try:
+            answer = await _answer_of(self._connection, command, program.content)
+        except (Dropped, asyncssh.Error, OSError, asyncio.TimeoutError) as error:
+            raise Unreachable(f"{self.address.host} dropped the connection: {error or type(error).__name__}") from error
         if "python" in answer:
             raise TargetError(
                 f"{self.address.host} has Python {answer['python']}; building there needs 3.8 (JetPack 5) or newer"

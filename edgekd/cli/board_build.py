@@ -33,7 +33,7 @@ class ChosenBoards:
 
 
 def chosen_boards(devices: Sequence[str], targets: str | None, target: str | None) -> ChosenBoards:
-    """Read `--device`, `--targets` and `--target`.
+    """Read `--device`, `--targets` and `--target`; a board of `--targets` must be the target it is named after.
 
     Args:
         devices: Each `user@host`.
@@ -59,6 +59,8 @@ def chosen_boards(devices: Sequence[str], targets: str | None, target: str | Non
             raise ConfigError(f"the board {name!r} is named twice")
         kinds[name] = get_target(name)
         addresses[name] = parse_address(address) if equals else address_of(name)
+    if target is not None and not devices:
+        raise ConfigError(f"--target {target} says what boards of --device are; boards of --targets say so themselves")
     if not addresses:
         raise ConfigError(f"--targets {targets!r} names no board")
     return ChosenBoards(addresses, kinds)

@@ -19,6 +19,7 @@ from .work import CANCEL, logs_of, require_job
 
 _START_S = 15.0
 _CANCEL_S = 15.0
+_LOOK_S = 0.2
 
 
 def start(store: Store, digest: str, description: bytes, *, program: str, is_again: bool) -> Dict[str, Any]:
@@ -77,6 +78,22 @@ def status(store: Store, digest: str) -> Dict[str, Any]:
         **state, **lost, "is_alive": is_alive, "is_rebooted": is_rebooted, "log_tail": log, "logs": logs_of(folder),
         "now_s": time.time(), "runner_tail": tail(folder / "runner.log"),
     }  # fmt: skip
+
+
+def wait(store: Store, digest: str, updated_s: float, timeout_s: float) -> Dict[str, Any]:
+    """Return the status once it differs from the one of `updated_s`, or after `timeout_s`.
+
+    One sleeping process disturbs a measurement less than a new one at every look.
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        state = read_json(store.job(digest) / "state.json")
+        if state is None or state["status"] in FINAL or state["updated_s"] != updated_s:
+            break
+        if process.start_ticks(state["pid"]) is None:
+            break
+        time.sleep(_LOOK_S)
+    return status(store, digest)
 
 
 def cancel(store: Store, digest: str) -> Dict[str, Any]:

@@ -62,6 +62,10 @@ def _status(store: Store, program: str, rest: List[str]) -> Dict[str, Any]:
     return control.status(store, rest[0])
 
 
+def _wait(store: Store, program: str, rest: List[str]) -> Dict[str, Any]:
+    return control.wait(store, rest[0], float(rest[1]), float(rest[2]))
+
+
 def _cancel(store: Store, program: str, rest: List[str]) -> Dict[str, Any]:
     return control.cancel(store, rest[0])
 
@@ -100,5 +104,6 @@ _VERBS: Dict[str, Callable[[Store, str, List[str]], Dict[str, Any]]] = {
     "receive": _receive,
     "start": _start,
     "status": _status,
+    "wait": _wait,
     "cancel": _cancel,
 }
