@@ -93,14 +93,15 @@ def _wrong_device(facts: BoardFacts, target: Target | None) -> Iterator[str]:
 def _software(facts: BoardFacts) -> Iterator[str]:
     if facts.tensorrt is None or facts.trtexec is None:
         yield (
-            "trtexec is not there (JetPack keeps it in /usr/src/tensorrt/bin): sudo apt install tensorrt libnvinfer-bin"
+            "neither trtexec (JetPack keeps it in /usr/src/tensorrt/bin) nor Python's tensorrt is there: "
+            "sudo apt install tensorrt libnvinfer-bin"
         )
         return
     if _line(facts.tensorrt) < _OLDEST:
         yield f"TensorRT {facts.tensorrt} is older than 8.5, the oldest edgekd builds with: install a newer JetPack"
     missing = [f"--{name}" for name in _NEEDED_OPTIONS if name not in facts.trtexec.options]
     if missing:
-        yield f"{facts.trtexec.path} does not know {', '.join(missing)}"
+        yield f"{facts.trtexec.command[0]} does not know {', '.join(missing)}"
 
 
 def _resources(model: OnnxModel, facts: BoardFacts, options: BoardOptions) -> Iterator[str]:

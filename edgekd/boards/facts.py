@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgekd.boards.program import board_program
 from edgekd.core.digest import sha256_of_json
 from edgekd.core.errors import DataError
 from edgekd.targets.device_query import GpuFacts, parse_pairs
@@ -14,22 +15,29 @@ from edgekd.targets.jetpack import jetpack_of_l4t
 from edgekd.targets.nvpmodel import parse_nvpmodel_conf, parse_nvpmodel_query
 
 _SM_OF_CHIP = {"tegra210": 53, "tegra186": 62, "tegra194": 72, "tegra234": 87, "tegra264": 110}
+_PACKAGES = ("libnvinfer10", "libnvinfer8", "libnvinfer-bin")
+_SHAPES = ("minShapes", "optShapes", "maxShapes", "shapes")
+_EXPORTS = ("exportTimes", "exportProfile", "exportLayerInfo")
+_LIMITS = ("memPoolSize", "timingCacheFile", "warmUp", "duration")
+_PYTHON_OPTIONS = frozenset(("onnx", "saveEngine", "loadEngine", "skipInference", *_LIMITS, *_SHAPES, *_EXPORTS))
 _PACKAGE_VERSION = re.compile(r"(\d+\.\d+\.\d+)")
 
 
 @dataclass(frozen=True)
 class Trtexec:
-    """The `trtexec` of a board.
+    """The `trtexec` of a board, or what stands in for it there.
 
     Attributes:
-        path: Where it lies there.
+        command: Program and first arguments.
         version: TensorRT version of its banner; None when it shows none.
-        options: Names of the options in its help.
+        options: Names of the options it knows.
+        is_python: It is edgekd's own, on the `tensorrt` module of the board's Python.
     """
 
-    path: str
+    command: tuple[str, ...]
     version: str | None
     options: frozenset[str]
+    is_python: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,8 @@ class BoardFacts:
         gpu: What the CUDA driver says; None when it does not answer.
         l4t: L4T release.
         jetpack: JetPack release of it.
-        tensorrt: TensorRT version, of trtexec or of its packages.
-        trtexec: Its trtexec.
+        tensorrt: TensorRT version, of trtexec, its Python or its packages.
+        trtexec: Its trtexec, else edgekd's own if its Python has `tensorrt`; None when neither is there.
         power_mode: Power mode it is in.
         is_clock_fixed: Whether the GPU clock is held (`jetson_clocks`); None when it cannot be seen.
     """
@@ -109,8 +117,7 @@ def facts_from_json(document: Mapping[str, Any]) -> BoardFacts:
 def _facts(document: Mapping[str, Any]) -> BoardFacts:
     gpu = parse_pairs(document["gpu"]["text"]) if document["gpu"].get("text") else None
     found = jetpack_of_l4t(document["l4t"]) if document["l4t"] else None
-    said = document["trtexec"]
-    trtexec = said and Trtexec(said["path"], said["version"], frozenset(said["options"]))
+    trtexec = _trtexec(document)
     return BoardFacts(
         raw=document,
         model=document["model"],
@@ -119,21 +126,31 @@ def _facts(document: Mapping[str, Any]) -> BoardFacts:
         l4t=document["l4t"],
         jetpack=found[0] if found else None,
         tensorrt=_tensorrt(document, trtexec),
-        trtexec=trtexec or None,
+        trtexec=trtexec,
         power_mode=_power_mode(document["power"]),
         is_clock_fixed=_is_clock_fixed(document["clocks_mhz"]),
     )
 
 
+def _trtexec(document: Mapping[str, Any]) -> Trtexec | None:
+    said = document["trtexec"]
+    if said is not None:
+        return Trtexec((said["path"],), said["version"], frozenset(said["options"]))
+    words = (document["tensorrt_python"].get("text") or "").split()
+    version = _PACKAGE_VERSION.match(words[0]) if words else None
+    if version is None:
+        return None
+    typing = {"stronglyTyped"} if words[1:] == ["True"] else {"fp16", "int8"}
+    program = f"../../tools/{board_program().sha256}.pyz"
+    return Trtexec(("python3", program, "/", "trt"), version[1], _PYTHON_OPTIONS | typing, is_python=True)
+
+
 def _tensorrt(document: Mapping[str, Any], trtexec: Trtexec | None) -> str | None:
     if trtexec is not None and trtexec.version:
         return trtexec.version
-    said = (document["tensorrt_python"].get("text") or "").strip()
     packages = document["packages"]
-    package = next(
-        (packages[name] for name in ("libnvinfer10", "libnvinfer8", "libnvinfer-bin") if name in packages), ""
-    )
-    found = _PACKAGE_VERSION.match(said or package)
+    named = next((packages[name] for name in _PACKAGES if name in packages), "")
+    found = _PACKAGE_VERSION.match((document["tensorrt_python"].get("text") or "").strip() or named)
     return found[1] if found else None
 
 

@@ -169,7 +169,7 @@ def _facts(asked: Asked, state: State) -> dict[str, Any]:
     return {
         "job": job.digest,
         "version": facts.tensorrt,
-        "built_by": "trtexec",
+        "built_by": "tensorrt of its Python" if facts.trtexec and facts.trtexec.is_python else "trtexec",
         "board": facts.identity,
         "jetpack": facts.jetpack,
         "onnx_sha256": model.file.sha256,

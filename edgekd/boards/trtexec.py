@@ -41,7 +41,7 @@ def build_arguments(tool: Trtexec, model: OnnxModel, options: BoardOptions) -> l
         TargetError: It cannot build this precision without inference afterwards, or cannot limit the workspace.
         ConfigError: The model's input has a name that trtexec cannot be given.
     """
-    arguments = [tool.path, f"--onnx=files/{MODEL}", f"--saveEngine=out/{PLAN}", *_typing(tool, model)]
+    arguments = [*tool.command, f"--onnx=files/{MODEL}", f"--saveEngine=out/{PLAN}", *_typing(tool, model)]
     arguments += _known(tool, {"profilingVerbosity": "detailed", "exportLayerInfo": f"out/{LAYERS}"})
     arguments += _known(tool, {"timingCacheFile": f"out/{TIMING_CACHE}"})
     arguments += [f"--{_first_known(tool, ('skipInference', 'buildOnly'))}"]
@@ -73,8 +73,8 @@ def profile_arguments(tool: Trtexec, model: OnnxModel, options: BoardOptions) ->
 def timing_mode(tool: Trtexec) -> dict[str, bool]:
     """Return what the times contain, as far as trtexec was told; an option it lacks is its default from 11 on."""
     return {
-        "cuda_graph": True,
-        "spin_wait": True,
+        "cuda_graph": not tool.is_python,
+        "spin_wait": not tool.is_python,
         "data_transfers": False,
         "is_by_default": "useCudaGraph" not in tool.options,
     }
@@ -82,7 +82,7 @@ def timing_mode(tool: Trtexec) -> dict[str, bool]:
 
 def _run(tool: Trtexec, model: OnnxModel, options: BoardOptions) -> list[str]:
     shapes = [] if model.batch else [f"--shapes={_shape(model, options.batch)}"]
-    return [tool.path, f"--loadEngine=out/{PLAN}", *shapes, *_known(tool, {"warmUp": str(options.warm_up_ms)})]
+    return [*tool.command, f"--loadEngine=out/{PLAN}", *shapes, *_known(tool, {"warmUp": str(options.warm_up_ms)})]
 
 
 def _typing(tool: Trtexec, model: OnnxModel) -> list[str]:
@@ -101,7 +101,7 @@ def _first_known(tool: Trtexec, names: Sequence[str]) -> str:
     for name in names:
         if name in tool.options:
             return name
-    raise TargetError(f"{tool.path} knows none of {', '.join('--' + name for name in names)}, one is needed")
+    raise TargetError(f"{tool.command[0]} knows none of {', '.join('--' + name for name in names)}, one is needed")
 
 
 def _shape(model: OnnxModel, batch: int) -> str:

@@ -142,9 +142,16 @@ class Wire:
         self._loop.call_soon_threadsafe(self._drop)
 
     def close(self) -> None:
-        self.cut()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+
+    async def _end(self) -> None:
+        self._drop()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _serve(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)

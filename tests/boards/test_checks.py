@@ -82,7 +82,7 @@ def test_all_reasons_are_given_at_once(make_model) -> None:
     words = refusal(make_model(), target, memory=memory, disk={"total_bytes": 1, "free_bytes": 1}, trtexec=None)
     for reason in (
         "wrong device: jetson-orin-nx-16gb has 16 GB",
-        "trtexec is not there",
+        "neither trtexec",
         "150 MiB free",
         "not enough disk",
     ):

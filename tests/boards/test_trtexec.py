@@ -19,7 +19,7 @@ LINES = {
 
 
 def tool(line: str) -> Trtexec:
-    return Trtexec("/t/trtexec", line, frozenset([*COMMON, *LINES[line].split()]))
+    return Trtexec(("/t/trtexec",), line, frozenset([*COMMON, *LINES[line].split()]))
 
 
 def model(precision: str = "fp16", *, batch: int = 1, name: str = "x") -> OnnxModel:
@@ -79,7 +79,7 @@ def test_names_with_colons_are_quoted_and_impossible_ones_refused() -> None:
 
 def test_workspace_is_limited_or_the_reason_given() -> None:
     assert "--memPoolSize=workspace:512" in build_arguments(tool("8.5"), model(), BoardOptions(workspace_mb=512))
-    old = Trtexec("/t/trtexec", "8.5", tool("8.5").options - {"memPoolSize"})
+    old = Trtexec(("/t/trtexec",), "8.5", tool("8.5").options - {"memPoolSize"})
     with pytest.raises(TargetError, match="knows none of --memPoolSize"):
         build_arguments(old, model(), BoardOptions(workspace_mb=512))
 

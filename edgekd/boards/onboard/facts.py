@@ -19,7 +19,11 @@ _TOOL_FOLDERS = ("usr/src/tensorrt/bin", "usr/local/tensorrt/bin", "opt/tensorrt
 _SYSTEM_FOLDERS = ("usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin", "usr/local/cuda/bin")
 _PACKAGES = ("nvidia-jetpack", "libnvinfer10", "libnvinfer8", "libnvinfer-bin")
 
-_TENSORRT = "import tensorrt; print(tensorrt.__version__)"
+_TENSORRT = """\
+import tensorrt as trt
+print(trt.__version__)
+print(hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"))
+"""
 
 
 def gather(root: Path, folder: Path, cuda_program: str) -> Dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, List
 from . import control
 from .facts import gather
 from .place import Refusal, Store
+from .python_trt import trtexec
 from .receive import held, receive
 from .work import work
 
@@ -30,6 +31,8 @@ def main(arguments: List[str]) -> int:
     store = Store(Path(program).resolve().parent.parent, Path(root).resolve())
     if verb == "work":
         return work(store, rest[0])
+    if verb == "trt":
+        return trtexec(rest)
     try:
         if verb == "read":
             _read(store, rest[0], rest[1:])

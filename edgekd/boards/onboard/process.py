@@ -18,7 +18,7 @@ _PRELUDE = """\
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
 if os.getppid() != int(sys.argv[1]): sys.exit(1)
-try: os.execv(sys.argv[2], sys.argv[2:])
+try: os.execvp(sys.argv[2], sys.argv[2:])
 except OSError as error: sys.exit("cannot start %s: %s" % (sys.argv[2], error.strerror))
 """
 
