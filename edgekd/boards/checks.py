@@ -47,7 +47,7 @@ def require_fit(model: OnnxModel, facts: BoardFacts, options: BoardOptions, devi
     problems = [*_wrong_device(facts, options.target), *_software(facts), *_resources(model, facts, options)]
     if not problems:
         proto = checked_model(model, BuildOptions(_as_target(facts), options.batch, options.max_batch))
-        problems = [*_precision(model, proto, facts)]
+        problems = [*_outside_data(model), *_precision(model, proto, facts)]
     if problems:
         raise TargetError(f"{device} ({facts.words}): " + "; ".join(problems))
 
@@ -117,6 +117,14 @@ def _resources(model: OnnxModel, facts: BoardFacts, options: BoardOptions) -> It
             f"not enough disk: {facts.free_disk_bytes // _MIB} MiB free where ~/.edgekd lies, about {disk // _MIB} MiB "
             "needed; old jobs may be deleted in ~/.edgekd/jobs"
         )
+
+
+def _outside_data(model: OnnxModel) -> Iterator[str]:
+    import onnx
+
+    proto = onnx.load(model.file.path, load_external_data=False)
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer):
+        yield "the model keeps weights in other files, which are not sent: save it as one file"
 
 
 def _precision(model: OnnxModel, proto: ModelProto, facts: BoardFacts) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -155,11 +156,14 @@ def _tensorrt(document: Mapping[str, Any], trtexec: Trtexec | None) -> str | Non
 
 
 def _power_mode(power: Mapping[str, Any]) -> str | None:
-    if power["query"]:
-        return parse_nvpmodel_query(power["query"])[0]
+    """Name the mode by `nvpmodel -q`, else by the board's files; a mode that cannot be read forbids nothing."""
+    with contextlib.suppress(DataError):
+        return parse_nvpmodel_query(power["query"] or "")[0]
     number = re.search(r"pmode:(\d+)", power["status"] or "")
-    names = {mode.id: mode.name for mode in parse_nvpmodel_conf(power["conf"])} if power["conf"] else {}
-    return names.get(int(number[1])) if number else None
+    with contextlib.suppress(DataError):
+        names = {mode.id: mode.name for mode in parse_nvpmodel_conf(power["conf"] or "")}
+        return names.get(int(number[1])) if number else None
+    return None
 
 
 def _is_clock_fixed(clocks: Mapping[str, Mapping[str, float]]) -> bool | None:

@@ -80,12 +80,12 @@ async def _started(board: Board, job: BoardJob, model: Path, report: Listener) -
     entry = job.document["files"][0]
     await board.send(model, entry["sha256"], _sending(report))
     try:
-        return await board.call("start", job.digest, "again", stdin=job.content)
+        return await board.call("start", job.digest, stdin=job.content)
     except Refused as refused:
         if refused.kind != "missing":
             raise
     await board.send(model, entry["sha256"], _sending(report))
-    return await board.call("start", job.digest, "again", stdin=job.content)
+    return await board.call("start", job.digest, stdin=job.content)
 
 
 async def _watched(

@@ -49,9 +49,9 @@ class BoardProgram:
 
 @lru_cache(maxsize=1)
 def board_program() -> BoardProgram:
-    """Pack `edgekd.boards.onboard`."""
+    """Pack `edgekd.boards.onboard`, not compressed: compressors differ between machines, the digest must not."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         _add(archive, "__main__.py", _MAIN)
         for source in sorted(files("edgekd.boards.onboard").iterdir(), key=lambda item: item.name):
             if source.name.endswith(".py"):

@@ -177,12 +177,23 @@ async def _offered_key(address: Address) -> Any:
 
 
 def _known_fingerprints(trusted: Any, address: Address) -> list[str]:
-    keys, authorities, *_ = trusted.match(address.host, "", address.port or _SSH_PORT)
+    host, port = _host_and_port(address)
+    keys, authorities, *_ = trusted.match(host, "", port)
     return [key.get_fingerprint() for key in [*keys, *authorities]]
 
 
 def _pattern(address: Address) -> str:
-    return address.host if address.port in (None, _SSH_PORT) else f"[{address.host}]:{address.port}"
+    host, port = _host_and_port(address)
+    return host if port == _SSH_PORT else f"[{host}]:{port}"
+
+
+def _host_and_port(address: Address) -> tuple[str, int]:
+    """Return what a host key is kept under: the user's SSH configuration may give a name another host and port."""
+    place = {"port": address.port} if address.port else {}
+    configuration = Path.home() / ".ssh" / "config"
+    files = [str(configuration)] if configuration.is_file() else []
+    options = _asyncssh().SSHClientConnectionOptions(host=address.host, config=files, **place)
+    return str(options.host_key_alias or options.host), int(options.port)
 
 
 def _trusted(keys: SshKeys) -> Any:

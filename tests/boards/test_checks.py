@@ -1,5 +1,6 @@
 """Boards that do not fit are refused, with every reason at once."""
 
+import dataclasses
 import json
 
 import onnx
@@ -9,6 +10,7 @@ from onnx import TensorProto, helper
 from edgekd.boards.checks import require_fit, types_in, warnings_of
 from edgekd.boards.facts import facts_from_json
 from edgekd.boards.options import BoardOptions
+from edgekd.core.artifacts import FileRef
 from edgekd.core.errors import DataError, TargetError
 from edgekd.targets import get_target
 
@@ -64,6 +66,11 @@ def test_power_mode_comes_from_the_boards_files_when_only_root_may_ask() -> None
     assert facts_from_json(document(power={"query": None, "status": "pmode:0002", "conf": conf})).power_mode == "15W"
 
 
+def test_power_mode_that_cannot_be_read_forbids_nothing() -> None:
+    nonsense = {"query": "what?", "status": "pmode:0002", "conf": "nothing of use"}
+    assert facts_from_json(document(power=nonsense)).power_mode is None
+
+
 def test_answer_that_is_none_is_said_so() -> None:
     with pytest.raises(DataError, match="cannot be read: KeyError"):
         facts_from_json({"gpu": {}})
@@ -104,6 +111,13 @@ def test_desktop_that_is_no_jetson_is_another_device(make_model) -> None:
 def test_trtexec_that_lacks_what_is_needed_is_refused(make_model) -> None:
     trtexec = {"path": "/t", "version": "10.3.0", "options": OPTIONS[:-1]}
     assert "/t does not know --exportTimes" in refusal(make_model(), trtexec=trtexec)
+
+
+def test_weights_in_other_files_are_refused(make_model, tmp_path) -> None:
+    proto = onnx.load(make_model().file.path)
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    model = dataclasses.replace(make_model(), file=FileRef.of(tmp_path / "m.onnx"))
+    assert "keeps weights in other files" in refusal(model)
 
 
 def test_unsigned_int8_is_refused(make_model) -> None:

@@ -202,6 +202,17 @@ def test_keys_of_edgekds_own_file_are_trusted_too(server, tmp_path, monkeypatch)
     assert probe(server.address, identity=server.folder / "user").mode == "15W"
 
 
+def test_a_key_is_kept_under_the_host_that_the_ssh_configuration_names(server, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "config").write_text(f"Host orin\n  HostName 127.0.0.1\n  Port {server.address.port}\n")
+    alias = Address("orin", "nvidia")
+    kept = trust(alias, server.fingerprint, known_hosts=tmp_path / "kept")
+    assert probe(alias, known_hosts=kept, identity=server.folder / "user").mode == "15W"
+    with pytest.raises(TargetError, match="HAS CHANGED"):
+        probe(alias, known_hosts=server.folder / "other", identity=server.folder / "user")
+
+
 def test_a_known_hosts_file_that_is_missing_is_named(server, tmp_path) -> None:
     with pytest.raises(ConfigError, match="there is no such file"):
         probe(server.address, known_hosts=tmp_path / "none")

@@ -22,15 +22,14 @@ _CANCEL_S = 15.0
 _LOOK_S = 0.2
 
 
-def start(store: Store, digest: str, description: bytes, *, program: str, is_again: bool) -> Dict[str, Any]:
-    """Start a job, or join it when it runs or is done.
+def start(store: Store, digest: str, description: bytes, *, program: str) -> Dict[str, Any]:
+    """Start a job, join it when it runs or is done, or start it anew when it failed.
 
     Args:
         store: Where jobs are kept.
         digest: SHA-256 of its description.
         description: The JSON of `job.json`.
         program: Path of this zip file.
-        is_again: Start a job anew that failed or was cancelled.
 
     Returns:
         What `status` says.
@@ -42,7 +41,7 @@ def start(store: Store, digest: str, description: bytes, *, program: str, is_aga
         raise Refusal("digest", "the description of the job was damaged on its way")
     folder = store.job(digest)
     now = status(store, digest)
-    if now["is_alive"] or now["status"] == "done" or (now["status"] in FINAL and not is_again):
+    if now["is_alive"] or now["status"] == "done":
         return now
     _lay_out(store, folder, description)
     process.kill_left_over(now.get("child"))

@@ -58,7 +58,7 @@ def _receive(store: Store, program: str, rest: List[str]) -> Dict[str, Any]:
 
 def _start(store: Store, program: str, rest: List[str]) -> Dict[str, Any]:
     description = sys.stdin.buffer.read()
-    return control.start(store, rest[0], description, program=program, is_again=rest[1] == "again")
+    return control.start(store, rest[0], description, program=program)
 
 
 def _status(store: Store, program: str, rest: List[str]) -> Dict[str, Any]:

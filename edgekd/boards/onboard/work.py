@@ -68,7 +68,7 @@ class _Runner:
             "step": None,
             "reason": None,
             "started_s": time.time(),
-            "steps": {name: step for name, step in before.get("steps", {}).items() if self._is_still_good(step)},
+            "steps": before.get("steps", {}),
             "outputs": {},
         }
 
@@ -91,6 +91,8 @@ class _Runner:
         for name in ("out", "log"):
             (self.folder / name).mkdir(exist_ok=True)
         board = self._wait_for_board()
+        finished = self.state["steps"].items()
+        self.state["steps"] = {name: step for name, step in finished if self._is_still_good(step)}
         for step in self.job["steps"]:
             if step["name"] not in self.state["steps"]:
                 self._do(step)
