@@ -7,96 +7,109 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.cli.console import progress
 from edgekd.cli.outcome import Outcome
 from edgekd.cli.table import format_table
 from edgekd.core.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
     from edgekd.boards import BoardOptions, BoardResult
+    from edgekd.boards.facts import BoardFacts
     from edgekd.core.artifacts import OnnxModel
-    from edgekd.core.events import Listener
     from edgekd.targets import Target
-    from edgekd.targets.ssh_connection import Address, SshKeys
+    from edgekd.targets.ssh_connection import Address
 
 
 @dataclass(frozen=True)
-class ChosenBoards:
-    """The boards that a command line names.
+class BoardsAsked:
+    """What a command line says of boards.
 
     Attributes:
-        addresses: Where each answers, by the name of its folder.
-        targets: What each must be, where that is said.
+        devices: Values of `--device`: `user@host`.
+        targets: Value of `--targets`: names of boards whose address is kept, or `name=user@host`, with commas.
+        target: Value of `--target`: what every board of `devices` must be.
+        backend: Value of `--backend`.
+        known_hosts: Value of `--known-hosts`.
+        identity: Value of `--identity`.
     """
 
-    addresses: Mapping[str, Address]
-    targets: Mapping[str, Target]
+    devices: Sequence[str] = ()
+    targets: str | None = None
+    target: str | None = None
+    backend: str | None = None
+    known_hosts: Path | None = None
+    identity: Path | None = None
 
 
-def chosen_boards(devices: Sequence[str], targets: str | None, target: str | None) -> ChosenBoards:
-    """Read `--device`, `--targets` and `--target`; a board of `--targets` must be the target it is named after.
+def outcome_on_boards(
+    asked: BoardsAsked,
+    model: OnnxModel,
+    output: Path,
+    options: BoardOptions,
+    *,
+    is_forced: bool,
+    is_dry_run: bool,
+    is_quiet: bool,
+) -> Outcome:
+    """Build on every board that is named, or say what would be built.
 
     Args:
-        devices: Each `user@host`.
-        targets: `a,b,c`: names of boards whose address is kept, or `name=user@host`.
-        target: What every board of `devices` must be.
+        asked: The boards.
+        model: What to build.
+        output: Folder of the results.
+        options: How to build and measure.
+        is_forced: Results of other jobs may be overwritten.
+        is_dry_run: Ask and check the boards, build nothing.
+        is_quiet: Show no progress.
 
     Returns:
-        The boards.
+        One row a board; the exit code is 0, the one that all failures share, or 1.
 
     Raises:
-        ConfigError: A board is named twice, an address is none or not known, or there is no such target.
+        ConfigError: A board is named twice, its address is none or not known, or there is no such target.
+        EdgeKDError: In a dry run, that of the first board that cannot build it.
     """
+    from edgekd.boards import build_on_boards
+    from edgekd.boards.build import check_boards
+    from edgekd.targets.ssh_connection import SshKeys
+
+    if asked.backend not in (None, "tensorrt"):
+        raise ConfigError(f"--backend {asked.backend}: boards build with their own TensorRT; leave it out")
+    boards, targets = _boards(asked)
+    keys = SshKeys(asked.known_hosts, asked.identity)
+    if is_dry_run:
+        return _planned(check_boards(model, boards, options, targets=targets, keys=keys), output)
+    with progress(is_quiet=is_quiet) as listen:
+        results = build_on_boards(
+            model, boards, output, options, targets=targets, keys=keys, is_forced=is_forced, listener=listen
+        )
+    return Outcome({"boards": [_document(result) for result in results]}, _text(results), _exit_code(results))
+
+
+def _boards(asked: BoardsAsked) -> tuple[dict[str, Address], dict[str, Target]]:
+    """Return addresses and targets by board; one of `--targets` must be the target it is named after."""
     from edgekd.boards.build import names_of
     from edgekd.targets import get_target
     from edgekd.targets.addresses import address_of
     from edgekd.targets.ssh_connection import parse_address
 
-    addresses = dict(names_of([parse_address(device) for device in devices]))
+    target = asked.target
+    addresses = dict(names_of([parse_address(device) for device in asked.devices]))
     kinds = {name: get_target(target) for name in addresses if target is not None}
-    for part in filter(None, (targets or "").split(",")):
+    for part in filter(None, (asked.targets or "").split(",")):
         name, equals, address = (word.strip() for word in part.partition("="))
         if name in addresses:
             raise ConfigError(f"the board {name!r} is named twice")
         kinds[name] = get_target(name)
         addresses[name] = parse_address(address) if equals else address_of(name)
-    if target is not None and not devices:
+    if target is not None and not asked.devices:
         raise ConfigError(f"--target {target} says what boards of --device are; boards of --targets say so themselves")
     if not addresses:
-        raise ConfigError(f"--targets {targets!r} names no board")
-    return ChosenBoards(addresses, kinds)
+        raise ConfigError(f"--targets {asked.targets!r} names no board")
+    return addresses, kinds
 
 
-def build_on(
-    boards: ChosenBoards,
-    model: OnnxModel,
-    output: Path,
-    options: BoardOptions,
-    *,
-    keys: SshKeys,
-    is_forced: bool,
-    listener: Listener,
-) -> Outcome:
-    """Build on every board; see `edgekd.boards.build_on_boards`."""
-    from edgekd.boards import build_on_boards
-
-    results = build_on_boards(
-        model,
-        boards.addresses,
-        output,
-        options,
-        targets=boards.targets,
-        keys=keys,
-        is_forced=is_forced,
-        listener=listener,
-    )
-    return Outcome({"boards": [_document(result) for result in results]}, _text(results), _exit_code(results))
-
-
-def check_on(boards: ChosenBoards, model: OnnxModel, output: Path, options: BoardOptions, *, keys: SshKeys) -> Outcome:
-    """Say what would be built where; raises the error of the first board that cannot."""
-    from edgekd.boards.build import check_boards
-
-    facts = check_boards(model, boards.addresses, options, targets=boards.targets, keys=keys)
+def _planned(facts: Mapping[str, BoardFacts], output: Path) -> Outcome:
     folders = {name: str(output / name) for name in facts}
     lines = [f"would build on {found.words} and write {folders[name]}" for name, found in facts.items()]
     return Outcome({"is_dry_run": True, "would_write": list(folders.values())}, "\n".join(lines))

@@ -10,7 +10,7 @@ import typer
 from edgekd.cli.console import progress
 from edgekd.cli.outcome import Outcome
 from edgekd.cli.writing import DryRun, Force, planned, require_free
-from edgekd.core.errors import ConfigError, PreconditionError
+from edgekd.core.errors import PreconditionError
 
 if TYPE_CHECKING:
     from edgekd.targets import Target
@@ -65,19 +65,12 @@ def build(
 
     if device or targets:
         from edgekd.boards import BoardOptions
-        from edgekd.cli.board_build import build_on, check_on, chosen_boards
-        from edgekd.targets.ssh_connection import SshKeys
+        from edgekd.cli.board_build import BoardsAsked, outcome_on_boards
 
-        if backend not in (None, "tensorrt"):
-            raise ConfigError(f"--backend {backend}: boards build with their own TensorRT; leave it out")
-        boards, keys = chosen_boards(device or [], targets, target), SshKeys(known_hosts, identity)
+        asked = BoardsAsked(tuple(device or ()), targets, target, backend, known_hosts, identity)
         on_board = BoardOptions(batch=batch, workspace_mb=workspace_mb)
-        if dry_run:
-            return check_on(boards, onnx_model_from_file(model), output, on_board, keys=keys)
-        with progress(is_quiet=context.obj.is_quiet) as listen:
-            return build_on(
-                boards, onnx_model_from_file(model), output, on_board, keys=keys, is_forced=force, listener=listen
-            )
+        how = {"is_forced": force, "is_dry_run": dry_run, "is_quiet": context.obj.is_quiet}
+        return outcome_on_boards(asked, onnx_model_from_file(model), output, on_board, **how)
     place = get_target(target or "cpu")
     name = backend or _BACKENDS[place.kind]
     builder, source = BACKENDS[name], onnx_model_from_file(model)
