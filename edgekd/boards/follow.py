@@ -53,6 +53,8 @@ async def done_job(board: Board, job: BoardJob, model: Path, patience: Patience,
                 break
             report(Event("note", "", f"the board was restarted while {state['was']}; the job goes on"))
             state = await _started(board, job, model, report)
+        if not state["is_rebooted"]:
+            await board.call("cancel", job.digest)  # ends what the runner left behind
     except asyncio.CancelledError:
         await _cancelled(board, job, report)
         raise

@@ -27,6 +27,7 @@ _MARK = b"EDGEKD-BOARD "
 _CALL_S = 240.0
 _STALL_S = 60.0
 _CHUNK_BYTES = 1 << 17
+_TRIES = 20
 
 
 class Refused(BuildError):
@@ -121,6 +122,7 @@ class Board:
 
         Raises:
             Refused: The disk is full, or it arrives damaged.
+            BuildError: Another process there writes the same file.
             Unreachable: See `call`.
         """
         size, damaged = file.stat().st_size, 0
@@ -140,9 +142,14 @@ class Board:
                 raise Refused(self.address.host, answer["error"])
             return bool(answer.get("is_complete"))
 
-        while not await self.again_after_drops(action):
+        for _ in range(_TRIES):
+            if await self.again_after_drops(action):
+                report(size, size)
+                return
             await asyncio.sleep(self._patience.first_wait_s)
-        report(size, size)
+        raise BuildError(
+            f"{file.name} cannot be sent to {self.address.host}: something else writes it there, try again"
+        )
 
     async def read(self, digest: str, files: Sequence[tuple[str, str]], target: Path) -> None:
         """Bring results of a job here; after a drop it goes on where it stopped.

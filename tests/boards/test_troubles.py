@@ -101,14 +101,15 @@ def test_job_goes_on_after_the_board_was_restarted(bench, make_model, tmp_path, 
     assert len(bench.board.calls("--onnx")) == builds
 
 
-def test_runner_that_was_killed_is_noticed_and_leaves_nothing_running(bench, make_model, tmp_path) -> None:
-    bench.board.behave(build=60)
+@pytest.mark.parametrize("how", [60, "fork"])
+def test_runner_that_was_killed_is_noticed_and_leaves_nothing_running(bench, make_model, tmp_path, how) -> None:
+    bench.board.behave(build=how)
 
     def kill_runner() -> None:
         state = json.loads((bench.board.jobs()[0] / "state.json").read_text())
         os.kill(state["pid"], signal.SIGKILL)
 
-    bench.when("build goes on", kill_runner)
+    bench.when("Start parsing", kill_runner)
     result = bench.build(make_model(), tmp_path)
     assert isinstance(result.error, BuildError)
     assert "the job was lost while building" in str(result.error)

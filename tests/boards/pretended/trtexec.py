@@ -2,6 +2,7 @@
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -63,7 +64,8 @@ def go_wrong(step):
     while what == "hang":
         time.sleep(0.1)
     if what == "fork":
-        if os.fork() == 0:
+        if os.fork() == 0:  # one that does not listen
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(300)", str(board)])
         time.sleep(300)
     if what == "crash":
