@@ -98,7 +98,10 @@ async def fetch_engine(board: Board, folder: Path, asked: Asked, state: State) -
         await board.read(job.digest, [*(("out", name) for name in state["outputs"]), *_logs(state)], unfinished)
         for name, known in state["outputs"].items():
             if sha256_of_file(unfinished / name) != known["sha256"]:
-                raise BuildError(f"{name} arrived damaged; run the same command again")
+                raise BuildError(
+                    f"{name} is not what the board wrote down, damaged there or on its way: delete "
+                    f"~/.edgekd/jobs/{job.digest} there, then run the same command again"
+                )
         _write_records(unfinished, asked, state)
         if not (unfinished / LAYERS).is_file() and (unfinished / LAYERS_OF_RUN).is_file():
             os.replace(unfinished / LAYERS_OF_RUN, unfinished / LAYERS)

@@ -121,16 +121,17 @@ class PretendedBoard:
 
 
 class Wire:
-    """A TCP relay on loopback that can be cut: now, or after so many bytes towards the board."""
+    """A TCP relay on loopback that can be cut: now, or after so many bytes towards the board or back from it."""
 
     def __init__(self, port: int) -> None:
         self._far = port
         self._loop = asyncio.new_event_loop()
         self._writers: list[asyncio.StreamWriter] = []
         self.cut_after_bytes: int | None = None
+        self.cut_after_bytes_back: int | None = None
         self.is_down = False
         self.cuts = 0
-        self.bytes_sent = 0
+        self.bytes_sent = self.bytes_back = 0
         self.connections = 0
         started = threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
@@ -184,6 +185,12 @@ class Wire:
                     self.cut_after_bytes -= len(block)
                     if self.cut_after_bytes < 0:
                         self.cut_after_bytes = None
+                        self._drop()
+                        return
+                if not is_counted:
+                    self.bytes_back += len(block)
+                    if self.cut_after_bytes_back is not None and self.bytes_back > self.cut_after_bytes_back:
+                        self.cut_after_bytes_back = None
                         self._drop()
                         return
                 writer.write(block)

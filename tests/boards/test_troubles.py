@@ -30,6 +30,25 @@ def test_upload_goes_on_where_a_drop_stopped_it(bench, make_model, tmp_path) -> 
     assert bench.wire.bytes_sent < 12 * MIB  # from the start again it would be 13
 
 
+def test_download_goes_on_where_a_drop_stopped_it(bench, make_model, tmp_path) -> None:
+    bench.board.behave(plan_bytes=8 * MIB)
+    bench.wire.cut_after_bytes_back = 5 * MIB
+    result = bench.build(make_model(), tmp_path)
+    assert result.error is None, result.error
+    assert bench.wire.cuts == 1
+    assert result.engine.file.size_bytes > 8 * MIB
+    assert bench.wire.bytes_back < 12 * MIB  # from the start again it would be 13
+
+
+def test_result_that_was_damaged_is_never_taken(bench, make_model, tmp_path) -> None:
+    model = make_model()
+    assert bench.build(model, tmp_path / "a").error is None
+    (bench.board.jobs()[0] / "out" / "times.json").write_text("[]")
+    result = bench.build(model, tmp_path / "b")
+    assert "times.json is not what the board wrote down" in str(result.error)
+    assert not (tmp_path / "b" / "board" / "model.plan").exists()
+
+
 def test_build_goes_on_without_its_host_and_is_found_again(bench, make_model, tmp_path) -> None:
     bench.board.behave(build=3)
     bench.when("build goes on", bench.wire.cut)
