@@ -172,7 +172,9 @@ class _OneBoard:
         finally:
             self._board.close()
         seconds = time.monotonic() - started
-        self._report(Event("end", "", "engine built and measured" if engine else "failed", values={"seconds": seconds}))
+        self._report(
+            Event("end", "", "engine built and measured" if engine else "no engine", values={"seconds": seconds})
+        )
         warnings = warnings_of(self._facts, self._options) if self._facts else ()
         return BoardResult(
             self.name, str(self._address), self._folder, engine, error, self._facts, warnings, round(seconds, 3)

@@ -128,7 +128,7 @@ def test_runner_that_was_killed_is_noticed_and_leaves_nothing_running(bench, mak
         state = json.loads((bench.board.jobs()[0] / "state.json").read_text())
         os.kill(state["pid"], signal.SIGKILL)
 
-    bench.when("Start parsing", kill_runner)
+    bench.when("Start parsing" if how == "fork" else "build goes on", kill_runner)
     result = bench.build(make_model(), tmp_path)
     assert isinstance(result.error, BuildError)
     assert "the job was lost while building" in str(result.error)
@@ -342,6 +342,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [60, "fork"])
 def test_interrupt_stops_the_job_on_the_board(bench, make_model, tmp_path, how) -> None:
     bench.board.behave(build=how)

@@ -116,7 +116,7 @@ def _trtexec(root: Path) -> Optional[Dict[str, Any]]:
     if path is None:
         return None
     said = _asked([path, "--help"])
-    text = said.get("text") or said["error"]
+    text = said.get("text") or said.get("error", "")
     banner = _BANNER.search(text)
     options = sorted(set(_OPTION.findall(text)))
     return {"path": path, "version": _version(banner.group(1)) if banner else None, "options": options}
@@ -143,7 +143,7 @@ def _packages(root: Path) -> Dict[str, str]:
     if query is None:
         return {}
     said = _asked([query, "-W", "-f", "${Package} ${Version}\\n", *_PACKAGES])
-    lines = (line.split() for line in (said.get("text") or said["error"]).splitlines())
+    lines = (line.split() for line in (said.get("text") or said.get("error", "")).splitlines())
     return {words[0]: words[1] for words in lines if len(words) == 2 and words[0] in _PACKAGES}
 
 
@@ -165,7 +165,7 @@ def _asked(arguments: List[str]) -> Dict[str, str]:
         return {"error": str(error)}
     out, complaint = done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
     if done.returncode == 0:
-        return {"text": out}
+        return {"text": out or complaint}
     return {"error": (complaint + out).strip() or "exit status %d" % done.returncode}
 
 
