@@ -1,6 +1,6 @@
 """Ask a board over SSH what it is: fixed commands that only read, their answers parsed like files a user would bring.
 
-Host keys are always checked against the user's `known_hosts`; an unknown host is refused.
+Host keys are pinned (`ssh_connection`); an unknown host is refused.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgekd.core.errors import ConfigError, DataError, TargetError, missing_package
+from edgekd.core.errors import DataError
 from edgekd.targets.board import BoardKnowledge
 from edgekd.targets.device_query import parse_pairs
 from edgekd.targets.nvpmodel import ConfMode, parse_nvpmodel_conf, parse_nvpmodel_query
+from edgekd.targets.ssh_connection import TIMEOUT_S, Address, SshKeys, connected
 
-_TIMEOUT_S = 20
-_ADDRESS = re.compile(r"(?:(?P<user>[\w.-]+)@)?(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>\d+))?")
 _L4T = re.compile(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)")
 
 # CUdevice_attribute numbers of the CUDA driver API; every Python of every JetPack runs this.
@@ -68,38 +67,12 @@ class Shell(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where a board answers.
-
-    Attributes:
-        host: Name, address, or a host of the user's SSH configuration.
-        user: Login; by default that of the SSH configuration.
-        port: Port; by default that of the SSH configuration.
-    """
-
-    host: str
-    user: str | None = None
-    port: int | None = None
-
-
-def parse_address(text: str) -> Address:
-    """Read `user@host`, `host` or `user@host:port`; raises `ConfigError` when it is none of them."""
-    match = _ADDRESS.fullmatch(text.strip())
-    if match is None or match["host"].startswith("-"):
-        raise ConfigError(f"--device {text!r}: write it as user@host or user@host:port")
-    port = int(match["port"]) if match["port"] else None
-    if port is not None and not 1 <= port <= 65535:
-        raise ConfigError(f"--device {text!r}: port {port} is not between 1 and 65535")
-    return Address(match["host"].strip("[]"), match["user"], port)
-
-
 def probe(address: Address, *, known_hosts: Path | None = None, identity: Path | None = None) -> BoardKnowledge:
     """Connect to a board and ask it what it is.
 
     Args:
         address: Where it answers.
-        known_hosts: File of trusted host keys instead of the user's.
+        known_hosts: File of trusted host keys instead of the user's and edgekd's own.
         identity: Private key instead of the user's.
 
     Returns:
@@ -110,7 +83,7 @@ def probe(address: Address, *, known_hosts: Path | None = None, identity: Path |
         TargetError: It cannot be reached, its host key is unknown or has changed, or it refuses the login.
         DataError: It answered, but not as a board with a CUDA GPU does.
     """
-    return asyncio.run(_probe(address, known_hosts, identity))
+    return asyncio.run(_probe(address, SshKeys(known_hosts, identity)))
 
 
 async def ask(shell: Shell, seen_by: str) -> BoardKnowledge:
@@ -157,30 +130,11 @@ class _Connection:
         self._connection = connection
 
     async def run(self, command: str) -> Answer:
-        done = await self._connection.run(command, check=False, timeout=_TIMEOUT_S)
+        done = await self._connection.run(command, check=False, timeout=TIMEOUT_S, encoding="utf-8", errors="replace")
         status = done.exit_status if done.exit_status is not None else -1
         return Answer(str(done.stdout or ""), str(done.stderr or ""), status)
 
 
-async def _probe(address: Address, known_hosts: Path | None, identity: Path | None) -> BoardKnowledge:
-    try:
-        import asyncssh
-    except ImportError as error:
-        raise missing_package("asyncssh", "ssh", "asking a board over SSH") from error
-    options: dict[str, Any] = {"connect_timeout": _TIMEOUT_S, "login_timeout": _TIMEOUT_S}
-    options |= {"port": address.port} if address.port else {}
-    options |= {"username": address.user} if address.user else {}
-    options |= {"known_hosts": str(known_hosts)} if known_hosts else {}
-    options |= {"client_keys": [str(identity)]} if identity else {}
-    try:
-        async with asyncssh.connect(address.host, **options) as connection:
-            return await ask(_Connection(connection), address.host)
-    except asyncssh.HostKeyNotVerifiable as error:
-        raise TargetError(
-            f"{address.host}: its host key is not one you trust ({error.reason}); check the key and connect once with "
-            "ssh to keep it"
-        ) from error
-    except asyncssh.PermissionDenied as error:
-        raise TargetError(f"{address.host} refuses the login ({error.reason}); check the user and your keys") from error
-    except (OSError, asyncssh.Error, asyncio.TimeoutError) as error:
-        raise TargetError(f"{address.host} cannot be reached: {error or type(error).__name__}") from error
+async def _probe(address: Address, keys: SshKeys) -> BoardKnowledge:
+    async with connected(address, keys) as connection:
+        return await ask(_Connection(connection), address.host)

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from edgekd.core.errors import ConfigError, DataError, PreconditionError, TargetError
-from edgekd.targets.ssh_probe import COMMANDS, Address, Answer, ask, parse_address, probe
+from edgekd.targets.ssh_connection import Address, parse_address, trust
+from edgekd.targets.ssh_probe import COMMANDS, Answer, ask, probe
 
 CONF = """\
 < POWER_MODEL ID=0 NAME=MAXN >
@@ -147,7 +148,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace
         line = f"[127.0.0.1]:{port} ".encode() + key.export_public_key()
         (folder / name).write_bytes(line)
     (folder / "empty").write_text("")
-    yield SimpleNamespace(folder=folder, address=Address("127.0.0.1", "nvidia", port))
+    yield SimpleNamespace(
+        folder=folder,
+        address=Address("127.0.0.1", "nvidia", port),
+        fingerprint=host_key.get_fingerprint(),
+        strangers_fingerprint=stranger.get_fingerprint(),
+    )
     state.loop.call_soon_threadsafe(state.loop.stop)
     thread.join(20)
 
@@ -158,10 +164,58 @@ def test_a_board_is_asked_over_real_ssh(server: SimpleNamespace) -> None:
     assert known == expected
 
 
-@pytest.mark.parametrize("hosts", ["other", "empty"])
-def test_a_host_key_that_is_not_trusted_is_refused(server: SimpleNamespace, hosts: str) -> None:
-    with pytest.raises(TargetError, match=r"127\.0\.0\.1: its host key is not one you trust"):
-        probe(server.address, known_hosts=server.folder / hosts, identity=server.folder / "user")
+def ask_with(server: SimpleNamespace, hosts: str):
+    return probe(server.address, known_hosts=server.folder / hosts, identity=server.folder / "user")
+
+
+def test_an_unknown_host_key_is_refused_with_its_fingerprint_and_the_command_that_accepts_it(server, tmp_path) -> None:
+    with pytest.raises(TargetError, match=r"127\.0\.0\.1: its host key is not one you trust") as refusal:
+        ask_with(server, "empty")
+    command = f"edgekd targets trust nvidia@127.0.0.1:{server.address.port} {server.fingerprint}"
+    assert command in str(refusal.value)
+    kept = trust(server.address, server.fingerprint, known_hosts=tmp_path / "kept")
+    assert probe(server.address, known_hosts=kept, identity=server.folder / "user").l4t == "36.4.3"
+    before = kept.read_text()
+    trust(server.address, server.fingerprint, known_hosts=kept)
+    assert kept.read_text() == before
+
+
+def test_a_host_key_that_changed_is_refused_loudly(server) -> None:
+    with pytest.raises(TargetError, match=r"THE HOST KEY OF 127\.0\.0\.1 HAS CHANGED") as refusal:
+        ask_with(server, "other")
+    assert server.fingerprint in str(refusal.value)
+    assert server.strangers_fingerprint in str(refusal.value)
+
+
+def test_a_fingerprint_that_is_not_the_boards_accepts_nothing(server, tmp_path) -> None:
+    with pytest.raises(TargetError, match="nothing was accepted"):
+        trust(server.address, server.strangers_fingerprint, known_hosts=tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_keys_of_edgekds_own_file_are_trusted_too(server, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("EDGEKD_CACHE", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(TargetError, match="not one you trust"):
+        probe(server.address, identity=server.folder / "user")
+    trust(server.address, server.fingerprint)
+    assert probe(server.address, identity=server.folder / "user").mode == "15W"
+
+
+def test_a_key_is_kept_under_the_host_that_the_ssh_configuration_names(server, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "config").write_text(f"Host orin\n  HostName 127.0.0.1\n  Port {server.address.port}\n")
+    alias = Address("orin", "nvidia")
+    kept = trust(alias, server.fingerprint, known_hosts=tmp_path / "kept")
+    assert probe(alias, known_hosts=kept, identity=server.folder / "user").mode == "15W"
+    with pytest.raises(TargetError, match="HAS CHANGED"):
+        probe(alias, known_hosts=server.folder / "other", identity=server.folder / "user")
+
+
+def test_a_known_hosts_file_that_is_missing_is_named(server, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="there is no such file"):
+        probe(server.address, known_hosts=tmp_path / "none")
 
 
 def test_a_login_that_is_refused_says_so(server: SimpleNamespace) -> None:

@@ -22,40 +22,67 @@ def build(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The ONNX file.")],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder of the engine.")],
-    target: Annotated[str, typer.Option(help="Device the engine is for.")] = "cpu",
+    output: Annotated[
+        Path, typer.Option("--output", "--out", "-o", file_okay=False, help="Folder of the engine, or of one a board.")
+    ],
+    target: Annotated[
+        str | None, typer.Option(help="Device the engine is for, cpu by default; with --device, what it must be.")
+    ] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help="Build and measure on a board over SSH: user@host. May be repeated.")
+    ] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="The same on boards of yours by name: a,b,c; or name=user@host.")
+    ] = None,
     backend: Annotated[
         str | None, typer.Option(help="onnxruntime, tensorrt_rtx or tensorrt; by default the target's usual one.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch size it is optimised for.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads (onnxruntime).")] = 1,
+    workspace_mb: Annotated[int, typer.Option(min=0, help="Limit of the builder's scratch memory; 0 for none.")] = 0,
+    known_hosts: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Trusted host keys of boards, instead of yours.")
+    ] = None,
+    identity: Annotated[Path | None, typer.Option(dir_okay=False, help="Private key for boards.")] = None,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> Outcome:
     """Build an engine.
 
-    Usual backends: onnxruntime for cpu, tensorrt for Jetson boards, tensorrt_rtx for other GPUs.
+    Usual backends: onnxruntime for cpu, tensorrt for Jetson boards, tensorrt_rtx for other GPUs. On boards, the board's
+    own trtexec builds and measures; a job goes on when the connection drops, and the same command joins it or brings
+    what it made. Ctrl-C stops it there too.
 
-    Example:
+    Examples:
       edgekd build net.onnx --target rtx-4090 --backend tensorrt_rtx -o engine
+      edgekd build net.onnx --device nvidia@192.168.1.20 --device nvidia@192.168.1.21 -o engines
+      edgekd build net.onnx --targets my-nx,my-nano -o engines
     """
     from edgekd.cli.onnx_file import onnx_model_from_file
     from edgekd.core.artifacts import to_json
     from edgekd.engine import BACKENDS, BuildOptions
     from edgekd.targets import describe, get_target
 
-    device = get_target(target)
-    name = backend or _BACKENDS[device.kind]
+    if device or targets:
+        from edgekd.boards import BoardOptions
+        from edgekd.cli.board_build import BoardsAsked, outcome_on_boards
+
+        asked = BoardsAsked(tuple(device or ()), targets, target, backend, known_hosts, identity)
+        on_board = BoardOptions(batch=batch, workspace_mb=workspace_mb)
+        how = {"is_forced": force, "is_dry_run": dry_run, "is_quiet": context.obj.is_quiet}
+        return outcome_on_boards(asked, onnx_model_from_file(model), output, on_board, **how)
+    place = get_target(target or "cpu")
+    name = backend or _BACKENDS[place.kind]
     builder, source = BACKENDS[name], onnx_model_from_file(model)
     require_free(output, is_forced=force)
     if refusal := builder.available():
         raise PreconditionError(f"{name} cannot be used here: {refusal}")
     if dry_run:
-        return planned(output, f"an engine of {model} by {name} for {describe(device)}")
+        return planned(output, f"an engine of {model} by {name} for {describe(place)}")
     with progress(is_quiet=context.obj.is_quiet) as listen:
-        options = BuildOptions(target=device, batch=batch, threads=threads, listener=listen)
+        options = BuildOptions(target=place, batch=batch, threads=threads, workspace_mb=workspace_mb, listener=listen)
         engine = builder.build(source, output, options)
-    built_for = _built_for(device, engine.target)
+    built_for = _built_for(place, engine.target)
     text = f"{engine.file.path}: {engine.precision} by {name} for {built_for}, {engine.file.size_bytes:,} bytes"
     return Outcome({"engine": to_json(engine)}, text)
 

@@ -147,7 +147,9 @@ def add_target(
       edgekd targets add my-gpu --device-query deviceQuery.txt
     """
     from edgekd.targets import aliases, boards_folder, describe, target_names
+    from edgekd.targets.addresses import keep_address
     from edgekd.targets.board import board_document, board_from, save_board
+    from edgekd.targets.ssh_connection import parse_address
 
     if name in (*target_names(), *aliases()):
         raise ConfigError(f"{name!r} is a built-in target; give your board a name of its own")
@@ -171,8 +173,32 @@ def add_target(
     if dry_run:
         return planned(path, f"the board {describe(target)}")
     save_board(path, document)
+    if device is not None and file is None:
+        keep_address(name, parse_address(device))
     based = f"\nwhat it did not say is taken from {known.like.device}" if known.like else ""
     return Outcome({"target": document["targets"][0], "file": str(path)}, f"{describe(target)}{based}\n{path}")
+
+
+def trust_board(
+    device: Annotated[str, typer.Argument(help="The board: user@host or user@host:port.")],
+    fingerprint: Annotated[str, typer.Argument(help="SHA256:... of its host key, as the board itself prints it.")],
+    *,
+    known_hosts: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="File to keep it in instead of edgekd's own.")
+    ] = None,
+) -> Outcome:
+    """Accept the host key of a board, once its fingerprint has been compared.
+
+    On the board: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub
+
+    Example:
+      edgekd targets trust nvidia@192.168.1.20 SHA256:2dUzfbM0x3pW5vQkYh0sW4zvYq3X8dV1m3s0n4a5b6c
+    """
+    from edgekd.targets.ssh_connection import parse_address, trust
+
+    path = trust(parse_address(device), fingerprint, known_hosts=known_hosts)
+    text = f"{device} is trusted by {fingerprint} ({path})"
+    return Outcome({"device": device, "fingerprint": fingerprint, "file": str(path)}, text)
 
 
 def _knowledge(stated: dict[str, Any], like: str | None, device: str | None) -> BoardKnowledge:
@@ -182,7 +208,8 @@ def _knowledge(stated: dict[str, Any], like: str | None, device: str | None) -> 
     base = get_target(like) if like else None
     if device is None:
         return BoardKnowledge(stated=stated, like=base)
-    from edgekd.targets.ssh_probe import parse_address, probe
+    from edgekd.targets.ssh_connection import parse_address
+    from edgekd.targets.ssh_probe import probe
 
     said = probe(parse_address(device))
     if base is None and said.gpu is not None:
@@ -277,3 +304,4 @@ app.command("list")(delivering(list_targets))
 app.command("show")(delivering(show_target))
 app.command("compare")(delivering(compare_targets))
 app.command("add")(delivering(add_target))
+app.command("trust")(delivering(trust_board))

@@ -171,11 +171,12 @@ def test_board_file_under_another_name_is_refused(edgekd, own_folder):
 
 def test_add_asks_a_board_over_ssh(edgekd, own_folder, monkeypatch):
     from edgekd.targets import ssh_probe
+    from edgekd.targets.ssh_connection import Address
 
     fake = beside("test_ssh_probe")
 
     def probe(address):
-        assert address == ssh_probe.Address("bench", "nvidia")
+        assert address == Address("bench", "nvidia")
         return asyncio.run(ssh_probe.ask(fake.FakeShell(fake.ORIN_NX), address.host))
 
     monkeypatch.setattr(ssh_probe, "probe", probe)

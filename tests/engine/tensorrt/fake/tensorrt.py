@@ -79,6 +79,10 @@ def make(version):
         def __init__(self):
             self._is_initialised = True
 
+    class IProfiler:
+        def __init__(self):
+            self._is_initialised = True
+
     class ParserError:
         def __init__(self, index, node):
             self._index, self._node = index, node
@@ -267,7 +271,7 @@ def make(version):
             self._evaluator = ReferenceEvaluator(model)
             self._classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
             self._takes_float = model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
-            self._addresses, self._shape = {}, None
+            self._addresses, self._shape, self._profiler = {}, None, None
 
         def set_input_shape(self, name, shape):
             assert name == "input"
@@ -275,7 +279,16 @@ def make(version):
             return True
 
         def get_tensor_shape(self, name):
-            return (self._shape[0], self._classes)
+            return self._shape if name == "input" else (self._shape[0], self._classes)
+
+        @property
+        def profiler(self):
+            return self._profiler
+
+        @profiler.setter
+        def profiler(self, value):
+            assert value._is_initialised
+            self._profiler = value
 
         def set_tensor_address(self, name, memory):
             self._addresses[name] = memory
@@ -288,6 +301,8 @@ def make(version):
             source = (kind * count).from_address(self._addresses["input"])
             (logits,) = self._evaluator.run(None, {"input": np.ctypeslib.as_array(source).reshape(self._shape)})
             ctypes.memmove(self._addresses["logits"], logits.ctypes.data, logits.nbytes)
+            if self._profiler is not None:
+                self._profiler.report_layer_time("Conv_0", 0.25)
             return True
 
     class ICudaEngine:
@@ -299,6 +314,25 @@ def make(version):
 
         def create_execution_context(self):
             return IExecutionContext(self._model)
+
+        @property
+        def num_io_tensors(self):
+            return len(self._values)
+
+        @property
+        def _values(self):
+            return [*self._model.graph.input, *self._model.graph.output]
+
+        def get_tensor_name(self, index):
+            return self._values[index].name
+
+        def get_tensor_mode(self, name):
+            return trt.TensorIOMode.INPUT if name == self._values[0].name else trt.TensorIOMode.OUTPUT
+
+        def get_tensor_shape(self, name):
+            (value,) = (value for value in self._values if value.name == name)
+            dims = value.type.tensor_type.shape.dim
+            return tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims)
 
         def get_tensor_dtype(self, name):
             values = [*self._model.graph.input, *self._model.graph.output]
@@ -319,7 +353,8 @@ def make(version):
             return ICudaEngine(json.loads(header), onnx.load_from_string(model))
 
     local = dict(locals())
-    for name in ("IProgressMonitor", "ILogger"):
+    trt.TensorIOMode = enum.IntEnum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"], start=0)
+    for name in ("IProgressMonitor", "ILogger", "IProfiler"):
         if name in names.module:
             setattr(trt, name, local[name])
     classes = {name: value for name, value in local.items() if isinstance(value, type) and name in names.classes}

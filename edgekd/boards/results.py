@@ -1,0 +1,223 @@
+"""What a board made, brought into a folder of its own: whole or not at all, raw files as they came."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekd.boards.facts import BoardFacts, Trtexec
+from edgekd.boards.job import BoardJob
+from edgekd.boards.options import BoardOptions
+from edgekd.boards.remote import Board
+from edgekd.boards.trtexec import LAYERS, LAYERS_OF_RUN, PLAN, timing_mode, typing_kind
+from edgekd.core.artifacts import Engine, FileRef, OnnxModel
+from edgekd.core.atomic import fsync_folder, write_json
+from edgekd.core.digest import sha256_of_file
+from edgekd.core.errors import BuildError, ConfigError, EdgeKDError, StorageError
+from edgekd.engine.fusion import require_precision
+from edgekd.engine.plan_process import SIDECAR_NAME, write_sidecar
+from edgekd.engine.tensorrt.inspector import fusion_from_inspector
+
+FAILURE_NAME = "failure.json"
+_BACKEND = "tensorrt"
+State = Mapping[str, Any]
+
+
+def require_place(folder: Path, *, is_forced: bool) -> None:
+    """Refuse a result folder that holds anything but the record of a failed build; raises `ConfigError`."""
+    is_failure = (folder / FAILURE_NAME).is_file()
+    is_taken = any(folder.iterdir()) and not is_failure if folder.is_dir() else folder.exists()
+    if is_taken and not is_forced:
+        raise ConfigError(f"{folder} exists: choose another folder with --out, or pass --force to overwrite it")
+
+
+def finished_here(folder: Path, job: BoardJob) -> Engine | None:
+    """Return the engine of exactly this job when it was brought here before and is intact, else None."""
+    try:
+        document = json.loads((folder / SIDECAR_NAME).read_text(encoding="utf-8"))
+        if document["facts"]["job"] != job.digest:
+            return None
+        file = FileRef(str(folder / PLAN), document["file"]["sha256"], document["file"]["size_bytes"])
+        engine = Engine(
+            document["backend"],
+            document["target"],
+            document["precision"],
+            file,
+            document["facts"],
+            tuple(document["parents"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return engine if file.is_intact() else None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a board was asked to do.
+
+    Attributes:
+        job: The job.
+        model: What is built.
+        facts: The board as found.
+        options: How it is built and measured.
+    """
+
+    job: BoardJob
+    model: OnnxModel
+    facts: BoardFacts
+    options: BoardOptions
+
+
+async def fetch_engine(board: Board, folder: Path, asked: Asked, state: State) -> Engine:
+    """Bring the results of a finished job here and write `build.json` beside them.
+
+    Args:
+        board: The open board.
+        folder: Result folder; what is there is replaced.
+        asked: What was asked.
+        state: The last state of the job.
+
+    Returns:
+        The engine, `model.plan` in that folder.
+
+    Raises:
+        BuildError: A file arrived damaged, or the layers of the engine do not keep the precision asked for; all but
+            the plan is kept then.
+        StorageError: The folder cannot be written.
+    """
+    job, model, facts = asked.job, asked.model, asked.facts
+    async with _replacing_folder(folder) as unfinished:
+        await board.read(job.digest, [*(("out", name) for name in state["outputs"]), *_logs(state)], unfinished)
+        for name, known in state["outputs"].items():
+            if sha256_of_file(unfinished / name) != known["sha256"]:
+                raise BuildError(
+                    f"{name} is not what the board wrote down, damaged there or on its way: delete "
+                    f"~/.edgekd/jobs/{job.digest} there, then run the same command again"
+                )
+        _write_records(unfinished, asked, state)
+        if not (unfinished / LAYERS).is_file() and (unfinished / LAYERS_OF_RUN).is_file():
+            os.replace(unfinished / LAYERS_OF_RUN, unfinished / LAYERS)
+        try:
+            fusion = _fusion(unfinished / LAYERS, model)
+        except BuildError as error:
+            (unfinished / PLAN).unlink()
+            write_failure(unfinished, error, facts)
+            _put(unfinished, folder)
+            raise
+        engine = Engine(
+            _BACKEND,
+            f"sm_{facts.sm}",
+            model.precision,
+            FileRef.of(unfinished / PLAN),
+            {**_facts(asked, state), **_typing(facts.trtexec), "fusion": fusion},
+            (model.digest,),
+        )
+        write_sidecar(unfinished / SIDECAR_NAME, engine)
+    return dataclasses.replace(engine, file=dataclasses.replace(engine.file, path=str(folder / PLAN)))
+
+
+async def fetch_failure(board: Board, folder: Path, asked: Asked, state: State, error: EdgeKDError) -> None:
+    """Bring the logs of a failed job here, with `failure.json`; raises `StorageError`."""
+    async with _replacing_folder(folder) as unfinished:
+        await board.read(asked.job.digest, _logs(state), unfinished)
+        _write_records(unfinished, asked, state)
+        write_failure(unfinished, error, asked.facts)
+
+
+def write_failure(folder: Path, error: EdgeKDError, facts: BoardFacts | None) -> None:
+    """Write down why there is no engine in `folder`."""
+    document = {
+        "schema_version": 1,
+        "type": type(error).__name__,
+        "message": str(error),
+        "exit_code": int(error.exit_code),
+        "board": None if facts is None else facts.identity,
+    }
+    write_json(folder / FAILURE_NAME, document)
+
+
+def _logs(state: State) -> list[tuple[str, str]]:
+    return [("log", name) for name in state["logs"]]
+
+
+def _write_records(folder: Path, asked: Asked, state: State) -> None:
+    write_json(folder / "facts.json", asked.facts.raw)
+    write_json(folder / "job.json", asked.job.document)
+    write_json(folder / "state.json", dict(state))
+
+
+def _fusion(layers: Path, model: OnnxModel) -> dict[str, Any]:
+    if not layers.is_file():
+        raise BuildError("trtexec exported no layers, so the precision of the engine cannot be confirmed")
+    report = fusion_from_inspector(layers.read_text(encoding="utf-8", errors="replace"))
+    require_precision(report, model.precision)
+    return report.to_json()
+
+
+def _typing(tool: Trtexec | None) -> dict[str, Any]:
+    return {} if tool is None else {"typing": typing_kind(tool), "timing_mode": timing_mode(tool)}
+
+
+def _facts(asked: Asked, state: State) -> dict[str, Any]:
+    job, model, facts, options = asked.job, asked.model, asked.facts, asked.options
+    steps = state["steps"]
+    return {
+        "job": job.digest,
+        "version": facts.tensorrt,
+        "built_by": "tensorrt of its Python" if facts.trtexec and facts.trtexec.is_python else "trtexec",
+        "board": facts.identity,
+        "jetpack": facts.jetpack,
+        "onnx_sha256": model.file.sha256,
+        "flavour": model.flavour,
+        "opset": model.opset,
+        "input_name": model.input_name,
+        "input_shape": list(model.input_shape),
+        "output_name": model.output_name,
+        "min_batch": model.batch or 1,
+        "opt_batch": model.batch or options.batch,
+        "max_batch": model.batch or options.largest_batch,
+        "workspace_mb": options.workspace_mb,
+        "build_s": round(steps["build"]["ended_s"] - steps["build"]["started_s"], 3),
+        "arguments": {step["name"]: step["argv"] for step in job.document["steps"]},
+        "timing_cache": state["outputs"].get("timing.cache"),
+        "complaints": {name: step["complaint"] for name, step in steps.items() if step.get("complaint")},
+    }
+
+
+@asynccontextmanager
+async def _replacing_folder(folder: Path) -> AsyncIterator[Path]:
+    """Yield a folder that takes the place of `folder` when the block ends well, and is removed when it does not."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    except OSError as error:
+        raise StorageError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        yield unfinished
+        if unfinished.is_dir():
+            _put(unfinished, folder)
+    except OSError as error:
+        raise StorageError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _put(unfinished: Path, folder: Path) -> None:
+    os.chmod(unfinished, 0o755)  # noqa: S103 - mkdtemp's 0o700 would lock others out
+    old = unfinished.with_suffix(".old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(unfinished, folder)
+    fsync_folder(folder.parent)
+    if old.is_dir():
+        shutil.rmtree(old)
+    else:
+        old.unlink(missing_ok=True)

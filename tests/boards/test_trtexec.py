@@ -1,0 +1,89 @@
+"""Argument lists for every line of trtexec, from the options its help names."""
+
+import pytest
+
+from edgekd.boards.facts import Trtexec
+from edgekd.boards.options import BoardOptions
+from edgekd.boards.trtexec import build_arguments, profile_arguments, times_arguments, typing_kind
+from edgekd.core.artifacts import FileRef, OnnxModel
+from edgekd.core.errors import ConfigError, TargetError
+
+COMMON = ["onnx", "saveEngine", "loadEngine", "minShapes", "optShapes", "maxShapes", "shapes", "warmUp", "duration"]
+COMMON += ["exportTimes", "exportProfile", "exportLayerInfo", "profilingVerbosity", "timingCacheFile"]
+LINES = {
+    "8.5": "fp16 int8 best calib buildOnly memPoolSize useCudaGraph useSpinWait noDataTransfers",
+    "8.6": "fp16 int8 best calib skipInference memPoolSize useCudaGraph useSpinWait noDataTransfers",
+    "10.3": "fp16 bf16 int8 fp8 best stronglyTyped skipInference memPoolSize useCudaGraph useSpinWait noDataTransfers",
+    "11.4": "skipInference memPoolSize",
+}
+
+
+def tool(line: str) -> Trtexec:
+    return Trtexec(("/t/trtexec",), line, frozenset([*COMMON, *LINES[line].split()]))
+
+
+def model(precision: str = "fp16", *, batch: int = 1, name: str = "x") -> OnnxModel:
+    return OnnxModel(FileRef("m.onnx", "0" * 64, 10), precision, "any", 17, name, (3, 8, 8), "y", batch)
+
+
+@pytest.mark.parametrize(
+    ("line", "precision", "flags"),
+    [
+        ("8.5", "fp32", ["--buildOnly"]),
+        ("8.5", "fp16", ["--fp16", "--buildOnly"]),
+        ("8.6", "int8", ["--int8", "--skipInference"]),
+        ("10.3", "fp16", ["--stronglyTyped", "--skipInference"]),
+        ("10.3", "int8", ["--stronglyTyped", "--skipInference"]),
+        ("11.4", "int8", ["--skipInference"]),
+    ],
+)
+def test_build_uses_the_flags_of_its_line_and_no_others(line, precision, flags) -> None:
+    arguments = build_arguments(tool(line), model(precision), BoardOptions())
+    assert [word for word in arguments[1:] if "=" not in word] == flags
+    assert all(word.lstrip("-").partition("=")[0] in tool(line).options for word in arguments[1:])
+    assert arguments[:3] == ["/t/trtexec", "--onnx=files/model.onnx", "--saveEngine=out/model.plan"]
+
+
+def test_typing_is_strong_wherever_it_exists() -> None:
+    assert [typing_kind(tool(line)) for line in LINES] == ["weak", "weak", "strong", "strong"]
+
+
+def test_times_are_taken_alike_on_every_line() -> None:
+    for line in ("8.5", "8.6", "10.3"):
+        arguments = times_arguments(tool(line), model(), BoardOptions(warm_up_ms=500, duration_s=7))
+        assert {"--useCudaGraph", "--useSpinWait", "--noDataTransfers", "--warmUp=500", "--duration=7"} <= {*arguments}
+        assert not any("Profile" in word or "saveEngine" in word for word in arguments)
+    assert not any("CudaGraph" in word for word in times_arguments(tool("11.4"), model(), BoardOptions()))
+
+
+def test_layer_times_are_a_run_of_their_own() -> None:
+    arguments = profile_arguments(tool("10.3"), model(), BoardOptions())
+    assert "--exportProfile=out/profile.json" in arguments
+    assert not any("exportTimes" in word or "CudaGraph" in word for word in arguments)
+
+
+def test_dynamic_batch_has_its_three_shapes_and_a_fixed_one_none() -> None:
+    options = BoardOptions(batch=4, max_batch=8)
+    words = build_arguments(tool("10.3"), model(batch=0), options)
+    assert {"--minShapes=x:1x3x8x8", "--optShapes=x:4x3x8x8", "--maxShapes=x:8x3x8x8"} <= {*words}
+    assert "--shapes=x:4x3x8x8" in times_arguments(tool("10.3"), model(batch=0), options)
+    assert not any("hapes" in word for word in build_arguments(tool("10.3"), model(), options))
+
+
+def test_names_with_colons_are_quoted_and_impossible_ones_refused() -> None:
+    words = build_arguments(tool("10.3"), model(batch=0, name="in:0"), BoardOptions())
+    assert "--optShapes='in:0':1x3x8x8" in words
+    with pytest.raises(ConfigError, match="another name"):
+        build_arguments(tool("10.3"), model(batch=0, name="a,b"), BoardOptions())
+
+
+def test_workspace_is_limited_or_the_reason_given() -> None:
+    assert "--memPoolSize=workspace:512" in build_arguments(tool("8.5"), model(), BoardOptions(workspace_mb=512))
+    old = Trtexec(("/t/trtexec",), "8.5", tool("8.5").options - {"memPoolSize"})
+    with pytest.raises(TargetError, match="knows none of --memPoolSize"):
+        build_arguments(old, model(), BoardOptions(workspace_mb=512))
+
+
+def test_options_that_make_no_sense_are_refused_together() -> None:
+    with pytest.raises(ConfigError, match=r"duration_s is 0.*max_batch is 2, less than batch 4"):
+        BoardOptions(duration_s=0, batch=4, max_batch=2)
