@@ -4,7 +4,7 @@ from edgekd.profile.chrome_trace import chrome_trace
 from edgekd.profile.comparison import Comparison, LayerChange, MetricChange, compare_profiles
 from edgekd.profile.document import Profile, Span, document_of, profile_from_document, read_profile
 from edgekd.profile.gate import GateVerdict, verdict
-from edgekd.profile.here import Plan, profile_here
+from edgekd.profile.here import ProfileOptions, profile_here
 from edgekd.profile.host import FakeHost, Host, HostState, SystemHost
 from edgekd.profile.importing import BoardFiles, profile_from_board
 from edgekd.profile.latency import Timing, measure, time_runs
@@ -33,7 +33,7 @@ __all__ = [
     "MeasuredLayer",
     "MetricChange",
     "ModuleTime",
-    "Plan",
+    "ProfileOptions",
     "PowerSample",
     "PowerSampler",
     "Profile",

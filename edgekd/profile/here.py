@@ -23,7 +23,7 @@ _IDLE_S = 2.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class ProfileOptions:
     """What to measure.
 
     Attributes:
@@ -51,39 +51,39 @@ class Plan:
     idle_s: float = _IDLE_S
 
 
-def profile_here(onnx: OnnxModel, folder: Path, target: Target, plan: Plan) -> Profile:
-    """Build a network for ONNX Runtime on this CPU, and measure latency, memory, and what else the plan asks for.
+def profile_here(onnx: OnnxModel, folder: Path, target: Target, options: ProfileOptions) -> Profile:
+    """Build a network for ONNX Runtime on this CPU, and measure latency, memory, and what else the options ask for.
 
     Args:
         onnx: The network.
         folder: Where the engine is built.
         target: This machine.
-        plan: What to measure.
+        options: What to measure.
 
     Returns:
         The profile; its inputs are random.
 
     Raises:
         BuildError: ONNX Runtime refuses the network, or its logits are not finite.
-        ConfigError: The plan makes no sense.
+        ConfigError: The options make no sense.
         PreconditionError: `onnxruntime` is missing, or a power sensor stopped answering.
     """
     backend = BACKENDS["onnxruntime"]
-    inputs = random_inputs(onnx, plan.batch, seed=0)
-    idle = _idle_samples(plan)
+    inputs = random_inputs(onnx, options.batch, seed=0)
+    idle = _idle_samples(options)
     before = SystemHost().state()
-    engine = backend.build(onnx, folder, BuildOptions(target=target, batch=plan.batch, threads=plan.threads))
-    with backend.open(engine) as runner, PowerSampler(plan.rails) as sampler:
+    engine = backend.build(onnx, folder, BuildOptions(target=target, batch=options.batch, threads=options.threads))
+    with backend.open(engine) as runner, PowerSampler(options.rails) as sampler:
         timing = time_runs(
             runner,
             inputs,
             target=target.name,
             precision=onnx.precision,
-            warmup=plan.warmup,
-            soak_s=plan.soak_s,
-            min_samples=plan.min_samples,
-            min_seconds=plan.min_seconds,
-            max_seconds=plan.max_seconds,
+            warmup=options.warmup,
+            soak_s=options.soak_s,
+            min_samples=options.min_samples,
+            min_seconds=options.min_seconds,
+            max_seconds=options.max_seconds,
         )
         after = SystemHost().state()
     memory = {"process_peak": after.peak_resident_mb}
@@ -94,23 +94,23 @@ def profile_here(onnx: OnnxModel, folder: Path, target: Target, plan: Plan) -> P
         timing.report,
         samples_ms=timing.samples_ms,
         spans=_spans(timing),
-        layers=_layers(onnx, inputs, plan),
+        layers=_layers(onnx, inputs, options),
         energy=_energy(timing, sampler, idle),
         memory_mb={name: value for name, value in memory.items() if value is not None},
     )
 
 
-def _layers(onnx: OnnxModel, inputs: NetInputs, plan: Plan) -> tuple[MeasuredLayer, ...]:
-    if not plan.has_layers:
+def _layers(onnx: OnnxModel, inputs: NetInputs, options: ProfileOptions) -> tuple[MeasuredLayer, ...]:
+    if not options.has_layers:
         return ()
-    return ort_layers(Path(onnx.file.path), {onnx.input_name: inputs}, threads=plan.threads)
+    return ort_layers(Path(onnx.file.path), {onnx.input_name: inputs}, threads=options.threads)
 
 
-def _idle_samples(plan: Plan) -> PowerSampler | None:
-    if not plan.rails:
+def _idle_samples(options: ProfileOptions) -> PowerSampler | None:
+    if not options.rails:
         return None
-    with PowerSampler(plan.rails) as sampler:
-        time.sleep(plan.idle_s)
+    with PowerSampler(options.rails) as sampler:
+        time.sleep(options.idle_s)
     return sampler
 
 

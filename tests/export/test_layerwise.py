@@ -1,5 +1,6 @@
 """Faults planted into networks, and the layer at fault is named; intact exports of every family have none."""
 
+import itertools
 import math
 
 import numpy as np
@@ -115,6 +116,22 @@ def test_a_changed_weight_is_found_wherever_it_is(name):
     assert len(bisected.layers) < len(whole.layers) / 2
     (reason,) = reasons(whole.culprit, sides.graph, reference)
     assert f"its constant '{weight}' differs in 1 of 144 values, by at most 0.5" in reason
+
+
+def branches(bias):
+    """A short branch whose bias may be wrong, and beside it a long one that is fine and comes later."""
+    nodes = [helper.make_node("Add", ["input", "bias"], ["short"], "short/Add")]
+    names = ["input", *(f"long{step}" for step in range(8))]
+    nodes += [helper.make_node("Sigmoid", [a], [b], f"{b}/Sigmoid") for a, b in itertools.pairwise(names)]
+    nodes.append(helper.make_node("Add", ["short", names[-1]], ["out"], "join/Add"))
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", 4, 8, 8]) for name in ("input", "out")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [numpy_helper.from_array(np.float32(bias), "bias")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_bisection_follows_the_branch_that_went_wrong():
+    sides, _ = sides_of(branches(1.0), branches(2.0))
+    assert bisect_layers(sides, [FEEDS], FP32).culprit.pair.layer == "short/Add"
 
 
 def test_weights_in_nodes_are_compared_too():

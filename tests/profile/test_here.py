@@ -8,11 +8,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.core.artifacts import FileRef, OnnxModel
-from edgekd.profile import Plan, Rail, chrome_trace, document_of, profile_from_document, profile_here
+from edgekd.profile import ProfileOptions, Rail, chrome_trace, document_of, profile_from_document, profile_here
 from edgekd.targets import get_target
 
 pytest.importorskip("onnxruntime")
-QUICK = Plan(min_samples=60, min_seconds=0.1)
+QUICK = ProfileOptions(min_samples=60, min_seconds=0.1)
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def test_layers_of_a_network_are_named_after_its_modules(model, tmp_path):
 
 def test_energy_is_that_of_the_rails_while_it_ran(model, tmp_path):
     rails = (Rail("VDD_IN", lambda: 6.0), Rail("VDD_SOC", lambda: 1.0))
-    plan = dataclasses.replace(QUICK, rails=rails, idle_s=0.1)
-    found = profile_here(model, tmp_path / "engine", get_target("cpu"), plan)
+    options = dataclasses.replace(QUICK, rails=rails, idle_s=0.1)
+    found = profile_here(model, tmp_path / "engine", get_target("cpu"), options)
     mean_ms = (found.spans[-1].end_ms - found.spans[0].start_ms) / len(found.samples_ms)
     assert found.energy.total.gross_mj == pytest.approx(6.0 * mean_ms, rel=1e-6)
     assert found.energy.total.net_mj == pytest.approx(0.0, abs=1e-9)

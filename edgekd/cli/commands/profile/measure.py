@@ -60,7 +60,7 @@ def measure(
     """
     from edgekd.core.atomic import write_json
     from edgekd.core.budget import LATENCY_METRICS, parse_budget
-    from edgekd.profile import Plan, Profile, chrome_trace, profile_here, require_rails
+    from edgekd.profile import Profile, ProfileOptions, chrome_trace, profile_here, require_rails
     from edgekd.targets import get_target
 
     limits = parse_budget(budget) if budget is not None else None
@@ -71,7 +71,7 @@ def measure(
         onnx = _readable(model, shape, Path(scratch))
         size = batch or onnx.batch or 1
         if device.kind == "cpu":
-            plan = Plan(
+            options = ProfileOptions(
                 batch=size,
                 threads=threads,
                 warmup=warmup,
@@ -81,7 +81,7 @@ def measure(
                 has_layers=layers,
                 rails=require_rails() if energy else (),
             )
-            found = profile_here(onnx, Path(scratch) / "engine", device, plan)
+            found = profile_here(onnx, Path(scratch) / "engine", device, options)
         else:
             _require_a_measurement(device, {"--layers": layers, "--energy": energy, "--trace": trace is not None})
             found = Profile(str(model), _predicted(onnx, device, size))
