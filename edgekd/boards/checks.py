@@ -91,6 +91,9 @@ def _wrong_device(facts: BoardFacts, target: Target | None) -> Iterator[str]:
 
 
 def _software(facts: BoardFacts) -> Iterator[str]:
+    if facts.sm is None:
+        why = str(facts.raw["gpu"].get("error", "no reason given")).strip().splitlines()[-1:]
+        yield f"no CUDA GPU: the driver does not answer ({' '.join(why)}), and the device tree names no known Tegra"
     if facts.tensorrt is None or facts.trtexec is None:
         yield (
             "neither trtexec (JetPack keeps it in /usr/src/tensorrt/bin) nor Python's tensorrt is there: "

@@ -103,8 +103,7 @@ async def fetch_engine(board: Board, folder: Path, asked: Asked, state: State) -
                     f"~/.edgekd/jobs/{job.digest} there, then run the same command again"
                 )
         _write_records(unfinished, asked, state)
-        if not (unfinished / LAYERS).is_file() and (unfinished / LAYERS_OF_RUN).is_file():
-            os.replace(unfinished / LAYERS_OF_RUN, unfinished / LAYERS)
+        _keep_one_list_of_layers(unfinished)
         try:
             fusion = _fusion(unfinished / LAYERS, model)
         except BuildError as error:
@@ -142,6 +141,14 @@ def write_failure(folder: Path, error: EdgeKDError, facts: BoardFacts | None) ->
         "board": None if facts is None else facts.identity,
     }
     write_json(folder / FAILURE_NAME, document)
+
+
+def _keep_one_list_of_layers(folder: Path) -> None:
+    """Keep the list that the build exported, or that of the profiled run where the build exported none."""
+    if (folder / LAYERS).is_file():
+        (folder / LAYERS_OF_RUN).unlink(missing_ok=True)
+    elif (folder / LAYERS_OF_RUN).is_file():
+        os.replace(folder / LAYERS_OF_RUN, folder / LAYERS)
 
 
 def _logs(state: State) -> list[tuple[str, str]]:

@@ -120,6 +120,10 @@ def test_weights_in_other_files_are_refused(make_model, tmp_path) -> None:
     assert "keeps weights in other files" in refusal(model)
 
 
+def test_computer_without_a_gpu_is_refused(make_model) -> None:
+    assert "no CUDA GPU: the driver does not answer (no driver)" in refusal(make_model(), chip=None)
+
+
 def test_unsigned_int8_is_refused(make_model) -> None:
     assert "unsigned activations" in refusal(make_model(precision="int8", flavour="cpu"))
 

@@ -209,6 +209,14 @@ def test_engine_of_another_precision_is_refused_and_its_plan_dropped(bench, make
     assert (tmp_path / "board" / "failure.json").is_file()
 
 
+def test_layers_of_the_profiled_run_serve_where_the_build_exports_none(bench, make_model, tmp_path) -> None:
+    bench.board.behave(no_layers_of_build=True)
+    result = bench.build(make_model(), tmp_path)
+    assert result.error is None, result.error
+    assert json.loads((tmp_path / "board" / "layers.json").read_text())["Layers"]
+    assert not (tmp_path / "board" / "layers_of_run.json").exists()
+
+
 def test_engine_without_layers_is_refused(bench, make_model, tmp_path) -> None:
     bench.board.behave(no_layers=True)
     assert "exported no layers" in str(bench.build(make_model(), tmp_path).error)

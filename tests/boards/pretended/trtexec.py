@@ -95,7 +95,7 @@ if "onnx" in words:
     cache.write_bytes(known + b"timing;")
     digest = hashlib.sha256(Path(words["onnx"]).read_bytes()).hexdigest()
     Path(words["saveEngine"]).write_bytes(b"ptrt" + digest.encode() + b"\0" * how.get("plan_bytes", 1000))
-    if "exportLayerInfo" in words and not how.get("no_layers"):
+    if "exportLayerInfo" in words and not how.get("no_layers") and not how.get("no_layers_of_build"):
         write("exportLayerInfo", layers())
 else:
     Path(words["loadEngine"]).read_bytes()
