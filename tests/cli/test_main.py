@@ -30,9 +30,9 @@ def run(*words, code="from edgekd.cli.main import main; main()"):
     return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_import_takes_less_than_300_ms_and_brings_in_nothing_heavy():
+def test_import_takes_less_than_300_ms_of_the_processor_and_brings_in_nothing_heavy():
     code = (
-        "import sys, time; t = time.perf_counter(); import edgekd.cli.main; s = time.perf_counter() - t;"
+        "import sys, time; t = time.process_time(); import edgekd.cli.main; s = time.process_time() - t;"
         "import json; print(json.dumps([s, sorted(sys.modules)]))"
     )
     answers = [json.loads(run(code=code).stdout) for _ in range(3)]
