@@ -17,7 +17,7 @@ from edgekd.boards.facts import BoardFacts, Trtexec
 from edgekd.boards.job import BoardJob
 from edgekd.boards.options import BoardOptions
 from edgekd.boards.remote import Board
-from edgekd.boards.trtexec import LAYERS, LAYERS_OF_RUN, PLAN, timing_mode, typing_kind
+from edgekd.boards.trtexec import LAYERS, LAYERS_OF_RUN, PLAN, PROFILE, TIMES, timing_mode, typing_kind
 from edgekd.core.artifacts import Engine, FileRef, OnnxModel
 from edgekd.core.atomic import fsync_folder, write_json
 from edgekd.core.digest import sha256_of_file
@@ -25,8 +25,11 @@ from edgekd.core.errors import BuildError, ConfigError, EdgeKDError, StorageErro
 from edgekd.engine.fusion import require_precision
 from edgekd.engine.plan_process import SIDECAR_NAME, write_sidecar
 from edgekd.engine.tensorrt.inspector import fusion_from_inspector
+from edgekd.profile.document import document_of
+from edgekd.profile.importing import BoardFiles, profile_from_board
 
 FAILURE_NAME = "failure.json"
+MEASURED_NAME = "measured.json"
 _BACKEND = "tensorrt"
 State = Mapping[str, Any]
 
@@ -116,7 +119,12 @@ async def fetch_engine(board: Board, folder: Path, asked: Asked, state: State) -
             f"sm_{facts.sm}",
             model.precision,
             FileRef.of(unfinished / PLAN),
-            {**_facts(asked, state), **_typing(facts.trtexec), "fusion": fusion},
+            {
+                **_facts(asked, state),
+                **_typing(facts.trtexec),
+                "fusion": fusion,
+                "measured": _measured(unfinished, asked),
+            },
             (model.digest,),
         )
         write_sidecar(unfinished / SIDECAR_NAME, engine)
@@ -167,6 +175,26 @@ def _fusion(layers: Path, model: OnnxModel) -> dict[str, Any]:
     report = fusion_from_inspector(layers.read_text(encoding="utf-8", errors="replace"))
     require_precision(report, model.precision)
     return report.to_json()
+
+
+def _measured(folder: Path, asked: Asked) -> str:
+    """Write what `edgekd profile` and `edgekd latency fit` read, from the raw files; returns its name, or why not."""
+    exports = tuple(folder / name for name in (TIMES, PROFILE, LAYERS) if (folder / name).is_file())
+    log = folder / "tegrastats.log"
+    files = BoardFiles(exports, log if log.is_file() else None, warmup_ms=float(asked.options.warm_up_ms))
+    target, model = asked.options.target, asked.model
+    try:
+        profile = profile_from_board(
+            files,
+            model=model.file.path,
+            target=target.name if target else asked.facts.model or f"sm_{asked.facts.sm}",
+            precision=model.precision,
+            batch=model.batch or asked.options.batch,
+        )
+    except EdgeKDError as error:
+        return f"not read: {str(error).replace(f'{folder}/', '')}"
+    write_json(folder / MEASURED_NAME, {"schema_version": 1, **document_of(profile)})
+    return MEASURED_NAME
 
 
 def _typing(tool: Trtexec | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from edgekd.core.digest import sha256_of_file
+from edgekd.profile.document import profile_from_document
 
 
 @pytest.mark.parametrize("kind", ["openssh", "asyncssh"])
@@ -25,4 +26,8 @@ def test_engine_is_built_and_measured_on_the_board_and_brought_back(make_bench, 
     sidecar = json.loads((folder / "build.json").read_text())
     assert sidecar["file"]["sha256"] == sha256_of_file(folder / "model.plan")
     assert (sidecar["target"], sidecar["facts"]["version"], sidecar["facts"]["typing"]) == ("sm_87", "10.3.0", "strong")
+    assert sidecar["facts"]["measured"] == "measured.json"
+    measured = profile_from_document(json.loads((folder / "measured.json").read_text()), "measured.json")
+    assert measured.report.kind == "measured" and measured.report.target == facts["model"]
+    assert measured.energy is not None and measured.layers
     assert bench.board.processes() == []

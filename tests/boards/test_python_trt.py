@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.boards import BoardOptions
 from edgekd.core.artifacts import FileRef, OnnxModel
+from edgekd.profile.document import profile_from_document
 
 FAKE = Path(__file__).parents[1] / "engine" / "tensorrt" / "fake"
 HERE = Path(__file__).parent
@@ -89,6 +90,9 @@ def test_python_of_the_board_builds_and_measures(python_board, tmp_path, version
     assert len(rows) >= 10
     assert all(0 < row["computeMs"] == row["latencyMs"] for row in rows)
     assert rows[-1]["startEnqMs"] >= rows[0]["endComputeMs"]
+    assert facts["measured"] == "measured.json"
+    measured = profile_from_document(json.loads((folder / "measured.json").read_text()), "measured.json")
+    assert len(measured.samples_ms) == len(rows) and measured.layers
     count, layer = json.loads((folder / "profile.json").read_text())
     assert layer == {"name": "Conv_0", "timeMs": 0.25 * count["count"], "averageMs": 0.25, "percentage": 100.0}
 

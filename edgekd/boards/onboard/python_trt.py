@@ -108,7 +108,8 @@ def _timed(
         start_ms = 1e3 * (time.monotonic() - began)
         compute_ms = _once(context, cuda)
         end_ms = 1e3 * (time.monotonic() - began)
-        stamps = {"startEnqMs": start_ms, "startComputeMs": start_ms, "endComputeMs": end_ms}
+        stamps = {f"{edge}{part}Ms": start_ms for part in ("Enq", "H2d", "Compute") for edge in ("start", "end")}
+        stamps.update(endComputeMs=end_ms, startD2hMs=end_ms, endD2hMs=end_ms)
         rows.append({**stamps, "h2dMs": 0.0, "computeMs": compute_ms, "d2hMs": 0.0, "latencyMs": compute_ms})
     return rows
 

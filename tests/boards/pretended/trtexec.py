@@ -100,9 +100,15 @@ if "onnx" in words:
 else:
     Path(words["loadEngine"]).read_bytes()
     go_wrong("profile" if "exportProfile" in words else "times")
-    row = {"startComputeMs": 0.1, "endComputeMs": 1.2, "h2dMs": 0.0, "computeMs": 1.1, "d2hMs": 0.0, "latencyMs": 1.1}
     time.sleep(0.4 if "exportTimes" in words else 0)
-    write("exportTimes", [row] * 50)
+    stamps = {"Enq": (0.0, 0.1), "H2d": (0.1, 0.1), "Compute": (0.1, 1.2), "D2h": (1.2, 1.2)}
+    durations = {"h2dMs": 0.0, "computeMs": 1.1, "d2hMs": 0.0, "latencyMs": 1.1}
+    rows = []
+    for start in range(3000, 3100, 2):
+        rows.append(dict(durations))
+        for name, (begin, end) in stamps.items():
+            rows[-1].update({f"start{name}Ms": start + begin, f"end{name}Ms": start + end})
+    write("exportTimes", rows)
     write("exportProfile", [{"count": 50}, {"name": "Conv_0", "timeMs": 55.0, "averageMs": 1.1, "percentage": 100.0}])
     if not how.get("no_layers"):
         write("exportLayerInfo", layers())
