@@ -13,6 +13,7 @@ from edgekd.core.config import StrictModel, apply_overrides, read_yaml, validate
 from edgekd.data import DataConfig
 from edgekd.distill import TrainSettings
 from edgekd.pipeline.search_config import SearchConfig
+from edgekd.precision import Calibrator
 
 
 class TeacherConfig(StrictModel):
@@ -55,6 +56,12 @@ class StudentConfig(StrictModel):
         return self
 
 
+class PrecisionConfig(StrictModel):
+    """How lower precisions are made."""
+
+    calibrator: Calibrator = Field("min-max", description="How INT8 ranges follow from the values seen.")
+
+
 class RunConfig(StrictModel):
     """A whole run."""
 
@@ -72,6 +79,7 @@ class RunConfig(StrictModel):
         0.01, ge=0, lt=1, description="Score a lower precision may lose; 0.01 is one point of accuracy."
     )
     calibration_size: int = Field(256, ge=32, description="Training inputs that INT8 ranges come from.")
+    precision: PrecisionConfig = PrecisionConfig()
     threads: int = Field(1, ge=1, description="CPU threads of the network when it is timed.")
     search: SearchConfig = SearchConfig()
     also_build: tuple[str, ...] = Field(("rtx-4090",), description="Targets that TensorRT-RTX builds for here as well.")

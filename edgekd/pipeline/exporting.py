@@ -14,7 +14,7 @@ from torch import nn
 
 from edgekd.core.artifacts import Flavour, OnnxModel, Precision, TrainedModel, from_json, to_json
 from edgekd.core.errors import ExportError
-from edgekd.data import Split, calibration_inputs, eval_batches
+from edgekd.data import Split, eval_batches
 from edgekd.engine import BACKENDS, BuildOptions, score_of
 from edgekd.export import (
     ParityReport,
@@ -29,7 +29,7 @@ from edgekd.export import (
 from edgekd.models import deploy, load_model
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.timing import cpu_folder, latency_on_target, spread_inputs, timed_precisions
-from edgekd.precision import Candidate, Verdict, choose_precision, to_fp16, to_int8
+from edgekd.precision import Candidate, Verdict, choose_precision, drawn_calibration, to_fp16, to_int8
 from edgekd.targets import Target, get_target
 
 _PARITY_INPUTS = 128
@@ -99,6 +99,7 @@ def precisions(context: RunContext, fp32: OnnxModel) -> PrecisionChoice:
         "data": context.dataset.digest,
         "calibration_size": config.calibration_size,
         "max_drop": config.max_drop,
+        "precision": config.precision.model_dump(mode="json"),
         "target": context.target.digest,
         "threads": config.threads,
     }
@@ -143,8 +144,8 @@ def score_through(context: RunContext, model: OnnxModel, split: Split) -> float:
 
 def _lowered(context: RunContext, fp32: OnnxModel) -> tuple[dict[str, OnnxModel], list[Verdict]]:
     config, folder = context.config, context.folder / "onnx"
-    calibration = calibration_inputs(context.dataset, size=config.calibration_size, seed=config.data.seed)
-    int8 = partial(to_int8, fp32, calibration=calibration)
+    calibration = drawn_calibration(context.dataset, size=config.calibration_size, seed=config.data.seed)
+    int8 = partial(to_int8, fp32, calibration=calibration, calibrator=config.precision.calibrator)
     conversions: dict[str, tuple[Precision, Flavour, Callable[[], OnnxModel]]] = {
         "fp16": ("fp16", "any", partial(to_fp16, fp32, folder / "student.fp16.onnx", inputs=calibration)),
         "int8": ("int8", "tensorrt", partial(int8, folder / "student.int8.onnx", flavour="tensorrt")),

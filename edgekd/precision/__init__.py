@@ -1,20 +1,28 @@
 """Writes precision into the ONNX graph (typed FP16, explicit INT8 Q/DQ) and decides which precision is worth taking."""
 
-from edgekd.precision.calibration import check_calibration
+from edgekd.precision.calibration import check_balance, check_calibration, drawn_calibration
 from edgekd.precision.choice import Candidate, Decision, Verdict, choose_precision
 from edgekd.precision.fp16 import kept_fp32, to_fp16
-from edgekd.precision.int8 import to_int8
+from edgekd.precision.int8 import Calibrated, calibrated, to_int8, write_int8
 from edgekd.precision.quant_report import QuantReport, quantized_ops
+from edgekd.precision.ranges import CALIBRATORS, Calibrator
 
 __all__ = [
+    "CALIBRATORS",
+    "Calibrated",
+    "Calibrator",
     "Candidate",
     "Decision",
     "QuantReport",
     "Verdict",
+    "calibrated",
+    "check_balance",
     "check_calibration",
     "choose_precision",
+    "drawn_calibration",
     "kept_fp32",
     "quantized_ops",
     "to_fp16",
     "to_int8",
+    "write_int8",
 ]

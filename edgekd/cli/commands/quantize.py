@@ -23,6 +23,14 @@ class Lower(str, Enum):
     INT8 = "int8"
 
 
+class Calibrator(str, Enum):
+    """How the range of an activation follows from the values seen."""
+
+    MIN_MAX = "min-max"
+    ENTROPY = "entropy"
+    PERCENTILE = "percentile"
+
+
 class Flavour(str, Enum):
     """Who int8 is for: each runtime is fast on its own form."""
 
@@ -40,6 +48,9 @@ def quantize(
         str | None, typer.Option(help="Data that int8 ranges are measured on: a data set name or YAML file.")
     ] = None,
     size: Annotated[int, typer.Option(min=32, help="Calibration inputs, drawn from the training split.")] = 256,
+    calibrator: Annotated[
+        Calibrator, typer.Option(help="How int8 ranges follow from the values seen.")
+    ] = Calibrator.MIN_MAX,
     seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
     force: Force = False,
     dry_run: DryRun = False,
@@ -66,7 +77,7 @@ def quantize(
         written = to_fp16(source, output)
     else:
         inputs = _inputs(calibration, size, seed)
-        written = to_int8(source, output, calibration=inputs, flavour=flavour.value)
+        written = to_int8(source, output, calibration=inputs, flavour=flavour.value, calibrator=calibrator.value)
     sizes = f"{source.file.size_bytes:,} -> {written.file.size_bytes:,} bytes"
     text = f"{output}: {written.precision} for {written.flavour} runtimes, {sizes}"
     return Outcome({"source": to_json(source), "model": to_json(written)}, text)
@@ -74,6 +85,6 @@ def quantize(
 
 def _inputs(calibration: str, size: int, seed: int) -> NetInputs:
     from edgekd.cli.data_choice import dataset_from_choice
-    from edgekd.data import calibration_inputs
+    from edgekd.precision import drawn_calibration
 
-    return calibration_inputs(dataset_from_choice(calibration), size=size, seed=seed)
+    return drawn_calibration(dataset_from_choice(calibration), size=size, seed=seed)

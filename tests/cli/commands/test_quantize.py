@@ -68,3 +68,11 @@ def test_unknown_precision_is_a_usage_error(edgekd, net, tmp_path):
     result = edgekd("quantize", net.onnx, "--precision", "int4", "-o", tmp_path / "q.onnx")
     assert result.exit_code == 2
     assert "int8" in result.stderr
+
+
+def test_the_calibrator_is_taken_and_kept_in_the_file(edgekd, net, tmp_path):
+    output = tmp_path / "q.onnx"
+    words = ("--calibration", "digits", "--size", "64", "--calibrator", "entropy", "-o", output)
+    assert edgekd("quantize", net.onnx, *words).exit_code == 0
+    notes = {item.key: item.value for item in onnx.load(output).metadata_props}
+    assert notes["edgekd.calibration"] == "entropy over 64 inputs"

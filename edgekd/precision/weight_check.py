@@ -1,0 +1,42 @@
+"""Refuses weights that no precision can hold, with the node that reads them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from edgekd.core.errors import ExportError
+
+_SHOWN = 5
+_TAKES_INFINITY = ("Clip", "Max", "Min", "Pad", "Where")
+
+
+def require_finite_weights(graph: onnx.GraphProto) -> None:
+    """Check the constants of a graph.
+
+    Args:
+        graph: A float graph.
+
+    Raises:
+        ExportError: Some are NaN or infinite; names each tensor, and the node that reads it.
+    """
+    readers = {name: node for node in reversed(graph.node) for name in node.input}
+    problems = []
+    for tensor in graph.initializer:
+        if tensor.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
+            continue
+        values, node = numpy_helper.to_array(tensor), readers.get(tensor.name)
+        if node is None:
+            continue
+        is_good = ~np.isnan(values) if node.op_type in _TAKES_INFINITY else np.isfinite(values)
+        if bad := int((~is_good).sum()):
+            problems.append(
+                f"{bad} of {values.size} values of {tensor.name!r}, read by node {node.name!r} ({node.op_type})"
+            )
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise ExportError(
+            f"weights are NaN or infinite: {'; '.join(problems[:_SHOWN])}{more}; train again or repair the file, no "
+            "lower precision can hold them"
+        )
