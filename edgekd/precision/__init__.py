@@ -2,8 +2,12 @@
 
 from edgekd.precision.calibration import check_balance, check_calibration, drawn_calibration
 from edgekd.precision.choice import Candidate, Decision, Verdict, choose_precision
+from edgekd.precision.fake_quant import FakeQuantized, fake_quantized
 from edgekd.precision.fp16 import kept_fp32, to_fp16
 from edgekd.precision.int8 import Calibrated, calibrated, to_int8, write_int8
+from edgekd.precision.layer_choice import Gains, LayerChoice, LayerRow, Mixture, choose_layers
+from edgekd.precision.layer_gain import measured_gains, predicted_gains, predicted_mixture
+from edgekd.precision.qat_export import int8_from_fake_quantized
 from edgekd.precision.quant_report import QuantReport, quantized_ops
 from edgekd.precision.ranges import CALIBRATORS, Calibrator
 
@@ -13,14 +17,25 @@ __all__ = [
     "Calibrator",
     "Candidate",
     "Decision",
+    "FakeQuantized",
+    "Gains",
+    "LayerChoice",
+    "LayerRow",
+    "Mixture",
     "QuantReport",
     "Verdict",
     "calibrated",
     "check_balance",
     "check_calibration",
+    "choose_layers",
     "choose_precision",
     "drawn_calibration",
+    "fake_quantized",
+    "int8_from_fake_quantized",
     "kept_fp32",
+    "measured_gains",
+    "predicted_gains",
+    "predicted_mixture",
     "quantized_ops",
     "to_fp16",
     "to_int8",

@@ -161,7 +161,7 @@ def write_int8(ready: Calibrated, path: Path, *, kept_float: Collection[str] = (
         raise ConfigError("every layer would be kept in float, which is the fp32 model itself: name fewer")
     proto = _with_pairs(ready, kept)
     strip_metadata(proto)
-    _check(proto, ready.flavour, kept)
+    require_quantised(proto, ready.flavour, kept)
     notes = {"edgekd.calibration": ready.words} | ({FLOAT_NOTE: json.dumps(kept)} if kept else {})
     return write_model(proto, path, Form("int8", ready.flavour, (ready.source.digest,), notes))
 
@@ -208,7 +208,14 @@ def _kept_float(graph: onnx.GraphProto, flavour: Flavour) -> list[str]:
     return sorted(kept)
 
 
-def _check(proto: onnx.ModelProto, flavour: Flavour, kept: Collection[str] = ()) -> None:
+def require_quantised(proto: onnx.ModelProto, flavour: Flavour, kept: Collection[str] = ()) -> None:
+    """Check that a graph is quantised as its runtime needs; raises `ExportError` with everything that is not.
+
+    Args:
+        proto: A Q/DQ graph.
+        flavour: Runtime that it is for.
+        kept: Names of nodes with weights that are to be in float.
+    """
     report = inspect_graph(proto.graph)
     problems = _common_problems(proto.graph, report, kept)
     if flavour == "tensorrt":

@@ -234,7 +234,7 @@ def quantised_linear(*, activation_zero=0, activation_scale=0.1, bias=True, weig
 
 
 def test_int8_check_accepts_a_good_graph_for_tensorrt():
-    int8._check(quantised_linear(), "tensorrt")
+    int8.require_quantised(quantised_linear(), "tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -250,12 +250,12 @@ def test_int8_check_accepts_a_good_graph_for_tensorrt():
 )
 def test_int8_check_refuses_what_tensorrt_cannot_take(spoilt, message):
     with pytest.raises(ExportError, match=message):
-        int8._check(quantised_linear(**spoilt), "tensorrt")
+        int8.require_quantised(quantised_linear(**spoilt), "tensorrt")
 
 
 def test_int8_check_names_layers_left_in_float(model):
     with pytest.raises(ExportError, match=r"4 of 4 layers stay float: .*stem/Conv.*0 of 2 residual Adds"):
-        int8._check(read_proto(model), "tensorrt")
+        int8.require_quantised(read_proto(model), "tensorrt")
 
 
 def test_int8_refuses_an_unusable_calibration_set(model, calibration, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from edgekd.cli.writing import DryRun, Force, planned, require_free
 from edgekd.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from edgekd.core.artifacts import OnnxModel
     from edgekd.data import NetInputs
 
 
@@ -51,6 +53,16 @@ def quantize(
     calibrator: Annotated[
         Calibrator, typer.Option(help="How int8 ranges follow from the values seen.")
     ] = Calibrator.MIN_MAX,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="Keep layers in float where int8 harms, and list them with reasons.")
+    ] = False,
+    max_drop: Annotated[
+        float, typer.Option(min=0, max=0.99, help="With --per-layer: score that may be lost; 0.01 is one point.")
+    ] = 0.01,
+    target: Annotated[
+        str | None,
+        typer.Option(help="With --per-layer: device whose gains count; this machine for --flavour cpu."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
     force: Force = False,
     dry_run: DryRun = False,
@@ -61,6 +73,7 @@ def quantize(
 
     Example:
       edgekd quantize net.onnx --calibration digits -o net.int8.onnx
+      edgekd quantize net.onnx --calibration digits --per-layer --flavour tensorrt --target jetson-orin -o net.int8.onnx
       edgekd quantize net.onnx --precision fp16 -o net.fp16.onnx
     """
     from edgekd.cli.onnx_file import onnx_model_from_file
@@ -71,8 +84,14 @@ def quantize(
     require_free(output, is_forced=force)
     if precision is Lower.INT8 and calibration is None:
         raise ConfigError("int8 needs inputs to measure ranges on: pass --calibration with a data set or YAML file")
+    if per_layer:
+        _check_per_layer(precision, flavour, target)
     if dry_run:
         return planned(output, f"{precision.value} of {model}")
+    if per_layer and calibration is not None:
+        return _layered(
+            source, output, _Choice(calibration, size, seed, flavour, calibrator, max_drop, target or "cpu")
+        )
     if calibration is None or precision is Lower.FP16:
         written = to_fp16(source, output)
     else:
@@ -81,6 +100,61 @@ def quantize(
     sizes = f"{source.file.size_bytes:,} -> {written.file.size_bytes:,} bytes"
     text = f"{output}: {written.precision} for {written.flavour} runtimes, {sizes}"
     return Outcome({"source": to_json(source), "model": to_json(written)}, text)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    calibration: str
+    size: int
+    seed: int
+    flavour: Flavour
+    calibrator: Calibrator
+    max_drop: float
+    target: str
+
+
+def _check_per_layer(precision: Lower, flavour: Flavour, target: str | None) -> None:
+    from edgekd.targets import get_target
+
+    if precision is not Lower.INT8:
+        raise ConfigError(f"--per-layer chooses layers for int8, not for {precision.value}")
+    if flavour is Flavour.TENSORRT and target is None:
+        raise ConfigError("--per-layer for TensorRT weighs gains on a device: name it with --target")
+    if target is not None and (get_target(target).kind == "cpu") != (flavour is Flavour.CPU):
+        raise ConfigError(f"target {target} does not run int8 of flavour {flavour.value}; name the other one")
+
+
+def _layered(source: OnnxModel, output: Path, asked: _Choice) -> Outcome:
+    from edgekd.cli.data_choice import dataset_from_choice
+    from edgekd.cli.table import format_table
+    from edgekd.core.artifacts import to_json
+    from edgekd.pipeline.layering import layered
+    from edgekd.pipeline.lowering import table_of
+    from edgekd.precision import calibrated, drawn_calibration
+    from edgekd.targets import get_target
+
+    dataset = dataset_from_choice(asked.calibration)
+    inputs = drawn_calibration(dataset, size=asked.size, seed=asked.seed)
+    ready = calibrated(source, calibration=inputs, flavour=asked.flavour.value, calibrator=asked.calibrator.value)
+    found = layered(
+        ready,
+        output,
+        inputs=inputs,
+        split=dataset.val,
+        target=get_target(asked.target),
+        max_drop=asked.max_drop,
+    )
+    choice = found.choice
+    rows = [
+        [row.layer, row.operator, f"{row.snr_db:.1f}", f"{row.drop:.4f}", f"{row.gain_ms:.4g}", row.precision]
+        for row in choice.rows
+    ]
+    table = format_table(["layer", "operator", "SNR dB", "drop alone", f"gain ms ({choice.kind})", "precision"], rows)
+    written = f"{output}: {choice.reason}"
+    if found.model is source:
+        written = f"nothing was written: {choice.reason}, which is the source itself"
+    document = {"source": to_json(source), "model": to_json(found.model), "layers": table_of(choice)}
+    return Outcome(document, f"{table}\n\n{written}")
 
 
 def _inputs(calibration: str, size: int, seed: int) -> NetInputs:

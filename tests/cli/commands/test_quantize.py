@@ -76,3 +76,31 @@ def test_the_calibrator_is_taken_and_kept_in_the_file(edgekd, net, tmp_path):
     assert edgekd("quantize", net.onnx, *words).exit_code == 0
     notes = {item.key: item.value for item in onnx.load(output).metadata_props}
     assert notes["edgekd.calibration"] == "entropy over 64 inputs"
+
+
+@pytest.mark.parametrize(("flavour", "target"), [("cpu", "cpu"), ("tensorrt", "jetson-orin")])
+def test_per_layer_explains_every_layer_and_is_never_worse_than_all_int8(edgekd, net, tmp_path, flavour, target):
+    output = tmp_path / "q.onnx"
+    words = ("--calibration", "digits", "--size", "64", "--flavour", flavour, "--target", target, "-o", output)
+    result = edgekd("quantize", net.onnx, *words, "--per-layer", "--max-drop", "0.0", "--json")
+    assert result.exit_code == 0, result.output
+    layers = json.loads(result.stdout)["layers"]
+    nodes = {node.name for node in onnx.load(net.onnx).graph.node if node.op_type in ("Conv", "Gemm")}
+    assert {row["layer"] for row in layers["rows"]} == nodes
+    assert layers["kind"] == ("measured" if flavour == "cpu" else "predicted")
+    kept = {row["layer"] for row in layers["rows"] if row["precision"] == "fp32"}
+    if kept != nodes:
+        notes = {item.key: item.value for item in onnx.load(output).metadata_props}
+        assert set(json.loads(notes.get("edgekd.float_layers", "[]"))) == kept
+
+
+def test_per_layer_needs_int8_and_a_device_that_fits(edgekd, net, tmp_path):
+    base = ("quantize", net.onnx, "--calibration", "digits", "-o", tmp_path / "q.onnx", "--per-layer")
+    for words, fragment in [
+        (("--precision", "fp16"), "for int8, not for fp16"),
+        (("--flavour", "tensorrt"), "name it with --target"),
+        (("--flavour", "cpu", "--target", "jetson-orin"), "does not run int8 of flavour cpu"),
+    ]:
+        result = edgekd(*base, *words)
+        assert result.exit_code == 2
+        assert fragment in result.stderr
