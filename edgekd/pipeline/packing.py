@@ -22,7 +22,7 @@ from edgekd.ship import (
 )
 
 _GOLDEN_INPUTS = 8
-_TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "int8": 0.25}
+_TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 0.1, "int8": 0.25, "fp8": 0.25}
 
 
 def bundle_of(context: RunContext, student: TrainedModel, choice: PrecisionChoice) -> Bundle:

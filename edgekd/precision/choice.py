@@ -13,7 +13,7 @@ from edgekd.data import Metric
 
 _ROUNDING = 1e-9
 _WORTHWHILE_GAIN = 0.02
-_WIDTH = {"fp32": 0, "fp16": 1, "int8": 2}
+_WIDTH = {"fp32": 0, "bf16": 1, "fp16": 1, "int8": 2, "fp8": 2}
 
 
 @dataclass(frozen=True)

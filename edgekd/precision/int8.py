@@ -142,7 +142,7 @@ def calibrated(
             ready = quantization.quant_utils.load_model_with_shape_infer(prepared)
             ranges = activation_ranges(
                 prepared,
-                _batches(calibration, model.batch),
+                calibration_batches(calibration, model.batch),
                 calibrator=calibrator,
                 operators=_OPERATORS[flavour],
                 is_symmetric=flavour == "tensorrt",
@@ -166,7 +166,8 @@ def write_int8(ready: Calibrated, path: Path, *, kept_float: Collection[str] = (
     return write_model(proto, path, Form("int8", ready.flavour, (ready.source.digest,), notes))
 
 
-def _batches(inputs: NetInputs, fixed_batch: int) -> list[NetInputs]:
+def calibration_batches(inputs: NetInputs, fixed_batch: int) -> list[NetInputs]:
+    """Cut calibration inputs into batches that a model takes; the last is filled up where its batch size is fixed."""
     size = fixed_batch or _CALIBRATION_BATCH
     filling = -len(inputs) % size if fixed_batch else 0
     filled = np.concatenate([inputs, np.repeat(inputs[-1:], filling, axis=0)])

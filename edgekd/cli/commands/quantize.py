@@ -22,7 +22,9 @@ class Lower(str, Enum):
     """Precisions to go down to."""
 
     FP16 = "fp16"
+    BF16 = "bf16"
     INT8 = "int8"
+    FP8 = "fp8"
 
 
 class Calibrator(str, Enum):
@@ -61,13 +63,13 @@ def quantize(
     ] = 0.01,
     target: Annotated[
         str | None,
-        typer.Option(help="With --per-layer: device whose gains count; this machine for --flavour cpu."),
+        typer.Option(help="Device it is for: checks opset and units; needed for bf16, fp8 and TensorRT's layers."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of that draw.")] = 0,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> Outcome:
-    """Write a model in fp16 or int8.
+    """Write a model in fp16, bf16, int8 or fp8.
 
     Whether a lower precision is worth taking is not decided here: compare accuracy and `edgekd profile` of both.
 
@@ -78,25 +80,22 @@ def quantize(
     """
     from edgekd.cli.onnx_file import onnx_model_from_file
     from edgekd.core.artifacts import to_json
-    from edgekd.precision import to_fp16, to_int8
 
     source = onnx_model_from_file(model)
     require_free(output, is_forced=force)
-    if precision is Lower.INT8 and calibration is None:
-        raise ConfigError("int8 needs inputs to measure ranges on: pass --calibration with a data set or YAML file")
+    _check_target(source, precision, flavour, target)
     if per_layer:
         _check_per_layer(precision, flavour, target)
+    if precision in (Lower.INT8, Lower.FP8) and calibration is None:
+        raise ConfigError(
+            f"{precision.value} needs inputs to measure ranges on: pass --calibration with a data set or YAML file"
+        )
     if dry_run:
         return planned(output, f"{precision.value} of {model}")
-    if per_layer and calibration is not None:
-        return _layered(
-            source, output, _Choice(calibration, size, seed, flavour, calibrator, max_drop, target or "cpu")
-        )
-    if calibration is None or precision is Lower.FP16:
-        written = to_fp16(source, output)
-    else:
-        inputs = _inputs(calibration, size, seed)
-        written = to_int8(source, output, calibration=inputs, flavour=flavour.value, calibrator=calibrator.value)
+    asked = _Choice(precision, calibration or "", size, seed, flavour, calibrator, max_drop, target)
+    if per_layer:
+        return _layered(source, output, asked)
+    written = _written(source, output, asked)
     sizes = f"{source.file.size_bytes:,} -> {written.file.size_bytes:,} bytes"
     text = f"{output}: {written.precision} for {written.flavour} runtimes, {sizes}"
     return Outcome({"source": to_json(source), "model": to_json(written)}, text)
@@ -104,24 +103,60 @@ def quantize(
 
 @dataclass(frozen=True)
 class _Choice:
+    precision: Lower
     calibration: str
     size: int
     seed: int
     flavour: Flavour
     calibrator: Calibrator
     max_drop: float
-    target: str
+    target: str | None
+
+
+def _written(source: OnnxModel, output: Path, asked: _Choice) -> OnnxModel:
+    from edgekd.precision import to_bf16, to_fp8, to_fp16, to_int8
+    from edgekd.targets import get_target
+
+    if asked.precision is Lower.FP16:
+        return to_fp16(source, output)
+    if asked.precision is Lower.INT8:
+        return to_int8(
+            source,
+            output,
+            calibration=_inputs(asked),
+            flavour=asked.flavour.value,
+            calibrator=asked.calibrator.value,
+        )
+    target = get_target(asked.target or "")
+    if asked.precision is Lower.BF16:
+        return to_bf16(source, output, target=target)
+    return to_fp8(source, output, calibration=_inputs(asked), target=target, calibrator=asked.calibrator.value)
+
+
+def _check_target(source: OnnxModel, precision: Lower, flavour: Flavour, target: str | None) -> None:
+    """Check what can be known of the device; bf16 and fp8 need an opset of their own."""
+    from edgekd.precision import require_readable, require_units
+    from edgekd.targets import get_target
+
+    is_new = precision in (Lower.BF16, Lower.FP8)
+    if is_new and target is None:
+        raise ConfigError(f"not every device runs {precision.value}: name the one it is for with --target")
+    if target is None:
+        return
+    device = get_target(target)
+    if precision in (Lower.BF16, Lower.FP8):
+        require_units(device, "bf16" if precision is Lower.BF16 else "fp8")
+    else:
+        require_readable(source, device)
+    if precision is Lower.INT8 and (device.kind == "cpu") != (flavour is Flavour.CPU):
+        raise ConfigError(f"target {target} does not run int8 of flavour {flavour.value}; name the other one")
 
 
 def _check_per_layer(precision: Lower, flavour: Flavour, target: str | None) -> None:
-    from edgekd.targets import get_target
-
     if precision is not Lower.INT8:
         raise ConfigError(f"--per-layer chooses layers for int8, not for {precision.value}")
     if flavour is Flavour.TENSORRT and target is None:
         raise ConfigError("--per-layer for TensorRT weighs gains on a device: name it with --target")
-    if target is not None and (get_target(target).kind == "cpu") != (flavour is Flavour.CPU):
-        raise ConfigError(f"target {target} does not run int8 of flavour {flavour.value}; name the other one")
 
 
 def _layered(source: OnnxModel, output: Path, asked: _Choice) -> Outcome:
@@ -141,7 +176,7 @@ def _layered(source: OnnxModel, output: Path, asked: _Choice) -> Outcome:
         output,
         inputs=inputs,
         split=dataset.val,
-        target=get_target(asked.target),
+        target=get_target(asked.target or "cpu"),
         max_drop=asked.max_drop,
     )
     choice = found.choice
@@ -157,8 +192,8 @@ def _layered(source: OnnxModel, output: Path, asked: _Choice) -> Outcome:
     return Outcome(document, f"{table}\n\n{written}")
 
 
-def _inputs(calibration: str, size: int, seed: int) -> NetInputs:
+def _inputs(asked: _Choice) -> NetInputs:
     from edgekd.cli.data_choice import dataset_from_choice
     from edgekd.precision import drawn_calibration
 
-    return drawn_calibration(dataset_from_choice(calibration), size=size, seed=seed)
+    return drawn_calibration(dataset_from_choice(asked.calibration), size=asked.size, seed=asked.seed)
