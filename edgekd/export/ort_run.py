@@ -8,6 +8,10 @@ import numpy.typing as npt
 from edgekd.core.errors import ExportError, missing_package
 from edgekd.data import NetInputs
 
+_DROPS_RELU = "ReluQuantRewrite"
+"""A rewrite of ONNX Runtime that drops a Relu before a QuantizeLinear whose zero point is the lowest value; it takes
+the zero of float8 for that, and lets negative values through."""
+
 
 def run_onnx(content: bytes, inputs: NetInputs, *, batch: int, as_written: bool = False) -> npt.NDArray[np.float32]:
     """Compute the output of every input.
@@ -36,7 +40,12 @@ def run_onnx(content: bytes, inputs: NetInputs, *, batch: int, as_written: bool 
     if as_written:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            content,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=[_DROPS_RELU] if as_written else None,
+        )
         name = session.get_inputs()[0].name
         parts = [session.run(None, {name: chunk})[0][:used] for chunk, used in _chunks(inputs, batch)]
     except Exception as error:  # onnxruntime's exceptions share no narrower base class

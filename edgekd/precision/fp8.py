@@ -29,7 +29,7 @@ from edgekd.targets import Target
 FP8_OPSET = 19
 LARGEST = 448.0
 _ZERO = "fp8_zero_point"
-_WORST_NOISE = 0.25
+_WORST_NOISE = 0.35
 _CHECK_INPUTS = 64
 
 
@@ -52,7 +52,7 @@ def to_fp8(
         ConfigError: The model is not fp32 or of an older opset, or the calibrator is unknown.
         DataError: The calibration set is unusable.
         ExportError: A weight is NaN or infinite, there is nothing to quantise, or the logits on calibration inputs are
-            more noise than a quarter of their size.
+            more noise than a third of their size.
         PreconditionError: `onnxruntime` is not installed.
         StorageError: A file cannot be read or written.
         TargetError: The device has no FP8 units, or a TensorRT before 10.

@@ -7,8 +7,10 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from torch import nn
 
 from edgekd.core.artifacts import FileRef
 from edgekd.core.errors import ConfigError, DataError, ExportError, TargetError
@@ -168,3 +170,15 @@ def test_neither_is_predicted(new_model, ada, model):
     for precision in ("bf16", "fp8"):
         with pytest.raises(TargetError, match=f"{precision} was never measured on any device"):
             predict(graph, ada, precision)
+
+
+def test_a_rectified_input_is_rectified_before_it_is_rounded_to_fp8(exported, calibration, ada, tmp_path):
+    """ONNX Runtime drops such a Relu unless the graph is run as it is written."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    source = exported(net, opset=19)
+    result = to_fp8(source, tmp_path / "f.onnx", calibration=calibration, target=ada)
+    reference = ReferenceEvaluator(read_proto(result)).run(None, {"input": calibration})[0]
+    found = run_onnx(read_content(result), calibration, batch=8, as_written=True)
+    np.testing.assert_allclose(found, reference, atol=1e-5)
