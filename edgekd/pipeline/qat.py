@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from edgekd.core.artifacts import OnnxModel, TrainedModel, from_json, to_json
+from edgekd.core.errors import ConfigError
 from edgekd.distill import Epoch, Recipe, RunOptions, TrainSettings, load_recipe, run_recipe
 from edgekd.models import deploy, load_model
 from edgekd.pipeline.config import PrecisionConfig
@@ -38,6 +39,15 @@ class Tuned:
     int8: OnnxModel
     fp32: OnnxModel
     history: tuple[Epoch, ...]
+
+
+def require_trainable(context: RunContext) -> None:
+    """Refuse, before anything is trained, quantisation-aware training on texts; raises `ConfigError`."""
+    if context.config.precision.qat and context.dataset.vocabulary:
+        raise ConfigError(
+            "precision.qat is for networks of pictures: products of two activations, as in attention, are not "
+            "fake-quantised; leave it out"
+        )
 
 
 def fine_tuned(context: RunContext, student: TrainedModel, teacher: TrainedModel) -> Tuned:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from edgekd.core.errors import ExportError
+from edgekd.precision.weight_check import require_standard
 
 Half = Literal["fp16", "bf16"]
 _TYPES: Mapping[Half, str] = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
@@ -48,7 +48,7 @@ def reasons_for_fp32(graph: onnx.GraphProto, opset: int, half: Half = "fp16") ->
     shapes = _shapes(graph)
     reasons = {}
     for node in graph.node:
-        _check_supported(node)
+        require_standard(node, half)
         reason = _constant_reason(node, constants) if half == "fp16" else ""
         reason = reason or _operator_reason(node, opset, half) or _extent_reason(node, shapes, half)
         if reason:
@@ -60,13 +60,6 @@ def takes_half(node: onnx.NodeProto, index: int, opset: int, half: Half = "fp16"
     """Say whether ONNX lets input `index` of a node be of a 16-bit type."""
     formal = onnx.defs.get_schema(node.op_type, opset, node.domain).inputs
     return _TYPES[half] in formal[min(index, len(formal) - 1)].types
-
-
-def _check_supported(node: onnx.NodeProto) -> None:
-    if node.domain not in ("", "ai.onnx"):
-        raise ExportError(f"node {node.name!r} is {node.domain}.{node.op_type}; fp16 rules cover standard ONNX only")
-    if any(item.HasField("g") or item.graphs for item in node.attribute):
-        raise ExportError(f"node {node.name!r} ({node.op_type}) has a subgraph; fp16 conversion does not enter it")
 
 
 def _constant_reason(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> str:

@@ -23,7 +23,7 @@ from edgekd.precision.device_units import require_units
 from edgekd.precision.int8 import calibration_batches
 from edgekd.precision.quant_report import WEIGHTED_OPS
 from edgekd.precision.ranges import Calibrator, activation_ranges, calibrator_words, require_calibrator
-from edgekd.precision.weight_check import require_finite_weights
+from edgekd.precision.weight_check import require_finite_weights, require_standard
 from edgekd.targets import Target
 
 FP8_OPSET = 19
@@ -67,6 +67,8 @@ def to_fp8(
     check_calibration(calibration, model)
     proto = read_proto(model)
     require_finite_weights(proto.graph)
+    for node in proto.graph.node:
+        require_standard(node, "fp8")
     scales = _activation_scales(model, calibration, calibrator)
     result = _with_pairs(proto, scales)
     _check_numbers(model, result, calibration[:_CHECK_INPUTS])

@@ -32,7 +32,7 @@ from edgekd.precision.quant_report import (
     is_residual,
 )
 from edgekd.precision.ranges import Calibrator, activation_ranges, calibrator_words, require_calibrator
-from edgekd.precision.weight_check import require_finite_weights
+from edgekd.precision.weight_check import require_finite_weights, require_standard
 
 Flavour = Literal["cpu", "tensorrt"]
 FLOAT_NOTE = "edgekd.float_layers"
@@ -109,8 +109,8 @@ def to_int8(
     Raises:
         ConfigError: The model is not fp32, the flavour or calibrator is unknown, or a node to keep is none of its.
         DataError: The calibration set is unusable.
-        ExportError: A weight is NaN or infinite, the quantizer failed, or left a Conv, Gemm, MatMul or residual Add in
-            floating point that was not to be kept.
+        ExportError: A weight is NaN or infinite, a node is not standard ONNX, the quantizer failed, or left a Conv,
+            Gemm, MatMul or residual Add in floating point that was not to be kept.
         PreconditionError: `onnxruntime` is not installed.
         StorageError: A file cannot be read or written.
     """
@@ -130,6 +130,8 @@ def calibrated(
     check_calibration(calibration, model)
     proto = read_proto(model)
     require_finite_weights(proto.graph)
+    for node in proto.graph.node if flavour == "tensorrt" else ():
+        require_standard(node, "int8")
     try:
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process

@@ -1,4 +1,4 @@
-"""Refuses weights that no precision can hold, with the node that reads them."""
+"""Refuses weights that no precision can hold and operators that no converter knows, with the node and what to do."""
 
 from __future__ import annotations
 
@@ -39,4 +39,26 @@ def require_finite_weights(graph: onnx.GraphProto) -> None:
         raise ExportError(
             f"weights are NaN or infinite: {'; '.join(problems[:_SHOWN])}{more}; train again or repair the file, no "
             "lower precision can hold them"
+        )
+
+
+def require_standard(node: onnx.NodeProto, precision: str) -> None:
+    """Check that a node is one that a graph can be rewritten around.
+
+    Args:
+        node: Any node.
+        precision: What the graph is converted to, for the message.
+
+    Raises:
+        ExportError: It is of another operator domain, or has a subgraph; says which and what to do.
+    """
+    if node.domain not in ("", "ai.onnx"):
+        raise ExportError(
+            f"node {node.name!r} is {node.domain}.{node.op_type}; {precision} rules cover standard ONNX only: replace "
+            "the layer by standard operators, or keep the model in fp32"
+        )
+    if any(item.HasField("g") or item.graphs for item in node.attribute):
+        raise ExportError(
+            f"node {node.name!r} ({node.op_type}) has a subgraph; {precision} conversion does not enter it: unroll it "
+            "before export, or keep the model in fp32"
         )

@@ -377,3 +377,13 @@ def test_int8_names_the_node_of_weights_that_are_not_finite(model, calibration, 
     bad = dataclasses.replace(model, file=FileRef.of(path))
     with pytest.raises(ExportError, match=r"2 of 576 values of 'first.weight', read by node 'first/Conv' \(Conv\)"):
         to_int8(bad, tmp_path / "m.onnx", calibration=calibration, flavour="cpu")
+
+
+def test_int8_names_a_node_of_another_domain_and_what_to_do(model, calibration, tmp_path):
+    proto = read_proto(model)
+    next(node for node in proto.graph.node if node.op_type == "Relu").domain = "com.example"
+    proto.opset_import.append(helper.make_opsetid("com.example", 1))
+    onnx.save(proto, tmp_path / "foreign.onnx")
+    foreign = dataclasses.replace(model, file=FileRef.of(tmp_path / "foreign.onnx"))
+    with pytest.raises(ExportError, match=r"node '.*Relu' is com\.example\.Relu.*by standard operators"):
+        to_int8(foreign, tmp_path / "m.onnx", calibration=calibration, flavour="tensorrt")
