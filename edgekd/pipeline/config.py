@@ -62,6 +62,7 @@ class PrecisionConfig(StrictModel):
     calibrator: Calibrator = Field("min-max", description="How INT8 ranges follow from the values seen.")
     per_layer: bool = Field(False, description="Keep layers in float where INT8 harms, and say which.")
     qat: bool = Field(False, description="Go on with the distillation in fake INT8.")
+    qat_method: str = Field("kd", description='Recipe of that, by name or file; "run" is the run\'s own.')
     qat_epochs: int = Field(10, ge=1, description="Epochs of that.")
     qat_lr: float = Field(3e-4, gt=0, description="Peak learning rate of that, of AdamW.")
 

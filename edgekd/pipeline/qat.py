@@ -23,7 +23,7 @@ _EPOCHS = TypeAdapter(tuple[Epoch, ...])
 _CHECK_INPUTS = 64
 _CALIBRATION_BATCH = 32
 _OUTPUT_BYTES = 1 << 27
-_STAND_IN = "kd"
+OWN_METHOD = "run"
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,15 @@ class Tuned:
 
 
 def require_trainable(context: RunContext) -> None:
-    """Refuse, before anything is trained, quantisation-aware training on texts; raises `ConfigError`."""
-    if context.config.precision.qat and context.dataset.vocabulary:
+    """Refuse, before anything is trained, quantisation-aware training on texts or by a recipe that cannot go on.
+
+    Raises:
+        ConfigError: It is one of these.
+    """
+    if not context.config.precision.qat:
+        return
+    going_on(context.recipe, context.config.precision.qat_method)
+    if context.dataset.vocabulary:
         raise ConfigError(
             "precision.qat is for networks of pictures: products of two activations, as in attention, are not "
             "fake-quantised; leave it out"
@@ -63,9 +70,7 @@ def fine_tuned(context: RunContext, student: TrainedModel, teacher: TrainedModel
         ParityError: The int8 model does not answer as the network that was trained.
         TrainingDiverged: A loss became NaN or infinite.
     """
-    config, recipe = context.config, going_on(context.recipe)
-    if recipe.name != context.recipe.name:
-        context.note("qat", f"{context.recipe.name} prepares more than the student: {recipe.name} stands in for QAT")
+    config, recipe = context.config, going_on(context.recipe, context.config.precision.qat_method)
     settings = qat_settings(config.train, config.precision)
     inputs = {
         "student": student.digest,
@@ -94,11 +99,25 @@ def fine_tuned(context: RunContext, student: TrainedModel, teacher: TrainedModel
     return Tuned(models[0], models[1], _EPOCHS.validate_python(result["history"]))
 
 
-def going_on(recipe: Recipe) -> Recipe:
-    """Return the recipe to fine-tune by: the run's own, or plain distillation where that would start things anew."""
-    learners = [learner for stage in recipe.stages for learner in stage.learners]
-    starts_anew = any(learner.start != "as-is" for learner in learners) or recipe.needs_pretrained_student
-    return load_recipe(_STAND_IN) if starts_anew or recipe.roles or recipe.policies else recipe
+def going_on(recipe: Recipe, method: str) -> Recipe:
+    """Return the recipe to fine-tune by.
+
+    Args:
+        recipe: The run's.
+        method: Another by name or file, or `"run"` for that one.
+
+    Raises:
+        ConfigError: There is no such recipe, or it starts networks anew or trains others beside the student.
+    """
+    chosen = recipe if method == OWN_METHOD else load_recipe(method)
+    learners = [learner for stage in chosen.stages for learner in stage.learners]
+    starts_anew = any(learner.start != "as-is" for learner in learners) or chosen.needs_pretrained_student
+    if starts_anew or chosen.roles or chosen.policies:
+        raise ConfigError(
+            f"recipe {chosen.name!r} starts networks anew or trains others beside the student, so it cannot go on in "
+            "fake int8: choose another by precision.qat_method, such as kd"
+        )
+    return chosen
 
 
 def qat_settings(settings: TrainSettings, precision: PrecisionConfig) -> TrainSettings:

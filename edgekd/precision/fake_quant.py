@@ -4,8 +4,9 @@ While a fake-quantised network runs, its convolutions, linear layers and residua
 called, whatever modules they are in: inputs are rounded to one symmetric int8 scale a tensor, weights to one for each
 output channel. Gradients pass straight through the rounding inside the range and not outside it. Activation scales are
 trained with the weights (Esser et al. 2020, arXiv 1902.08153, their gradient and its scale; here the logarithm of a
-scale is trained, so that it stays positive); weight scales follow the largest magnitude of their channel. Division,
-rounding half to even and saturation are those of ONNX's QuantizeLinear, so the exported model has the same integers.
+scale is trained, so that it stays positive, at twenty times the rate of weights, or it would hardly move); weight
+scales follow the largest magnitude of their channel. Division, rounding half to even and saturation are those of ONNX's
+QuantizeLinear, so the exported model has the same integers.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from edgekd.precision.bn_folding import without_batch_norms
 
 LARGEST = 127
 SMALLEST = -128
+_SPEED = 20.0
 _SCALES = "activation_log_scales"
 _BASES = "activation_base_scales"
 _WEIGHTED = frozenset({torch.conv1d, torch.conv2d, torch.conv3d, F.linear})
@@ -109,7 +111,7 @@ def fake_quantized(module: nn.Module, calibration: Iterable[Tensor]) -> FakeQuan
 
 def activation_scales(module: nn.Module) -> Tensor:
     """Return the activation scales `[S]` of a fake-quantised network."""
-    return module.get_buffer(_BASES) * module.get_parameter(_SCALES).exp()
+    return module.get_buffer(_BASES) * (_SPEED * module.get_parameter(_SCALES)).exp()
 
 
 def weight_scales(weight: Tensor) -> Tensor:

@@ -11,19 +11,22 @@ from edgekd.pipeline.qat import going_on, qat_settings, require_trainable
 
 
 @pytest.mark.parametrize(
-    ("method", "expected"),
+    ("method", "asked", "expected"),
     [
-        ("kd", "kd"),
-        ("multi-granularity", "multi-granularity"),
-        ("mas+sp", "mas+sp"),
-        ("sftn-full", "kd"),
-        ("takd", "kd"),
-        ("rl-kd", "kd"),
-        ("tl-kd", "kd"),
+        ("takd", "kd", "kd"),
+        ("multi-granularity", "run", "multi-granularity"),
+        ("mas+sp", "run", "mas+sp"),
+        ("kd", "plain", "plain"),
     ],
 )
-def test_the_recipe_goes_on_unless_it_would_start_something_anew(method, expected):
-    assert going_on(load_recipe(method)).name == expected
+def test_fine_tuning_takes_the_recipe_asked_for(method, asked, expected):
+    assert going_on(load_recipe(method), asked).name == expected
+
+
+@pytest.mark.parametrize("method", ["sftn-full", "takd", "rl-kd", "tl-kd"])
+def test_a_recipe_that_starts_something_anew_cannot_go_on(method):
+    with pytest.raises(ConfigError, match=f"{method}' starts networks anew or trains others beside the student"):
+        going_on(load_recipe(method), "run")
 
 
 def test_settings_are_the_runs_but_for_what_fake_int8_needs():
@@ -36,7 +39,7 @@ def test_settings_are_the_runs_but_for_what_fake_int8_needs():
 def test_texts_are_refused_before_anything_is_trained():
     def context(qat, vocabulary):
         config = SimpleNamespace(precision=PrecisionConfig(qat=qat))
-        return SimpleNamespace(config=config, dataset=SimpleNamespace(vocabulary=vocabulary))
+        return SimpleNamespace(config=config, recipe=load_recipe("kd"), dataset=SimpleNamespace(vocabulary=vocabulary))
 
     require_trainable(context(True, 0))
     require_trainable(context(False, 30_000))
