@@ -21,6 +21,7 @@ from edgekd.precision import (
     predicted_gains,
     predicted_mixture,
     quantized_ops,
+    write_int8,
 )
 from edgekd.precision.layer_choice import choose_mixture, departure_order, pareto
 from edgekd.precision.sensitivity import Sensitivity, layer_output, sensitivities, snr_db
@@ -179,7 +180,7 @@ def test_an_impossible_drop_or_a_missing_gain_is_refused(ready, calibration):
         choice(ready, calibration, losing(), Gains({"stem/Conv": 1.0}, 1.0, "predicted"))
 
 
-def test_predicted_gains_are_those_of_each_layers_kernel(ready, model):
+def test_predicted_gains_are_those_of_each_layers_kernel(ready, model, tmp_path):
     target = get_target("jetson-orin")
     found = predicted_gains(ready, target)
     graph = graph_from_onnx(Path(model.file.path))
@@ -187,12 +188,14 @@ def test_predicted_gains_are_those_of_each_layers_kernel(ready, model):
     assert found.int8_ms == int8.p50_ms
     assert all(found.by_layer_ms[name] > 0 for name in LAYERS)
     assert sum(found.by_layer_ms.values()) <= fp32.p50_ms - int8.p50_ms + 1e-9
-    assert predicted_mixture(model, target, (), found).p50_ms == int8.p50_ms
-    whole = predicted_mixture(model, target, LAYERS, found)
-    assert (whole.p50_ms, whole.high_ms) == pytest.approx((fp32.p50_ms, fp32.high_ms))
-    part = predicted_mixture(model, target, ("first/Conv",), found)
-    assert int8.p50_ms < part.p50_ms < fp32.p50_ms
-    assert "1 layer(s) in fp32" in part.conditions["assumptions"][-1]
+    plain, most = (write_int8(ready, tmp_path / f"{len(kept)}.onnx", kept_float=kept) for kept in ((), LAYERS[:3]))
+    assert predicted_mixture(plain, target).p50_ms == pytest.approx(int8.p50_ms)
+    mixed = predicted_mixture(most, target)
+    share = sum(found.by_layer_ms[name] for name in LAYERS[:3]) / (fp32.p50_ms - int8.p50_ms)
+    assert 0.5 < share <= 1 + 1e-9
+    assert mixed.p50_ms == pytest.approx(int8.p50_ms + share * (fp32.p50_ms - int8.p50_ms), rel=0.02)
+    assert int8.high_ms < mixed.high_ms <= fp32.high_ms
+    assert "3 layer(s) in fp32" in mixed.conditions["assumptions"][-1]
 
 
 def test_measured_gains_compare_each_layer_alone_in_float_with_all_int8(ready):
