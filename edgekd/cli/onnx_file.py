@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     import onnx
 
 _FLAVOURS: dict[str, Literal["any", "cpu", "tensorrt"]] = {"any": "any", "cpu": "cpu", "tensorrt": "tensorrt"}
-_PRECISIONS: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8"}
+_PRECISIONS: dict[str, Precision] = {
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "int8": "int8",
+    "bf16": "bf16",
+    "fp8": "fp8",
+}
 
 
 def onnx_model_from_file(path: Path) -> OnnxModel:
@@ -131,6 +137,9 @@ def _words(value: onnx.ValueInfoProto) -> str:
 def _precision_of(proto: onnx.ModelProto) -> Precision:
     from onnx import TensorProto
 
+    kinds = {tensor.data_type for tensor in proto.graph.initializer}
     if any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
-        return "int8"
-    return "fp16" if any(tensor.data_type == TensorProto.FLOAT16 for tensor in proto.graph.initializer) else "fp32"
+        return "fp8" if TensorProto.FLOAT8E4M3FN in kinds else "int8"
+    if TensorProto.BFLOAT16 in kinds:
+        return "bf16"
+    return "fp16" if TensorProto.FLOAT16 in kinds else "fp32"

@@ -18,7 +18,7 @@ from edgekd.core.digest import sha256_of_file, sha256_of_json
 from edgekd.core.errors import StorageError
 
 N = TypeVar("N")
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "bf16", "fp8"]
 Flavour = Literal["any", "cpu", "tensorrt"]
 
 
@@ -175,7 +175,7 @@ class OnnxModel:
 
     Attributes:
         file: The model.
-        precision: `fp32`, `fp16` or `int8` (explicit Q/DQ).
+        precision: `fp32`, `fp16`, `bf16`, or `int8` or `fp8` (explicit Q/DQ).
         flavour: Who the quantisation suits: `"any"`, `"cpu"` (u8 activations) or `"tensorrt"` (symmetric s8).
         opset: Default-domain opset.
         input_name: Name of the one input: pictures float32 `[B, C, H, W]` in 0..1, or tokens int64 `[B, L]`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -54,6 +54,7 @@ class RunOptions:
         listener: Told of progress.
         start: Weights of the student's backbone, by name, that are not drawn.
         resume: How the run can be interrupted, or None.
+        remodel: Makes the network to train of the student that starts; its module paths stay. None trains it as it is.
     """
 
     seed: int = 0
@@ -62,6 +63,7 @@ class RunOptions:
     listener: Listener = field(default=silent)
     start: Mapping[str, Tensor] = field(default_factory=dict)
     resume: Resumption | None = None
+    remodel: Callable[[nn.Module], nn.Module] | None = None
 
 
 def run_recipe(
@@ -105,6 +107,9 @@ def run_recipe(
             seed=options.seed,
         )
         _begin(recipe, session, options.start)
+        if options.remodel is not None:
+            net = session.net("student")
+            net.backbone = options.remodel(net.backbone)
         history = run_stages(recipe, session, dataset=dataset, settings=settings, options=options)
     return Outcome(session.net("student").backbone.cpu().eval().requires_grad_(False), history)
 

@@ -84,7 +84,7 @@ def job_from_arguments(arguments: Sequence[str]) -> PlanJob:
     parser = argparse.ArgumentParser(description="Build one engine; started by edgekd in a process of its own.")
     for name in ("onnx", "plan", "report"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), required=True)
+    parser.add_argument("--precision", choices=("fp32", "fp16", "int8", "bf16", "fp8"), required=True)
     parser.add_argument("--input-name", required=True)
     parser.add_argument("--input-shape", type=_integers, required=True)
     parser.add_argument("--batches", type=_integers, default=())

@@ -1,7 +1,7 @@
 """From a torch network to a checked ONNX file, and the proof that both compute the same logits."""
 
 from edgekd.export.cleanup import strip_metadata
-from edgekd.export.fp16_rounding import fp16_rounded
+from edgekd.export.fp16_rounding import fp16_rounded, half_tensor
 from edgekd.export.model_file import Form, read_content, read_proto, vocabulary_of, with_shapes, write_model
 from edgekd.export.net_inputs import input_problem, random_inputs
 from edgekd.export.node_names import module_of
@@ -23,6 +23,7 @@ __all__ = [
     "TaskParity",
     "export_onnx",
     "fp16_rounded",
+    "half_tensor",
     "input_problem",
     "module_of",
     "parity",

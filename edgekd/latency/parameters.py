@@ -102,7 +102,7 @@ class ParameterSet(StrictModel):
     prior: str
     kernel: KernelEntry
     device_offsets_log: dict[str, float]
-    precisions: dict[Literal["int8", "fp32"], PrecisionEntry]
+    precisions: dict[Precision, PrecisionEntry]
     calibration: CalibrationEntry
     tail_factor: Annotated[float, Field(ge=1)]
     tail_origin: str
@@ -267,11 +267,19 @@ def fp16_hardware(target: Target) -> Hardware:
     )
 
 
+PREDICTED: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+"""Precisions that parameters were fitted or estimated for."""
+
+
 def require_precision(target: Target, precision: Precision) -> None:
     """Check that a device runs a precision at speed; raises `TargetError` when it does not."""
     if precision not in target.peaks_tflops:
         known = ", ".join(sorted(target.peaks_tflops)) or "nothing known"
         raise TargetError(f"{target.name!r} has no fast {precision}: it runs {known}")
+    if precision not in PREDICTED:
+        raise TargetError(
+            f"{precision} was never measured on any device, so it is not predicted: only {', '.join(PREDICTED)}"
+        )
 
 
 def predictable_precisions(target: Target) -> tuple[Precision, ...]:
@@ -287,5 +295,4 @@ def predictable_precisions(target: Target) -> tuple[Precision, ...]:
         TargetError: Nothing can be predicted for it.
     """
     fp16_hardware(target)
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-    return tuple(precision for precision in precisions if precision in target.peaks_tflops)
+    return tuple(precision for precision in PREDICTED if precision in target.peaks_tflops)

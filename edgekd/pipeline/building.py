@@ -10,6 +10,7 @@ from edgekd.core.errors import BuildError, PreconditionError, TargetError
 from edgekd.engine import BACKENDS, BuildOptions
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.exporting import PrecisionChoice, suits
+from edgekd.pipeline.lowering import VARIANTS
 from edgekd.pipeline.timing import latency_on_target, measured_on_cpu
 from edgekd.targets import Target, get_target
 
@@ -46,7 +47,8 @@ def latencies(context: RunContext, choice: PrecisionChoice) -> tuple[LatencyRepo
     Returns:
         The chosen model on the target first, then the rest.
     """
-    others = [model for model in choice.models.values() if model.digest != choice.chosen.digest]
+    plain = [model for role, model in choice.models.items() if role not in VARIANTS]
+    others = [model for model in plain if model.digest != choice.chosen.digest]
     on_target = [choice.chosen, *(model for model in others if suits(model, context.target))]
     inputs = {
         "models": [model.digest for model in on_target],

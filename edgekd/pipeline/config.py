@@ -13,6 +13,7 @@ from edgekd.core.config import StrictModel, apply_overrides, read_yaml, validate
 from edgekd.data import DataConfig
 from edgekd.distill import TrainSettings
 from edgekd.pipeline.search_config import SearchConfig
+from edgekd.precision import Calibrator
 
 
 class TeacherConfig(StrictModel):
@@ -55,6 +56,17 @@ class StudentConfig(StrictModel):
         return self
 
 
+class PrecisionConfig(StrictModel):
+    """How lower precisions are made."""
+
+    calibrator: Calibrator = Field("min-max", description="How INT8 ranges follow from the values seen.")
+    per_layer: bool = Field(False, description="Keep layers in float where INT8 harms, and say which.")
+    qat: bool = Field(False, description="Go on with the distillation in fake INT8.")
+    qat_method: str = Field("kd", description='Recipe of that, by name or file; "run" is the run\'s own.')
+    qat_epochs: int = Field(10, ge=1, description="Epochs of that.")
+    qat_lr: float = Field(3e-4, gt=0, description="Peak learning rate of that, of AdamW.")
+
+
 class RunConfig(StrictModel):
     """A whole run."""
 
@@ -72,6 +84,7 @@ class RunConfig(StrictModel):
         0.01, ge=0, lt=1, description="Score a lower precision may lose; 0.01 is one point of accuracy."
     )
     calibration_size: int = Field(256, ge=32, description="Training inputs that INT8 ranges come from.")
+    precision: PrecisionConfig = PrecisionConfig()
     threads: int = Field(1, ge=1, description="CPU threads of the network when it is timed.")
     search: SearchConfig = SearchConfig()
     also_build: tuple[str, ...] = Field(("rtx-4090",), description="Targets that TensorRT-RTX builds for here as well.")

@@ -22,7 +22,7 @@ from edgekd.ship import (
 )
 
 _GOLDEN_INPUTS = 8
-_TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "int8": 0.25}
+_TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 0.1, "int8": 0.25, "fp8": 0.25}
 
 
 def bundle_of(context: RunContext, student: TrainedModel, choice: PrecisionChoice) -> Bundle:
@@ -41,7 +41,8 @@ def bundle_of(context: RunContext, student: TrainedModel, choice: PrecisionChoic
     def work() -> dict[str, Any]:
         metric = context.dataset.task.metric.key
         inputs, _ = spread_inputs(context.dataset.val, context.affordable(_GOLDEN_INPUTS, MAX_GOLDEN_BYTES))
-        outputs = run_onnx(Path(choice.models["fp32"].file.path).read_bytes(), inputs, batch=len(inputs))
+        reference = model if choice.variant.startswith("QAT") else choice.models["fp32"]  # it was trained since
+        outputs = run_onnx(Path(reference.file.path).read_bytes(), inputs, batch=len(inputs), as_written=True)
         plan = BundlePlan(
             created=context.ledger.created,
             targets=(target_selector(context.target),),

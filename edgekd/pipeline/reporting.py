@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from edgekd.report import (
     DataFacts,
     FidelityRow,
     LatencyRow,
+    LayerTable,
     PairedGain,
     Parity,
     PrecisionDecision,
@@ -152,6 +154,8 @@ def _decision(context: RunContext, choice: PrecisionChoice) -> PrecisionDecision
         flavour=choice.chosen.flavour,
         max_drop=context.config.max_drop,
         verdicts=tuple(PrecisionVerdict(**verdict) for verdict in choice.verdicts),
+        variant=choice.variant,
+        layers=None if choice.layers is None else LayerTable.model_validate_json(json.dumps(choice.layers)),
     )
 
 

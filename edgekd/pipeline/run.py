@@ -21,6 +21,7 @@ from edgekd.pipeline.exporting import PrecisionChoice, exported, precisions
 from edgekd.pipeline.ledger import Ledger
 from edgekd.pipeline.packing import bundle_of
 from edgekd.pipeline.probing import fidelities
+from edgekd.pipeline.qat import fine_tuned, require_trainable
 from edgekd.pipeline.reporting import Findings, report_of, shipped
 from edgekd.pipeline.timing import timed_precisions
 from edgekd.pipeline.training import require_fitting, student_of, teacher_net, teacher_of
@@ -83,6 +84,7 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
 
 
 def _findings(context: RunContext) -> Findings:
+    require_trainable(context)
     teacher_spec, network = teacher_net(context)
     spec, reason = student_for(context, teacher_spec, network)
     require_fitting(context, spec, teacher_spec, network)
@@ -92,7 +94,8 @@ def _findings(context: RunContext) -> Findings:
     distilled = [student_of(context, "distilled", spec, teacher.model, seed) for seed in seeds]
     student = shipped(distilled)
     fp32 = exported(context, student)
-    choice = precisions(context, fp32.model)
+    tuned = fine_tuned(context, student, teacher.model) if context.config.precision.qat else None
+    choice = precisions(context, fp32.model, tuned)
     built, notes = engines(context, choice)
     return Findings(
         teacher=teacher,

@@ -11,6 +11,7 @@ from edgekd.data import Labels, NetInputs, Split, network_inputs
 from edgekd.engine import BACKENDS, BuildOptions
 from edgekd.latency import graph_from_onnx, predict, predictable_precisions
 from edgekd.pipeline.context import RunContext
+from edgekd.precision import predicted_mixture
 from edgekd.profile import measure
 from edgekd.targets import Target, get_target
 
@@ -56,4 +57,6 @@ def latency_on_target(context: RunContext, model: OnnxModel) -> LatencyReport:
     """Measure a model where the target is this machine, predict it where it is not."""
     if context.target.kind == "cpu":
         return measured_on_cpu(context, model)
+    if model.precision == "int8":
+        return predicted_mixture(model, context.target)
     return predict(graph_from_onnx(Path(model.file.path)), context.target, model.precision)

@@ -13,7 +13,7 @@ from edgekd.data import Metric
 
 _ROUNDING = 1e-9
 _WORTHWHILE_GAIN = 0.02
-_WIDTH = {"fp32": 0, "fp16": 1, "int8": 2}
+_WIDTH = {"fp32": 0, "bf16": 1, "fp16": 1, "int8": 2, "fp8": 2}
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Candidate:
         score: Score on held-out inputs in the metric of the task, at most 1.
         p50_ms: Median latency in milliseconds, or None when unknown.
         ms_kind: `"measured"` or `"predicted"`; None exactly when `p50_ms` is.
+        variant: How it was made, where one precision is there in several ways (`"layer by layer"`).
     """
 
     model: OnnxModel
     score: float
     p50_ms: float | None
     ms_kind: Literal["measured", "predicted"] | None
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ class Verdict:
         flavour: Its flavour.
         accepted: Whether it passes every gate; the reference fp32 always does.
         reason: Why, with the numbers.
+        variant: How it was made, where one precision is there in several ways.
     """
 
     precision: str
     flavour: str
     accepted: bool
     reason: str
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ def choose_precision(candidates: Sequence[Candidate], *, max_drop: float, metric
             candidate.model.flavour,
             not problem,
             problem or _acceptance(candidate, reference, chosen, metric),
+            candidate.variant,
         )
         for candidate, problem in zip(candidates, rejections, strict=True)
     ]
@@ -172,4 +177,5 @@ def _latency_words(candidate: Candidate) -> str:
 
 def _name(candidate: Candidate) -> str:
     model = candidate.model
-    return model.precision if model.flavour == "any" else f"{model.precision} ({model.flavour})"
+    facts = [fact for fact in (model.flavour, candidate.variant) if fact not in ("", "any")]
+    return f"{model.precision} ({', '.join(facts)})" if facts else model.precision

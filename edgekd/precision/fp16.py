@@ -1,9 +1,10 @@
-"""FP16 as types in the graph: what strongly typed TensorRT builds, where precision flags no longer exist.
+"""FP16 and BF16 as types in the graph: what strongly typed TensorRT builds, where precision flags no longer exist.
 
 Inputs and logits keep their types. Inside, every operator runs in fp16 but those in `SENSITIVE_OPS` (exponentials,
 powers, norms and long sums lose or overflow in fp16), means over more than 64 elements, operators that ONNX does not
 define for fp16, and nodes with a constant that fp16 cannot hold. Each of them is written down with its reason in the
-file's metadata and returned by `kept_fp32`.
+file's metadata and returned by `kept_fp32`. BF16 has the range of fp32 and three bits less of precision than fp16; ONNX
+has its convolutions from opset 22 on, and only devices with BF16 units are given it.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ from edgekd.export import (
     with_shapes,
     write_model,
 )
+from edgekd.precision.device_units import require_units
 from edgekd.precision.fp16_graph import retyped
-from edgekd.precision.fp16_rules import reasons_for_fp32
+from edgekd.precision.fp16_rules import Half, reasons_for_fp32
+from edgekd.precision.weight_check import require_finite_weights
+from edgekd.targets import Target
 
 _NOTE = "edgekd.fp32_nodes"
 _CHECK_INPUTS = 8
-_WORST_RELATIVE = 0.05
+_WORST_RELATIVE = {"fp16": 0.05, "bf16": 0.1}
+BF16_OPSET = 22
 
 
 def to_fp16(model: OnnxModel, path: Path, *, inputs: NetInputs | None = None) -> OnnxModel:
@@ -59,12 +64,50 @@ def to_fp16(model: OnnxModel, path: Path, *, inputs: NetInputs | None = None) ->
     """
     if model.precision != "fp32":
         raise ConfigError(f"fp16 is made from an fp32 model, not from {model.precision}")
+    require_finite_weights(read_proto(model).graph)
     source = with_shapes(read_proto(model))
     reasons = reasons_for_fp32(source.graph, model.opset)
     converted = retyped(source, frozenset(reasons))
     _check_numbers(model, fp16_rounded(converted).SerializeToString(), _check_inputs(model, inputs))
     notes = {_NOTE: json.dumps(reasons, sort_keys=True)}
     return write_model(converted, path, Form("fp16", "any", (model.digest,), notes))
+
+
+def to_bf16(model: OnnxModel, path: Path, *, target: Target, inputs: NetInputs | None = None) -> OnnxModel:
+    """Convert an fp32 model to typed bf16; its input and its float32 logits keep their types.
+
+    Args:
+        model: An fp32 model of opset 22 or newer.
+        path: The file to write.
+        target: The device it is for.
+        inputs: Real inputs to check the numbers on, besides random ones, as for `to_fp16`.
+
+    Returns:
+        The bf16 model; the same input gives the same bytes.
+
+    Raises:
+        ConfigError: The model is not fp32, or its opset has no bf16 convolutions.
+        DataError: The inputs do not fit the model.
+        ExportError: The graph cannot be converted, or its bf16 logits are not finite or more than 10 % (of their root
+            mean square) away from the fp32 ones.
+        PreconditionError: `onnxruntime` is not installed.
+        StorageError: A file cannot be read or written.
+        TargetError: The device has no bf16 units, or a TensorRT before 10.
+    """
+    require_units(target, "bf16")
+    if model.precision != "fp32" or model.opset < BF16_OPSET:
+        raise ConfigError(
+            f"bf16 is made from fp32 at opset {BF16_OPSET} or newer, where ONNX has bf16 convolutions, not from "
+            f"{model.precision} at opset {model.opset}: export with --opset {BF16_OPSET}"
+        )
+    require_finite_weights(read_proto(model).graph)
+    source = with_shapes(read_proto(model))
+    reasons = reasons_for_fp32(source.graph, model.opset, "bf16")
+    converted = retyped(source, frozenset(reasons), "bf16")
+    content = fp16_rounded(converted).SerializeToString()
+    _check_numbers(model, content, _check_inputs(model, inputs), "bf16")
+    notes = {_NOTE: json.dumps(reasons, sort_keys=True)}
+    return write_model(converted, path, Form("bf16", "tensorrt", (model.digest,), notes))
 
 
 def kept_fp32(model: OnnxModel) -> Mapping[str, str]:
@@ -96,17 +139,19 @@ def _check_inputs(model: OnnxModel, inputs: NetInputs | None) -> NetInputs:
     return np.concatenate([drawn, inputs])
 
 
-def _check_numbers(model: OnnxModel, content: bytes, inputs: NetInputs) -> None:
+def _check_numbers(model: OnnxModel, content: bytes, inputs: NetInputs, half: Half = "fp16") -> None:
     batch = model.batch or _CHECK_INPUTS
     expected = run_onnx(read_content(model), inputs, batch=batch)
     found = run_onnx(content, inputs, batch=batch)
     if not np.isfinite(found).all():
         bad = int((~np.isfinite(found)).sum())
-        raise ExportError(f"fp16 overflows: {bad} of {found.size} logits are NaN or infinite; keep this model in fp32")
+        raise ExportError(
+            f"{half} overflows: {bad} of {found.size} logits are NaN or infinite; keep this model in fp32"
+        )
     scale = float(np.sqrt(np.mean(expected.astype(np.float64) ** 2)))
     worst = float(np.abs(found - expected).max())
-    if worst > _WORST_RELATIVE * scale:
+    if worst > _WORST_RELATIVE[half] * scale:
         raise ExportError(
-            f"fp16 logits are off by {worst:.3g} where fp32 logits have a root mean square of {scale:.3g} "
-            f"(limit {_WORST_RELATIVE:.0%}); keep this model in fp32"
+            f"{half} logits are off by {worst:.3g} where fp32 logits have a root mean square of {scale:.3g} "
+            f"(limit {_WORST_RELATIVE[half]:.0%}); keep this model in fp32"
         )

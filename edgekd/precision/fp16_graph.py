@@ -1,24 +1,26 @@
-"""Rewrites a float32 graph: chosen nodes stay float32, all others compute in fp16, with casts between them."""
+"""Rewrites a float32 graph: chosen nodes stay float32, all others compute in fp16 or bf16, with casts between them."""
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.core.errors import ExportError
+from edgekd.export import half_tensor
 from edgekd.export.opset import opset_of
-from edgekd.precision.fp16_rules import takes_fp16
+from edgekd.precision.fp16_rules import Half, takes_half
 
-_SUFFIXES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
+_SUFFIXES: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+_KINDS: dict[Half, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
-def retyped(proto: onnx.ModelProto, kept: frozenset[str]) -> onnx.ModelProto:
-    """Return a copy in fp16 with float32 graph inputs and outputs.
+def retyped(proto: onnx.ModelProto, kept: frozenset[str], half: Half = "fp16") -> onnx.ModelProto:
+    """Return a copy in a 16-bit type with float32 graph inputs and outputs.
 
     Args:
         proto: A float32 model with the type of every value.
         kept: Names of nodes that stay in float32.
+        half: The type of all others.
 
     Returns:
         The typed model, nodes in topological order, without shapes of values.
@@ -26,19 +28,20 @@ def retyped(proto: onnx.ModelProto, kept: frozenset[str]) -> onnx.ModelProto:
     Raises:
         ExportError: A value has no type, or two nodes have the same name.
     """
-    rewriter = _Rewriter(proto, kept)
+    rewriter = _Rewriter(proto, kept, half)
     for node in proto.graph.node:
         rewriter.add(node)
     return rewriter.finish()
 
 
 class _Rewriter:
-    def __init__(self, proto: onnx.ModelProto, kept: frozenset[str]) -> None:
+    def __init__(self, proto: onnx.ModelProto, kept: frozenset[str], half: Half) -> None:
         graph = proto.graph
         names = [node.name for node in graph.node]
         if len(set(names)) != len(names):
             raise ExportError("nodes share names; export the model again with edgekd")
         self._proto, self._kept, self._opset = proto, kept, opset_of(proto)
+        self._half, self._kind = half, _KINDS[half]
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         self._declared: dict[str, int] = {
             value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)
@@ -51,13 +54,13 @@ class _Rewriter:
 
     def add(self, node: onnx.NodeProto) -> None:
         """Take the next node over, with its inputs in the type it runs in."""
-        wanted = TensorProto.FLOAT if node.name in self._kept else TensorProto.FLOAT16
+        wanted = TensorProto.FLOAT if node.name in self._kept else self._kind
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         for index, name in enumerate(node.input):
             if name:
                 copy.input[index] = self._available(name, self._input_type(node, index, wanted))
-        if node.op_type == "Cast" and wanted == TensorProto.FLOAT16:
+        if node.op_type == "Cast" and wanted == self._kind:
             self._retarget(copy)
         renamed = [self._produced(name, wanted) if name else "" for name in node.output]
         del copy.output[:]
@@ -78,7 +81,7 @@ class _Rewriter:
         return result
 
     def _input_type(self, node: onnx.NodeProto, index: int, wanted: int) -> int:
-        return wanted if takes_fp16(node, index, self._opset) else TensorProto.FLOAT
+        return wanted if takes_half(node, index, self._opset, self._half) else TensorProto.FLOAT
 
     def _type_of(self, name: str) -> int:
         if name not in self._declared:
@@ -100,17 +103,17 @@ class _Rewriter:
         if tensor.data_type != TensorProto.FLOAT or wanted == TensorProto.FLOAT:
             self._stored[name] = tensor
             return name
-        stored = f"{name}_fp16"
-        self._stored[stored] = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), stored)
+        stored = f"{name}_{self._half}"
+        self._stored[stored] = half_tensor(numpy_helper.to_array(tensor), stored, self._kind)
         return stored
 
     def _produced(self, name: str, wanted: int) -> str:
         if self._type_of(name) != TensorProto.FLOAT:
             self._present[name] = self._type_of(name)
             return name
-        if name in self._outputs and wanted == TensorProto.FLOAT16:
+        if name in self._outputs and wanted == self._kind:
             self._present[name] = TensorProto.FLOAT
-            return f"{name}_fp16"
+            return f"{name}_{self._half}"
         self._present[name] = wanted
         return name
 
@@ -120,4 +123,4 @@ class _Rewriter:
     def _retarget(self, node: onnx.NodeProto) -> None:
         for item in node.attribute:
             if item.name == "to" and item.i == TensorProto.FLOAT:
-                item.i = TensorProto.FLOAT16
+                item.i = self._kind

@@ -1,17 +1,21 @@
-"""Decides which nodes must not run in fp16, and says why in words."""
+"""Decides which nodes must not run in fp16, or in bf16, and says why in words."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from edgekd.core.errors import ExportError
+from edgekd.precision.weight_check import require_standard
 
+Half = Literal["fp16", "bf16"]
+_TYPES: Mapping[Half, str] = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
+_FAULTS: Mapping[Half, str] = {"fp16": "loses accuracy or overflows in fp16", "bf16": "loses accuracy in bf16"}
 SENSITIVE_OPS = frozenset(
     (
         *("Softmax", "LogSoftmax", "Softplus", "Mish", "Exp", "Log", "Pow", "Sqrt", "Reciprocal", "CumSum"),
@@ -26,15 +30,16 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FP16_MAX = float(np.finfo(np.float16).max)
 
 
-def reasons_for_fp32(graph: onnx.GraphProto, opset: int) -> dict[str, str]:
+def reasons_for_fp32(graph: onnx.GraphProto, opset: int, half: Half = "fp16") -> dict[str, str]:
     """Return the nodes that stay in fp32, each with the reason.
 
     Args:
         graph: A graph with the shape of every value.
         opset: Its default-domain opset.
+        half: The 16-bit type; bf16 has the range of fp32, so its constants always fit.
 
     Returns:
-        Reasons by node name; every other node may run in fp16.
+        Reasons by node name; every other node may run in it.
 
     Raises:
         ExportError: A node has a subgraph or comes from another operator domain.
@@ -43,24 +48,18 @@ def reasons_for_fp32(graph: onnx.GraphProto, opset: int) -> dict[str, str]:
     shapes = _shapes(graph)
     reasons = {}
     for node in graph.node:
-        _check_supported(node)
-        reason = _constant_reason(node, constants) or _operator_reason(node, opset) or _extent_reason(node, shapes)
+        require_standard(node, half)
+        reason = _constant_reason(node, constants) if half == "fp16" else ""
+        reason = reason or _operator_reason(node, opset, half) or _extent_reason(node, shapes, half)
         if reason:
             reasons[node.name] = reason
     return reasons
 
 
-def takes_fp16(node: onnx.NodeProto, index: int, opset: int) -> bool:
-    """Say whether ONNX lets input `index` of a node be fp16."""
+def takes_half(node: onnx.NodeProto, index: int, opset: int, half: Half = "fp16") -> bool:
+    """Say whether ONNX lets input `index` of a node be of a 16-bit type."""
     formal = onnx.defs.get_schema(node.op_type, opset, node.domain).inputs
-    return "tensor(float16)" in formal[min(index, len(formal) - 1)].types
-
-
-def _check_supported(node: onnx.NodeProto) -> None:
-    if node.domain not in ("", "ai.onnx"):
-        raise ExportError(f"node {node.name!r} is {node.domain}.{node.op_type}; fp16 rules cover standard ONNX only")
-    if any(item.HasField("g") or item.graphs for item in node.attribute):
-        raise ExportError(f"node {node.name!r} ({node.op_type}) has a subgraph; fp16 conversion does not enter it")
+    return _TYPES[half] in formal[min(index, len(formal) - 1)].types
 
 
 def _constant_reason(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> str:
@@ -78,25 +77,25 @@ def _constant_reason(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) 
     return ""
 
 
-def _operator_reason(node: onnx.NodeProto, opset: int) -> str:
+def _operator_reason(node: onnx.NodeProto, opset: int, half: Half) -> str:
     if node.op_type in SENSITIVE_OPS:
-        return f"{node.op_type} loses accuracy or overflows in fp16"
+        return f"{node.op_type} {_FAULTS[half]}"
     schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     if not schema.inputs or node.op_type == "ConstantOfShape":
         return f"{node.op_type} makes float32 by definition"
-    if "tensor(float)" in schema.inputs[0].types and not takes_fp16(node, 0, opset):
-        return f"{node.op_type} takes no fp16 at opset {opset}"
+    if "tensor(float)" in schema.inputs[0].types and not takes_half(node, 0, opset, half):
+        return f"{node.op_type} takes no {half} at opset {opset}"
     return ""
 
 
-def _extent_reason(node: onnx.NodeProto, shapes: Mapping[str, tuple[int | str, ...]]) -> str:
+def _extent_reason(node: onnx.NodeProto, shapes: Mapping[str, tuple[int | str, ...]], half: Half) -> str:
     if node.op_type not in MEANS:
         return ""
     extent = _kernel_extent(node) if node.op_type in ("AveragePool", "LpPool") else _reduced_extent(node, shapes)
     if extent is None:
         return f"{node.op_type} runs over an unknown number of elements"
     if extent > LARGEST_MEAN:
-        return f"{node.op_type} over {extent} elements, fp16 is kept up to {LARGEST_MEAN}"
+        return f"{node.op_type} over {extent} elements, {half} is kept up to {LARGEST_MEAN}"
     return ""
 
 

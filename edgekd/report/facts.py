@@ -259,12 +259,41 @@ class PrecisionVerdict(ReportModel):
     score: Score | None = None
     p50_ms: Milliseconds | None = None
     ms_kind: Kind | None = None
+    variant: str = Field("", description="How it was made, where one precision is there in several ways")
 
     @model_validator(mode="after")
     def _is_labelled(self) -> PrecisionVerdict:
         if (self.p50_ms is None) != (self.ms_kind is None):
             raise ValueError("a latency needs its kind, and a kind its latency")
         return self
+
+
+class LayerPrecision(ReportModel):
+    """One layer of a model mixed layer by layer."""
+
+    layer: str
+    operator: str
+    snr_db: float = Field(description="Power of its output over that of the error when it alone is quantised, in dB")
+    drop: float = Field(description="Score lost when it alone is quantised; negative where the score rose")
+    gain_ms: float = Field(description="Milliseconds that int8 saves in it; negative where it costs some")
+    precision: Precision
+
+
+class LayerMixture(ReportModel):
+    """One choice of layers on the way to the one taken."""
+
+    kept_float: tuple[str, ...]
+    score: Score
+    latency_ms: float
+
+
+class LayerTable(ReportModel):
+    """The choice layer by layer: what each layer loses and gains, and the mixtures that no other beats."""
+
+    rows: tuple[LayerPrecision, ...]
+    front: tuple[LayerMixture, ...]
+    kind: Kind
+    reason: str
 
 
 class PrecisionDecision(ReportModel):
@@ -274,11 +303,13 @@ class PrecisionDecision(ReportModel):
     flavour: str
     max_drop: Share = Field(description="Score that may be lost against fp32; 0.01 is one point of accuracy")
     verdicts: Annotated[tuple[PrecisionVerdict, ...], Field(min_length=1)]
+    variant: str = Field("", description="How the chosen one was made, where one precision is there in several ways")
+    layers: LayerTable | None = None
 
     @model_validator(mode="after")
     def _chose_an_accepted_one(self) -> PrecisionDecision:
-        accepted = {(verdict.precision, verdict.flavour) for verdict in self.verdicts if verdict.accepted}
-        if (self.chosen, self.flavour) not in accepted:
+        accepted = {(one.precision, one.flavour, one.variant) for one in self.verdicts if one.accepted}
+        if (self.chosen, self.flavour, self.variant) not in accepted:
             raise ValueError("the chosen precision is not among the accepted ones")
         return self
 

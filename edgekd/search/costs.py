@@ -10,7 +10,7 @@ from edgekd.core.artifacts import LatencyReport, Precision, to_json
 from edgekd.core.budget import Budget
 from edgekd.latency import LayerGraph
 
-_BYTES: Mapping[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
+_BYTES: Mapping[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,13 @@ from edgekd.ship.golden import GOLDEN_PATH
 
 _FIRST_TF32_SM = 80
 _FIRST_STRONG_TYPING = 10
-_WEAK_TYPING_FLAGS: Mapping[Precision, tuple[str, ...]] = {"fp32": (), "fp16": ("FP16",), "int8": ("INT8",)}
+_WEAK_TYPING_FLAGS: Mapping[Precision, tuple[str, ...]] = {
+    "fp32": (),
+    "fp16": ("FP16",),
+    "int8": ("INT8",),
+    "bf16": ("BF16",),
+    "fp8": ("FP8",),
+}
 
 
 class TargetFacts(Protocol):

@@ -317,13 +317,13 @@ def test_a_precision_that_the_target_lacks_is_not_considered(finished, run, tmp_
 
 
 def test_a_precision_that_cannot_be_made_is_refused_with_its_reason(finished, run, tmp_path, monkeypatch):
-    from edgekd.pipeline import exporting
+    from edgekd.pipeline import lowering
 
     def overflowing(*arguments, **options):
         raise ExportError("fp16 overflows: 3 of 80 logits are NaN or infinite")
 
     shutil.copytree(finished[0], tmp_path / "moved")
-    monkeypatch.setattr(exporting, "to_fp16", overflowing)
+    monkeypatch.setattr(lowering, "to_fp16", overflowing)
     report, _ = run(tmp_path / "moved", "max_drop=0.4", target="jetson-orin")
     (refused,) = (verdict for verdict in report.precision.verdicts if verdict.precision == "fp16")
     assert not refused.accepted
@@ -374,3 +374,28 @@ def test_engines_are_really_built_for_rtx_cards_and_explained_where_they_cannot_
     assert [row.kind.split()[:3] for row in built] == [["engine", "tensorrt_rtx", "sm_86"]]
     assert (tmp_path / "moved" / built[0].path).read_bytes()[:4] == b"vtrt"
     assert any(note.startswith("no engine was built for h200:") and "sm_90" in note for note in report.notes)
+
+
+def test_layers_and_qat_are_candidates_with_their_reasons(finished, run, tmp_path):
+    folder, _, _ = finished
+    copy = shutil.copytree(folder, tmp_path / "run")
+    asked = ("precision.per_layer=true", "precision.qat=true", "precision.qat_epochs=2", "max_drop=0.0")
+    report, _ = run(copy, *asked, target="jetson-orin", budget="p99<5ms")
+    verdicts = {(one.precision, one.flavour, one.variant): one for one in report.precision.verdicts}
+    trained = verdicts["int8", "tensorrt", "QAT"]
+    plain = verdicts["int8", "tensorrt", ""]
+    assert trained.score is not None
+    assert trained.p50_ms == pytest.approx(plain.p50_ms, rel=0.2)
+    layers = report.precision.layers
+    assert {row.operator for row in layers.rows} == {"Conv", "Gemm"}
+    assert layers.kind == "predicted"
+    assert layers.front[0].kept_float == ()
+    assert layers.front[0].score == pytest.approx(plain.score)
+    assert (copy / "onnx" / "student.int8-qat.onnx").is_file()
+    page = (copy / "report.html").read_text()
+    assert "Layer by layer" in page
+    assert "predicted, not measured" in page
+    mixed = verdicts.get(("int8", "tensorrt", "layer by layer"))
+    if mixed is not None:
+        assert mixed.score >= plain.score
+        assert mixed.p50_ms > plain.p50_ms

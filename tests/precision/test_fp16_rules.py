@@ -3,7 +3,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.core.errors import ExportError
-from edgekd.precision.fp16_rules import reasons_for_fp32, takes_fp16
+from edgekd.precision.fp16_rules import reasons_for_fp32, takes_half
 
 
 def reason(op, *, before=("n", 2, 4, 4), after=("n", 2, 1, 1), inputs="x", domain="", constants=None, **attributes):
@@ -64,8 +64,8 @@ def test_rules_keep_what_onnx_defines_for_float_only():
     assert reason("ConstantOfShape") == "ConstantOfShape makes float32 by definition"
     assert reason("RandomNormal", inputs="", shape=[2]) == "RandomNormal makes float32 by definition"
     assert reason("Det") == ""
-    assert takes_fp16(helper.make_node("Resize", ["x", "", "s"], ["y"]), 0, 17)
-    assert not takes_fp16(helper.make_node("Resize", ["x", "", "s"], ["y"]), 2, 17)
+    assert takes_half(helper.make_node("Resize", ["x", "", "s"], ["y"]), 0, 17)
+    assert not takes_half(helper.make_node("Resize", ["x", "", "s"], ["y"]), 2, 17)
 
 
 def test_rules_refuse_foreign_operators():

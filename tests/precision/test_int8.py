@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 import edgekd
+from edgekd.core.artifacts import FileRef
 from edgekd.core.errors import ConfigError, DataError, ExportError, PreconditionError, StorageError
 from edgekd.export import parity, read_content, read_proto, run_onnx
-from edgekd.precision import int8, quantized_ops, to_int8
+from edgekd.precision import calibrated, int8, quantized_ops, to_int8, write_int8
 
 SCRIPT = """
 import sys
@@ -24,7 +26,7 @@ from edgekd.core.artifacts import FileRef, OnnxModel
 from edgekd.precision import to_int8
 source, folder = Path(sys.argv[1]), Path(sys.argv[2])
 model = OnnxModel(FileRef.of(source), "fp32", "any", 17, "input", (3, 8, 8), "logits", 0)
-calibration = np.random.default_rng(21).random((40, 3, 8, 8), dtype=np.float32)
+calibration = np.load(sys.argv[3])
 for flavour in ("cpu", "tensorrt"):
     to_int8(model, folder / f"{flavour}.onnx", calibration=calibration, flavour=flavour)
 """
@@ -160,11 +162,12 @@ def test_int8_uses_every_calibration_image(one_conv_model, calibration, tmp_path
     np.testing.assert_allclose(next(item for item in scales if item.ndim == 0), 0.7 / 0.25 / 127, rtol=1e-6)
 
 
-def test_int8_gives_the_same_bytes_in_another_process_and_is_quiet(model, quantised, tmp_path):
+def test_int8_gives_the_same_bytes_in_another_process_and_is_quiet(model, quantised, calibration, tmp_path):
     script = tmp_path / "quantise.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONHASHSEED": "99", "PYTHONPATH": str(Path(edgekd.__file__).parents[1])}
-    command = [sys.executable, str(script), model.file.path, str(tmp_path)]
+    np.save(tmp_path / "calibration.npy", calibration)
+    command = [sys.executable, str(script), model.file.path, str(tmp_path), str(tmp_path / "calibration.npy")]
     other = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (other.returncode, other.stdout, other.stderr) == (0, "", "")
     for flavour, result in quantised.items():
@@ -231,7 +234,7 @@ def quantised_linear(*, activation_zero=0, activation_scale=0.1, bias=True, weig
 
 
 def test_int8_check_accepts_a_good_graph_for_tensorrt():
-    int8._check(quantised_linear(), "tensorrt")
+    int8.require_quantised(quantised_linear(), "tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -247,12 +250,12 @@ def test_int8_check_accepts_a_good_graph_for_tensorrt():
 )
 def test_int8_check_refuses_what_tensorrt_cannot_take(spoilt, message):
     with pytest.raises(ExportError, match=message):
-        int8._check(quantised_linear(**spoilt), "tensorrt")
+        int8.require_quantised(quantised_linear(**spoilt), "tensorrt")
 
 
 def test_int8_check_names_layers_left_in_float(model):
     with pytest.raises(ExportError, match=r"4 of 4 layers stay float: .*stem/Conv.*0 of 2 residual Adds"):
-        int8._check(read_proto(model), "tensorrt")
+        int8.require_quantised(read_proto(model), "tensorrt")
 
 
 def test_int8_refuses_an_unusable_calibration_set(model, calibration, tmp_path):
@@ -284,7 +287,103 @@ def test_int8_leaves_nothing_half_written(model, calibration, tmp_path, monkeypa
     def failing(*args, **kwargs):
         raise ValueError("no such tensor")
 
-    monkeypatch.setattr("onnxruntime.quantization.quantize_static", failing)
+    monkeypatch.setattr("onnxruntime.quantization.qdq_quantizer.QDQQuantizer.quantize_model", failing)
     with pytest.raises(ExportError, match="cannot quantise the model for cpu: no such tensor"):
         to_int8(model, tmp_path / "m.onnx", calibration=calibration, flavour="cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def activation_scales(model):
+    graph = read_proto(model).graph
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    constants = set(held)
+    nodes = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in constants]
+    return {node.input[0]: float(held[node.input[1]]) for node in nodes}
+
+
+@pytest.fixture(scope="module")
+def outlying(calibration):
+    """One pixel of 49,152 is bright, all others below 0.5: more than the percentile calibrator keeps."""
+    images = np.concatenate([calibration] * 8)[:256] / 2
+    images[5, 0, 0, 0] = 1.0
+    return images
+
+
+@pytest.mark.parametrize("calibrator", ["min-max", "entropy", "percentile"])
+@pytest.mark.parametrize("flavour", ["cpu", "tensorrt"])
+def test_int8_ranges_follow_the_calibrator(one_conv_model, outlying, tmp_path, calibrator, flavour):
+    result = to_int8(one_conv_model, tmp_path / "m.onnx", calibration=outlying, flavour=flavour, calibrator=calibrator)
+    normalised = np.sort(((outlying - np.float32(0.3)) / np.float32(0.25)).ravel())
+    low, high = normalised[0], normalised[-1]
+    whole = max(-low, high) / 127 if flavour == "tensorrt" else (high - low) / 255
+    scale = next(iter(activation_scales(result).values()))
+    if calibrator == "min-max":
+        np.testing.assert_allclose(scale, whole, rtol=1e-6)
+    else:
+        assert 0.2 * whole < scale < 0.8 * whole
+    assert parity_note(result).startswith("percentile 99.99 over" if calibrator == "percentile" else calibrator)
+
+
+def parity_note(model):
+    return next(item.value for item in read_proto(model).metadata_props if item.key == "edgekd.calibration")
+
+
+def test_percentile_keeps_all_but_one_value_in_ten_thousand(one_conv_model, calibration, tmp_path):
+    """256 pictures of 192 pixels: five values of 49,152 lie above the threshold, by numpy's own percentile."""
+    images = np.concatenate([calibration] * 8)[:256]
+    result = to_int8(
+        one_conv_model, tmp_path / "m.onnx", calibration=images, flavour="tensorrt", calibrator="percentile"
+    )
+    magnitudes = np.abs((images - np.float32(0.3)) / np.float32(0.25))
+    expected = np.percentile(magnitudes, 99.99) / 127
+    np.testing.assert_allclose(next(iter(activation_scales(result).values())), expected, rtol=5e-3)
+
+
+def test_int8_refuses_unknown_calibrators_and_layers(model, calibration, tmp_path):
+    with pytest.raises(ConfigError, match="unknown calibrator 'minmax'; did you mean min-max"):
+        to_int8(model, tmp_path / "m.onnx", calibration=calibration, flavour="cpu", calibrator="minmax")
+    ready = calibrated(model, calibration=calibration, flavour="cpu")
+    with pytest.raises(ConfigError, match="no node with weights is named nope; there are stem/Conv"):
+        write_int8(ready, tmp_path / "m.onnx", kept_float=["nope"])
+    with pytest.raises(ConfigError, match="every layer would be kept in float"):
+        write_int8(ready, tmp_path / "m.onnx", kept_float=ready.layers)
+
+
+@pytest.mark.parametrize("flavour", ["cpu", "tensorrt"])
+def test_int8_keeps_the_layers_asked_for_in_float_and_says_so(model, calibration, tmp_path, flavour):
+    ready = calibrated(model, calibration=calibration, flavour=flavour)
+    assert len(ready.layers) == 4
+    result = write_int8(ready, tmp_path / "m.onnx", kept_float=["first/Conv"])
+    report = quantized_ops(result)
+    assert (report.floating, report.quantized, report.per_channel) == (("first/Conv",), 3, 3)
+    notes = {item.key: item.value for item in read_proto(result).metadata_props}
+    assert notes["edgekd.float_layers"] == '["first/Conv"]'
+    whole = write_int8(ready, tmp_path / "all.onnx")
+    assert quantized_ops(whole).floating == ()
+    assert read_content(whole) == read_content(
+        to_int8(model, tmp_path / "again.onnx", calibration=calibration, flavour=flavour)
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_int8_names_the_node_of_weights_that_are_not_finite(model, calibration, tmp_path, value):
+    proto = read_proto(model)
+    tensor = next(item for item in proto.graph.initializer if item.name == "first.weight")
+    weights = numpy_helper.to_array(tensor).copy()
+    weights[0, 0, 0, :2] = value
+    tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
+    path = tmp_path / "bad.onnx"
+    onnx.save(proto, path)
+    bad = dataclasses.replace(model, file=FileRef.of(path))
+    with pytest.raises(ExportError, match=r"2 of 576 values of 'first.weight', read by node 'first/Conv' \(Conv\)"):
+        to_int8(bad, tmp_path / "m.onnx", calibration=calibration, flavour="cpu")
+
+
+def test_int8_names_a_node_of_another_domain_and_what_to_do(model, calibration, tmp_path):
+    proto = read_proto(model)
+    next(node for node in proto.graph.node if node.op_type == "Relu").domain = "com.example"
+    proto.opset_import.append(helper.make_opsetid("com.example", 1))
+    onnx.save(proto, tmp_path / "foreign.onnx")
+    foreign = dataclasses.replace(model, file=FileRef.of(tmp_path / "foreign.onnx"))
+    with pytest.raises(ExportError, match=r"node '.*Relu' is com\.example\.Relu.*by standard operators"):
+        to_int8(foreign, tmp_path / "m.onnx", calibration=calibration, flavour="tensorrt")

@@ -1,12 +1,24 @@
 """Real TensorRT-RTX builds on the CPU, each in its own process: a failed build spoils later ones."""
 
+import copy
 import json
 import subprocess
 import sys
 
 import pytest
+import torch
 
-from edgekd.precision import to_fp16, to_int8
+from edgekd.precision import (
+    calibrated,
+    fake_quantized,
+    int8_from_fake_quantized,
+    to_bf16,
+    to_fp8,
+    to_fp16,
+    to_int8,
+    write_int8,
+)
+from edgekd.targets import get_target
 
 SCRIPT = """
 import json, sys
@@ -19,7 +31,7 @@ answer = {"parsed": parser.parse_from_file(sys.argv[1]), "errors": [], "bytes": 
 answer["errors"] = [parser.get_error(index).desc() for index in range(parser.num_errors)]
 if answer["parsed"]:
     config = builder.create_builder_config()
-    targets = [trt.ComputeCapability.SM86, trt.ComputeCapability.SM89]
+    targets = [getattr(trt.ComputeCapability, name) for name in sys.argv[2:]]
     config.num_compute_capabilities = len(targets)
     answer["targets"] = [config.set_compute_capability(target, index) for index, target in enumerate(targets)]
     profile = builder.create_optimization_profile()
@@ -39,8 +51,8 @@ def build(tmp_path_factory):
     script = tmp_path_factory.mktemp("rtx") / "build.py"
     script.write_text(SCRIPT)
 
-    def run(model):
-        command = [sys.executable, str(script), model.file.path]
+    def run(model, *capabilities):
+        command = [sys.executable, str(script), model.file.path, *(capabilities or ("SM86", "SM89"))]
         result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout.splitlines()[-1])
@@ -70,3 +82,32 @@ def test_rtx_refuses_the_cpu_flavour(build, model, calibration, tmp_path):
     answer = build(to_int8(model, tmp_path / "m.onnx", calibration=calibration, flavour="cpu"))
     assert not answer["parsed"]
     assert answer["errors"]
+
+
+def test_rtx_builds_the_scales_that_were_trained(build, net, calibration, tmp_path):
+    tuned = fake_quantized(copy.deepcopy(net), [torch.from_numpy(calibration)])
+    model, _ = int8_from_fake_quantized(tuned, tmp_path / "q.onnx", inputs=calibration, opset=17, parents=())
+    answer = build(model)
+    assert answer["errors"] == []
+    assert "DataType.INT8" in answer["types"]
+    assert answer["bytes"] > 0
+
+
+def test_rtx_builds_a_mixture_with_layers_in_float(build, model, calibration, tmp_path):
+    ready = calibrated(model, calibration=calibration, flavour="tensorrt")
+    answer = build(write_int8(ready, tmp_path / "m.onnx", kept_float=["first/Conv"]))
+    assert answer["errors"] == []
+    assert answer["bytes"] > 0
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("bf16", "DataType.BF16"), ("fp8", "DataType.FP8")])
+def test_rtx_builds_bf16_and_fp8(build, exported, net, calibration, tmp_path, precision, kind):
+    source, ada = exported(net, opset=22), get_target("rtx-4090")
+    if precision == "bf16":
+        model = to_bf16(source, tmp_path / "m.onnx", target=ada)
+    else:
+        model = to_fp8(source, tmp_path / "m.onnx", calibration=calibration, target=ada)
+    answer = build(model, "SM89")
+    assert answer["errors"] == []
+    assert kind in answer["types"]
+    assert answer["bytes"] > 0

@@ -136,7 +136,7 @@ class BuildPlan:
 
     backend: Literal["tensorrt", "tensorrt_rtx", "onnxruntime"]
     model: str
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Literal["fp32", "fp16", "int8", "bf16", "fp8"]
     strongly_typed: bool
     flags: tuple[str, ...]
     opt_profile: OptProfile

@@ -13,7 +13,13 @@ from types import ModuleType
 from edgekd.core.artifacts import Precision
 from edgekd.engine.plan_network import BuildRefused
 
-_PRECISION_FLAGS: dict[str, tuple[str, ...]] = {"fp32": (), "fp16": ("FP16",), "int8": ("INT8",)}
+_PRECISION_FLAGS: dict[str, tuple[str, ...]] = {
+    "fp32": (),
+    "fp16": ("FP16",),
+    "int8": ("INT8",),
+    "bf16": ("BF16",),
+    "fp8": ("FP8",),
+}
 
 
 @dataclass(frozen=True)
