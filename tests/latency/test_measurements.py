@@ -44,7 +44,7 @@ def test_csv_rows_are_read_with_files_beside_it(net: Path, tmp_path: Path) -> No
         ("model,p50_ms\nnet.onnx,fast\n", "line 2: p50_ms 'fast'"),
         ("model,p50_ms\nnet.onnx,0\n", "line 2: p50_ms '0'.* above zero"),
         ("model,p50_ms\nnet.onnx,nan\n", "line 2: p50_ms 'nan'.* above zero"),
-        ("model,p50_ms,precision\nnet.onnx,1,fp8\n", "line 2: precision 'fp8' is none of fp32, fp16, int8"),
+        ("model,p50_ms,precision\nnet.onnx,1,fp4\n", "line 2: precision 'fp4' is none of fp32, fp16, int8, bf16, fp8"),
         ("model,p50_ms,batch\nnet.onnx,1,0\n", "line 2: .*batch '0' must be above zero"),
         ("model,p50_ms\nother.onnx,1\n", r"ONNX files are missing: .*other\.onnx"),
     ],
