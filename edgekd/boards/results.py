@@ -22,6 +22,7 @@ from edgekd.core.artifacts import Engine, FileRef, OnnxModel
 from edgekd.core.atomic import fsync_folder, write_json
 from edgekd.core.digest import sha256_of_file
 from edgekd.core.errors import BuildError, ConfigError, EdgeKDError, StorageError
+from edgekd.engine.backend import model_facts
 from edgekd.engine.fusion import require_precision
 from edgekd.engine.plan_process import SIDECAR_NAME, write_sidecar
 from edgekd.engine.tensorrt.inspector import fusion_from_inspector
@@ -210,12 +211,7 @@ def _facts(asked: Asked, state: State) -> dict[str, Any]:
         "built_by": "tensorrt of its Python" if facts.trtexec and facts.trtexec.is_python else "trtexec",
         "board": facts.identity,
         "jetpack": facts.jetpack,
-        "onnx_sha256": model.file.sha256,
-        "flavour": model.flavour,
-        "opset": model.opset,
-        "input_name": model.input_name,
-        "input_shape": list(model.input_shape),
-        "output_name": model.output_name,
+        **model_facts(model),
         "min_batch": model.batch or 1,
         "opt_batch": model.batch or options.batch,
         "max_batch": model.batch or options.largest_batch,

@@ -144,3 +144,15 @@ class Backend(Protocol):
             PreconditionError: A package is missing.
         """
         ...
+
+
+def model_facts(model: OnnxModel) -> dict[str, Any]:
+    """Return what `build.json` says of the model that an engine was made from."""
+    return {
+        "onnx_sha256": model.file.sha256,
+        "flavour": model.flavour,
+        "opset": model.opset,
+        "input_name": model.input_name,
+        "input_shape": list(model.input_shape),
+        "output_name": model.output_name,
+    }

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edgekd.core.artifacts import Engine, OnnxModel
 from edgekd.core.errors import BuildError, TargetError, missing_package
 from edgekd.data import NetInputs
-from edgekd.engine.backend import BuildOptions, Runner
+from edgekd.engine.backend import BuildOptions, Runner, model_facts
 from edgekd.engine.inputs import InputShape
 from edgekd.engine.model_check import checked_model, require_intact
 from edgekd.engine.plan_process import SIDECAR_NAME, write_sidecar
@@ -54,12 +54,7 @@ class OnnxRuntime:
         _require_provider_fits(options)
         proto = checked_model(model, options)
         facts = {
-            "onnx_sha256": model.file.sha256,
-            "flavour": model.flavour,
-            "opset": model.opset,
-            "input_name": model.input_name,
-            "input_shape": list(model.input_shape),
-            "output_name": model.output_name,
+            **model_facts(model),
             "min_batch": model.batch or 1,
             "max_batch": model.batch,
             "threads": options.threads,

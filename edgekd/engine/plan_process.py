@@ -20,7 +20,7 @@ from edgekd.core.artifacts import Engine, FileRef, OnnxModel
 from edgekd.core.atomic import replacing, write_json
 from edgekd.core.errors import BuildError
 from edgekd.core.events import Event, Listener
-from edgekd.engine.backend import BuildOptions
+from edgekd.engine.backend import BuildOptions, model_facts
 from edgekd.engine.fusion import report_from_json, require_precision
 from edgekd.engine.plan_job import REFUSED, PlanJob, job_for, progress_from_line
 
@@ -179,12 +179,7 @@ def _relay(stage: str, listener: Listener) -> Callable[[str], None]:
 
 def _common_facts(model: OnnxModel, options: BuildOptions, job: PlanJob) -> dict[str, Any]:
     return {
-        "onnx_sha256": model.file.sha256,
-        "flavour": model.flavour,
-        "opset": model.opset,
-        "input_name": model.input_name,
-        "input_shape": list(model.input_shape),
-        "output_name": model.output_name,
+        **model_facts(model),
         "min_batch": job.batches[0] if job.batches else model.batch,
         "opt_batch": job.batches[1] if job.batches else model.batch,
         "max_batch": job.batches[2] if job.batches else model.batch,

@@ -156,7 +156,7 @@ def _latency(context: RunContext, spec: NetSpec) -> LatencyReport:
         options = BuildOptions(context.target, threads=context.config.threads)
         with backend.open(backend.build(onnx, Path(scratch) / "engine", options)) as runner:
             inputs = random_inputs(onnx, 1, seed=0)
-            return measure(runner, inputs, target="cpu", precision="fp32", min_seconds=_SWEEP_SECONDS)
+            return measure(runner, inputs, target="cpu", precision="fp32", min_seconds=_SWEEP_SECONDS).report
 
 
 def _record(choice: Choice) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def measured_points(specs: list[tuple[NetSpec, LayerGraph]], settings: CpuSettin
                         warmup=5,
                         min_samples=30,
                         min_seconds=settings.min_seconds,
-                    )
+                    ).report
                 )
     return [
         CpuPoint(
@@ -136,7 +136,7 @@ def measured_report(spec: NetSpec, settings: CpuSettings, *, min_seconds: float 
         engine = BACKENDS["onnxruntime"].build(onnx, Path(scratch) / "engine", options)
         with BACKENDS["onnxruntime"].open(engine) as runner:
             inputs = random_inputs(onnx, 1, seed=0)
-            return measure(runner, inputs, target="cpu", precision="fp32", min_seconds=min_seconds)
+            return measure(runner, inputs, target="cpu", precision="fp32", min_seconds=min_seconds).report
 
 
 def _exported(spec: NetSpec, path: Path) -> OnnxModel:

@@ -104,7 +104,7 @@ def _medians(
         medians: dict[str, list[float]] = {name: [] for name in runners}
         for _ in range(_ROUNDS):
             for name, (runner, inputs) in runners.items():
-                report = measure(
+                timing = measure(
                     runner,
                     inputs,
                     target="cpu",
@@ -113,5 +113,5 @@ def _medians(
                     min_samples=10,
                     min_seconds=_ROUND_SECONDS,
                 )
-                medians[name].append(report.p50_ms)
+                medians[name].append(timing.report.p50_ms)
     return {name: min(values) for name, values in medians.items()}

@@ -41,7 +41,7 @@ def measured_on_cpu(context: RunContext, model: OnnxModel) -> LatencyReport:
     options = BuildOptions(get_target("cpu"), threads=context.config.threads)
     with backend.open(backend.build(model, cpu_folder(context, model), options)) as runner:
         inputs, _ = spread_inputs(context.dataset.val, 1)
-        return measure(runner, inputs, target="cpu", precision=model.precision)
+        return measure(runner, inputs, target="cpu", precision=model.precision).report
 
 
 def timed_precisions(target: Target) -> tuple[Precision, ...]:

@@ -7,7 +7,7 @@ from edgekd.profile.gate import GateVerdict, verdict
 from edgekd.profile.here import ProfileOptions, profile_here
 from edgekd.profile.host import FakeHost, Host, HostState, SystemHost
 from edgekd.profile.importing import BoardFiles, profile_from_board
-from edgekd.profile.latency import Timing, measure, time_runs
+from edgekd.profile.latency import Timing, measure
 from edgekd.profile.layers import MeasuredLayer, ModuleTime, by_module
 from edgekd.profile.power import Energy, PowerSample, RailEnergy, energy_of
 from edgekd.profile.rails import PowerSampler, Rail, find_rails, require_rails
@@ -61,6 +61,5 @@ __all__ = [
     "read_profile",
     "require_rails",
     "summarise",
-    "time_runs",
     "verdict",
 ]

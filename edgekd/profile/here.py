@@ -12,7 +12,7 @@ from edgekd.engine import BACKENDS, BuildOptions
 from edgekd.export import random_inputs
 from edgekd.profile.document import Profile, Span
 from edgekd.profile.host import SystemHost
-from edgekd.profile.latency import Timing, time_runs
+from edgekd.profile.latency import Timing, measure
 from edgekd.profile.layers import MeasuredLayer
 from edgekd.profile.ort_layers import ort_layers
 from edgekd.profile.power import Energy, energy_of
@@ -74,7 +74,7 @@ def profile_here(onnx: OnnxModel, folder: Path, target: Target, options: Profile
     before = SystemHost().state()
     engine = backend.build(onnx, folder, BuildOptions(target=target, batch=options.batch, threads=options.threads))
     with backend.open(engine) as runner, PowerSampler(options.rails) as sampler:
-        timing = time_runs(
+        timing = measure(
             runner,
             inputs,
             target=target.name,

@@ -50,34 +50,6 @@ def measure(
     min_seconds: float = 1.0,
     max_seconds: float = 30.0,
     host: Host | None = None,
-) -> LatencyReport:
-    """Time `runner.run(inputs)` again and again; the report of `time_runs`, which documents arguments and errors."""
-    return time_runs(
-        runner,
-        inputs,
-        target=target,
-        precision=precision,
-        warmup=warmup,
-        soak_s=soak_s,
-        min_samples=min_samples,
-        min_seconds=min_seconds,
-        max_seconds=max_seconds,
-        host=host,
-    ).report
-
-
-def time_runs(
-    runner: Runner,
-    inputs: NetInputs,
-    *,
-    target: str,
-    precision: Precision,
-    warmup: int | None = None,
-    soak_s: float = 0.0,
-    min_samples: int = 300,
-    min_seconds: float = 1.0,
-    max_seconds: float = 30.0,
-    host: Host | None = None,
 ) -> Timing:
     """Time `runner.run(inputs)` again and again, and keep every sample.
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from edgekd.core.artifacts import FileRef, OnnxModel, to_json
 from edgekd.core.errors import BuildError, ConfigError
 from edgekd.engine import BACKENDS, BuildOptions, FakeRunner, InputShape
-from edgekd.profile import FakeHost, HostState, measure, time_runs
+from edgekd.profile import FakeHost, HostState, measure
 from edgekd.targets import get_target
 
 INPUTS = np.zeros((2, 1, 2, 2), np.float32)
@@ -30,7 +30,7 @@ def timed_runner(host, latencies_ms, facts=None, answer=0.0):
 
 def run(host, runner, **options):
     chosen = {"target": "cpu", "precision": "fp32", "warmup": 10, "min_samples": 100, "min_seconds": 0.0} | options
-    return measure(runner, INPUTS, host=host, **chosen)
+    return measure(runner, INPUTS, host=host, **chosen).report
 
 
 def test_report_has_the_exact_statistics_of_the_runs():
@@ -100,7 +100,7 @@ def test_rare_percentiles_come_with_intervals_and_only_from_enough_samples():
 
 def test_every_sample_is_kept_with_its_start():
     host = FakeHost()
-    timing = time_runs(
+    timing = measure(
         timed_runner(host, [2.0]),
         INPUTS,
         target="cpu",
@@ -269,7 +269,7 @@ def test_a_real_engine_is_measured_on_this_machine(tmp_path):
             precision="fp32",
             min_samples=50,
             min_seconds=0.05,
-        )
+        ).report
     conditions = report.conditions
     assert 0 < conditions["min_ms"] <= report.low_ms <= report.p50_ms <= report.high_ms <= report.p99_ms
     assert report.p99_ms <= conditions["max_ms"]

@@ -130,9 +130,10 @@ def timed(
         reports: list[list[Any]] = [[] for _ in models]
         for number in range(rounds):
             for place, (runner, inputs) in enumerate(runners):
-                reports[place].append(
-                    measure(runner, inputs, target="cpu", precision="fp32", warmup=3, min_samples=30, min_seconds=0.02)
+                timing = measure(
+                    runner, inputs, target="cpu", precision="fp32", warmup=3, min_samples=30, min_seconds=0.02
                 )
+                reports[place].append(timing.report)
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     points = [
         CpuPoint(

@@ -292,11 +292,6 @@ def relative_error(found: Tensor, reference: Tensor) -> float:
     return float(((found.double() - wide).abs().max() / scale).item())
 
 
-def with_dtypes(case: Case, student: torch.dtype, teacher: torch.dtype) -> Case:
-    """Return a case in other dtypes."""
-    return replace(case, student_dtype=student, teacher_dtype=teacher)
-
-
 def _stage(size: Size, index: int) -> Size:
     """Return a later stage of a network: half the side, twice the channels."""
     sides = {name: max(1, getattr(size, name) >> index) for name in ("height", "width")}
