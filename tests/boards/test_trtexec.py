@@ -1,10 +1,13 @@
 """Argument lists for every line of trtexec, from the options its help names."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from edgekd.boards.facts import Trtexec
+from edgekd.boards.job import job_for
 from edgekd.boards.options import BoardOptions
-from edgekd.boards.trtexec import build_arguments, profile_arguments, times_arguments, typing_kind
+from edgekd.boards.trtexec import build_arguments, profile_arguments, times_arguments, timing_mode, typing_kind
 from edgekd.core.artifacts import FileRef, OnnxModel
 from edgekd.core.errors import ConfigError, TargetError
 
@@ -54,6 +57,22 @@ def test_times_are_taken_alike_on_every_line() -> None:
         assert {"--useCudaGraph", "--useSpinWait", "--noDataTransfers", "--warmUp=500", "--duration=7"} <= {*arguments}
         assert not any("Profile" in word or "saveEngine" in word for word in arguments)
     assert not any("CudaGraph" in word for word in times_arguments(tool("11.4"), model(), BoardOptions()))
+
+
+def test_what_the_times_contain_is_what_was_asked_for_or_the_default_of_11() -> None:
+    ours = {"cuda_graph": True, "spin_wait": True, "data_transfers": False}
+    assert timing_mode(tool("10.3")) == {**ours, "is_by_default": False}
+    assert timing_mode(tool("11.4")) == {**ours, "is_by_default": True}
+    python = Trtexec(("python3", "x"), "10.3", frozenset(COMMON), is_python=True)
+    assert timing_mode(python) == {**ours, "cuda_graph": False, "spin_wait": False, "is_by_default": True}
+
+
+def test_layer_times_are_demanded_only_of_a_tool_that_exports_them() -> None:
+    facts = SimpleNamespace(identity={}, timing_key="k", raw={"tegrastats": None})
+    known = tool("10.3")
+    lacking = Trtexec(known.command, known.version, known.options - {"exportProfile"})
+    steps = [job_for(model(), facts, each, BoardOptions()).document["steps"][2] for each in (known, lacking)]
+    assert [step["required"] for step in steps] == [["profile.json"], []]
 
 
 def test_layer_times_are_a_run_of_their_own() -> None:

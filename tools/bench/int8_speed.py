@@ -13,6 +13,7 @@ import json
 import statistics
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from edgekd.core.artifacts import OnnxModel
 from edgekd.export import export_onnx
 from edgekd.precision import to_int8
 
-_STAGES = ((64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2))
+_WIDTHS = (64, 64, 64, 128, 128, 256, 256, 512, 512)
 
 
 class Block(nn.Module):
@@ -49,7 +50,7 @@ def _conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int) -> n
 
 def resnet18() -> nn.Module:
     """Return a network of the layers of ResNet-18 with drawn weights."""
-    blocks = [Block(*sizes) for sizes in (*_STAGES, (512, 512, 1))]
+    blocks = [Block(before, after, 1 if before == after else 2) for before, after in pairwise(_WIDTHS)]
     stem = [_conv_bn(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000)).eval()
 
