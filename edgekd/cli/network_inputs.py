@@ -23,17 +23,25 @@ def inputs_from_file(path: Path) -> dict[str, NDArray[Any]]:
         The arrays by name; that of an .npy is named `input`.
 
     Raises:
-        DataError: It is no such file, or holds Python objects.
+        DataError: It is no such file, or holds Python objects, nothing, or NaN or infinity: these are equal on any two
+            networks.
     """
+    import zipfile
+
     import numpy as np
 
     try:
         loaded = np.load(path, allow_pickle=False)
         found = {"input": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no .npz or .npy of numbers: {error}") from error
     if not found:
         raise DataError(f"{path} holds no array")
+    for name, values in found.items():
+        if not values.size:
+            raise DataError(f"{path}: array {name!r} is empty, its shape is {values.shape}")
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            raise DataError(f"{path}: array {name!r} has NaN or infinite values")
     return found
 
 

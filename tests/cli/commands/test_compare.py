@@ -99,6 +99,21 @@ def test_wrong_requests_are_one_message(edgekd, net, tmp_path, words, code, says
     assert (result.exit_code, says in result.stderr) == (code, True), result.stderr
 
 
+def test_inputs_that_prove_nothing_are_refused(edgekd, net, tmp_path):
+    np.savez(tmp_path / "whole.npz", input=np.random.default_rng(0).random((64, 1, 8, 8), np.float32))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:3000])
+    np.savez(tmp_path / "nan.npz", input=np.full((1, 1, 8, 8), np.nan, np.float32))
+    np.savez(tmp_path / "empty.npz", input=np.zeros((0, 1, 8, 8), np.float32))
+    says = {
+        "cut": "no .npz or .npy of numbers",
+        "nan": "'input' has NaN or infinite values",
+        "empty": "'input' is empty",
+    }
+    for name, words in says.items():
+        result = edgekd("compare", net.onnx, net.onnx, "--inputs", tmp_path / f"{name}.npz")
+        assert (result.exit_code, words in result.stderr) == (1, True), result.output
+
+
 def test_open_sizes_need_inputs(edgekd, write_onnx, tmp_path):
     path = write_onnx(tmp_path / "a.onnx", shape=("B", 3, "H", "W"))
     assert "pass --inputs" in edgekd("compare", path, path).stderr
