@@ -160,9 +160,13 @@ class Board:
             target: Folder here.
 
         Raises:
+            BuildError: A name that the board gave would lie outside the folder.
             Refused: One is not there.
             Unreachable: See `call`.
         """
+        outside = [name for _, name in files if name in ("", "..") or Path(name).name != name]
+        if outside:
+            raise BuildError(f"{self.address.host} names a result {outside[0]!r}, which is no plain file name")
         missing = list(files)
         for _, name in files:
             (target / name).touch()

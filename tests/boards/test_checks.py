@@ -1,5 +1,6 @@
 """Boards that do not fit are refused, with every reason at once."""
 
+import asyncio
 import dataclasses
 import json
 
@@ -9,10 +10,13 @@ from onnx import TensorProto, helper
 
 from edgekd.boards.checks import require_fit, types_in, warnings_of
 from edgekd.boards.facts import facts_from_json
-from edgekd.boards.options import BoardOptions
+from edgekd.boards.options import BoardOptions, Patience
+from edgekd.boards.remote import Board
 from edgekd.core.artifacts import FileRef
-from edgekd.core.errors import DataError, TargetError
+from edgekd.core.errors import BuildError, DataError, TargetError
+from edgekd.core.events import silent
 from edgekd.targets import get_target
+from edgekd.targets.ssh_connection import Address
 
 OPTIONS = ["onnx", "saveEngine", "loadEngine", "exportTimes"]
 MIB = 1 << 20
@@ -171,3 +175,14 @@ def test_warnings_name_mode_clock_and_missing_tegrastats() -> None:
     assert "no tegrastats" in words
     fixed = document(clocks_mhz={"17000000.gpu": {"low": 918.0, "high": 918.0}}, tegrastats="/usr/bin/tegrastats")
     assert warnings_of(facts_from_json(fixed), BoardOptions()) == ()
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "..", "", "a/b"])
+def test_results_are_never_written_outside_their_folder(tmp_path, name) -> None:
+    """The names come from the board."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    board = Board(Address("host", "user"), None, Patience(), silent)
+    with pytest.raises(BuildError, match="no plain file name"):
+        asyncio.run(board.read("0" * 64, [("out", "model.plan"), ("out", name)], folder))
+    assert list(tmp_path.iterdir()) == [folder] and not list(folder.iterdir())
