@@ -32,6 +32,7 @@ import kernel_steps
 import peer_losses
 import textbook_losses
 import torch
+import torch._functorch.config
 from edgekd_kernels.traffic import bytes_moved
 from kernel_cases import Arguments, Case
 from kernel_choices import FUSED, choices
@@ -151,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         "--compile", choices=("max", "default", "no"), default="max", help="modes of torch.compile, of float32"
     )
     parser.add_argument("--compile-at", type=int, help="number of the only size that torch.compile is measured at")
-    parser.add_argument("--compile-share", help="N/M: fill torch.compile's cache for one of M shares, measure nothing")
+    parser.add_argument("--compile-share", help="N/M: compile one of M shares into the caches, measure nothing")
     parser.add_argument("--commit", help="short hash of the code; asks git")
     parser.add_argument("--choices", type=Path, nargs="+", help="write choices.json from result files, measure nothing")
     return parser
@@ -186,7 +187,7 @@ def measure(plan: Plan, path: Path) -> int:
 
 
 def compile_share(plan: Plan, number: int, shares: int) -> None:
-    """Compile what one of several processes compiles, so that the measuring one finds it in torch's cache.
+    """Compile what one of several processes compiles, so that the measuring one finds it in the caches on disk.
 
     Args:
         plan: What is run.
@@ -194,10 +195,7 @@ def compile_share(plan: Plan, number: int, shares: int) -> None:
         shares: How many there are.
     """
     for case in _cases(plan)[number::shares]:
-        arguments = case.arguments()
-        for impl, function in _functions(case, plan).items():
-            if impl.startswith("compile"):
-                _both(forward_of(function, arguments), arguments)()
+        _running(case, case.arguments(), plan)
 
 
 def _cases(plan: Plan) -> list[Case]:
@@ -330,6 +328,7 @@ def _functions(case: Case, plan: Plan) -> dict[str, Function]:
     is_compiled = plan.compile_at is None or sizes.index(case.size) == min(plan.compile_at, len(sizes) - 1)
     if plan.compile != "no" and textbook is not None and is_compiled and case.student_dtype == torch.float32:
         torch.compiler.reset()
+        torch._functorch.config.donated_buffer = False  # the backward is called again and again on one forward's graph
         functions["compile"] = torch.compile(textbook)
         if plan.compile == "max":
             functions["compile-max"] = torch.compile(textbook, mode="max-autotune-no-cudagraphs")
