@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,14 @@ SCRIPT = ROOT / "tools" / "gpu" / "run.py"
 
 
 @pytest.fixture
-def run():
+def run(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     spec = importlib.util.spec_from_file_location("gpu_run", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     sys.modules["gpu_run"] = module
     spec.loader.exec_module(module)
     yield module
-    del sys.modules["gpu_run"]
+    del sys.modules["gpu_run"], sys.modules["sanitizer"]
 
 
 @pytest.fixture
@@ -64,9 +66,7 @@ def test_what_the_engine_needs_is_what_it_imports(run):
 
 
 def test_a_slice_that_is_over_starts_nothing(run, plan, capsys):
-    import dataclasses
-
-    over = dataclasses.replace(plan, stop_at=time.monotonic() + 5)
+    over = replace(plan, stop_at=time.monotonic() + 5)
     assert run.run_step("methods", over) == 0 and run.run_step("tests", over) == 0
     assert capsys.readouterr().out.count("not started") == 2
     assert run.run_step("nosuch", plan) == 2
@@ -122,15 +122,11 @@ def test_the_kernel_step_leaves_the_benchmark_time_to_stop_and_is_done_when_its_
 
 
 def test_the_sanitizers_findings_are_added_up_over_processes(run):
-    output = """========= COMPUTE-SANITIZER
-31 passed, 4 warnings in 40.2s
-========= ERROR SUMMARY: 0 errors
-========= Invalid __global__ read of size 4 bytes
-========= ERROR SUMMARY: 3 errors
-========= ERROR SUMMARY: 1 error
-"""
-    assert run.sanitizer_findings(output) == {"processes": 3, "errors": 4, "tests_passed": 31}
-    assert run.sanitizer_findings("no such file") == {"processes": 0, "errors": 0, "tests_passed": 0}
+    memory = ["========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n", "== ERROR SUMMARY: 1 error\n", "cut"]
+    assert run.sanitizer.findings(memory) == {"processes": 2, "errors": 1}
+    races = ["========= RACECHECK SUMMARY: 3 hazards displayed (2 errors, 1 warning)\n"]
+    assert run.sanitizer.findings(races) == {"processes": 1, "errors": 3}
+    assert run.sanitizer.findings([]) == {"processes": 0, "errors": 0}
 
 
 def test_without_a_sanitizer_the_step_says_so(run, plan, monkeypatch, capsys):
@@ -139,11 +135,56 @@ def test_without_a_sanitizer_the_step_says_so(run, plan, monkeypatch, capsys):
     assert "compute-sanitizer of the CUDA toolkit is not on the PATH" in capsys.readouterr().out
 
 
-def test_what_the_sanitizer_finds_fails_the_step_and_is_kept(run, plan, monkeypatch, tmp_path):
+def _sanitizer_that(body, run, monkeypatch, tmp_path):
+    """A stand-in that is called as the real one is: `--log-file` names its log, what it watches follows."""
     tool = tmp_path / "compute-sanitizer"
-    tool.write_text("#!/bin/sh\necho '31 passed'\necho '========= ERROR SUMMARY: 2 errors'\n")
+    tool.write_text(
+        '#!/bin/sh\nname=$2\nwhile [ "$1" != --log-file ]; do shift; done\nlog=$2\nshift 2\n' + body + "\n",
+        encoding="utf-8",
+    )
     tool.chmod(0o755)
     monkeypatch.setattr(run.shutil, "which", lambda name: str(tool))
-    assert run.run_step("sanitizer", plan) == 1
+    monkeypatch.setattr(run.os, "cpu_count", lambda: 2)
+
+
+def _kept(plan):
     (file,) = plan.results.glob("gpu-sanitizer_*.json")
-    assert json.loads(file.read_text()) == {"processes": 1, "errors": 2, "tests_passed": 31, "exit": 0}
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_the_sanitizer_watches_every_loss_run_once(run, plan, monkeypatch, tmp_path):
+    body = 'echo "$name $@" >> ' + str(tmp_path / "calls") + '\necho "== ERROR SUMMARY: 0 errors" > $log\nexec "$@"'
+    _sanitizer_that(body, run, monkeypatch, tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "kernels"))
+    assert run.run_step("sanitizer", replace(plan, stop_at=plan.stop_at + 600)) == 0
+    clean = {"processes": 2, "errors": 0, "failed": 0}
+    assert _kept(plan) == {"memcheck": clean, "racecheck": clean}
+    calls = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    assert sorted((call.split()[0], call.split()[-1]) for call in calls) == [
+        (name, share) for name in ("memcheck", "racecheck") for share in ("0/2", "1/2")
+    ]
+    assert run.run_step("sanitizer", plan) == 0, "done"
+    assert len((tmp_path / "calls").read_text(encoding="utf-8").splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ('echo "== ERROR SUMMARY: 2 errors" > $log', {"processes": 2, "errors": 4, "failed": 0}),
+        ('echo "== ERROR SUMMARY: 0 errors" > $log; exit 3', {"processes": 2, "errors": 0, "failed": 2}),
+        ("true", {"processes": 0, "errors": 0, "failed": 0}),
+    ],
+    ids=["errors", "a process that fails", "nothing watched"],
+)
+def test_what_the_sanitizer_finds_fails_the_step_and_is_kept(run, plan, monkeypatch, tmp_path, body, found):
+    _sanitizer_that(body, run, monkeypatch, tmp_path)
+    assert run.run_step("sanitizer", plan) == 1
+    assert _kept(plan) == {"memcheck": found, "racecheck": found}
+
+
+def test_a_sanitizer_that_is_not_ready_in_time_is_stopped(run, monkeypatch, tmp_path):
+    _sanitizer_that("exec sleep 600", run, monkeypatch, tmp_path)
+    with pytest.raises(TimeoutError, match="not ready in 0 s"):
+        run.sanitizer.check(
+            str(tmp_path / "compute-sanitizer"), "memcheck", tmp_path / "logs", shares=2, device="cpu", limit_s=0.3
+        )

@@ -123,6 +123,8 @@ def replayed(make: Callable[[], Step]) -> Step:
         for _ in range(3):
             step()
         torch.cuda.synchronize()
+        _refuse_waiting(step)
+        torch.cuda.empty_cache()  # during a capture, what earlier graphs held is not given back
         try:
             graph.capture_begin(capture_error_mode="thread_local")  # what a profiler's thread does is no matter
             try:
@@ -134,6 +136,16 @@ def replayed(make: Callable[[], Step]) -> Step:
             raise
     torch.cuda.current_stream().wait_stream(stream)
     return graph.replay
+
+
+def _refuse_waiting(step: Step) -> None:
+    """Call a step that may not wait for the GPU: a capture that fails keeps its memory for good."""
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def launches(step: Step) -> int:

@@ -9,7 +9,8 @@ Steps, what each needs beside torch, and its result under `tools/bench/results`:
 
 - `tests`: those marked `gpu`; triton and pytest, all cores with pytest-xdist, and for whole runs what the engine needs.
   `gpu-tests_*.json`.
-- `sanitizer`: compute-sanitizer of the CUDA toolkit; does a kernel read or write out of bounds, on small tensors?
+- `sanitizer`: compute-sanitizer of the CUDA toolkit; does a kernel, on small tensors, read or write out of bounds, or
+  race in shared memory?
   `gpu-sanitizer_*.json`.
 - `kernels`: triton and numpy. `kernels_*.csv`; until it is complete, what there is lies beside it in `*.csv.part`.
 - `methods`: what the engine needs (numpy, accelerate, pydantic, PyYAML, safetensors, Pillow) and `--data`, CIFAR-100
@@ -36,9 +37,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+import sanitizer
+
 ROOT = Path(__file__).resolve().parents[2]
-SANITIZED = "test_a_second_backward"
-"""The test that runs every kernel once on small tensors."""
 ENGINE = ("numpy", "accelerate", "pydantic", "yaml", "safetensors", "PIL")
 _INSTALLED_AS = {"yaml": "PyYAML", "PIL": "Pillow"}
 
@@ -167,30 +168,21 @@ def _sanitizer(plan: Plan) -> int:
     if tool is None:
         print("sanitizer: not run, compute-sanitizer of the CUDA toolkit is not on the PATH")
         return 5
-    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "-k", SANITIZED, *_at_once(), "tests/kernels"]
-    command = [tool, "--tool", "memcheck", "--target-processes", "all", sys.executable, *tests]
-    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # so that each tensor's bounds are known
-    limit_s = max(1.0, plan.left_s)
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        print("sanitizer: stopped, the slice is over")
-        return 124
-    found = sanitizer_findings(done.stdout)
-    print(f"sanitizer: {found}\n{done.stdout[-2000:] if found['errors'] or done.returncode else ''}")
-    if found["processes"]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found | {"exit": done.returncode}, indent=1) + "\n")
-    return 1 if found["errors"] or done.returncode else 0
-
-
-def sanitizer_findings(output: str) -> dict[str, int]:
-    """Return how many processes compute-sanitizer watched, how many errors it saw, and how many tests passed."""
-    errors = [int(count) for count in re.findall(r"ERROR SUMMARY: (\d+) error", output)]
-    passed = re.search(r"(\d+) passed", output)
-    return {"processes": len(errors), "errors": sum(errors), "tests_passed": int(passed[1]) if passed else 0}
+    found = {}
+    for name in sanitizer.CHECKS:
+        try:
+            found[name] = sanitizer.check(
+                tool, name, plan.state / "sanitizer", shares=os.cpu_count() or 1, device=plan.device,
+                limit_s=max(1.0, plan.left_s),
+            )  # fmt: skip
+        except TimeoutError as error:
+            print(f"sanitizer: stopped, {name} was {error}")
+            return 124
+    print(f"sanitizer: {found}; what it said lies in {plan.state / 'sanitizer'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    is_clean = all(each["processes"] and not each["errors"] and not each["failed"] for each in found.values())
+    return 0 if is_clean else 1
 
 
 def _at_once() -> list[str]:
@@ -280,7 +272,7 @@ class Step:
 
 STEPS: Mapping[str, Step] = {
     "tests": Step(_tests, ("torch", "triton", "pytest"), 60),
-    "sanitizer": Step(_sanitizer, ("torch", "triton", "pytest"), 60),
+    "sanitizer": Step(_sanitizer, ("torch", "triton", "numpy"), 90),
     "kernels": Step(_kernels, ("torch", "triton", "numpy"), 90),
     "methods": Step(_methods, ("torch", *ENGINE), 30),
 }
