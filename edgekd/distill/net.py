@@ -60,14 +60,20 @@ class TracedNet(nn.Module):
         self.modalities = modalities
         self.taps: tuple[str, ...] = ()
         self.traces_input_gradient = False
+        self.gradient_taps: tuple[str, ...] = ()
         self.run_backbone: Backbone | None = None
 
     def attach(self, attachments: Mapping[str, nn.Module]) -> None:
         """Add attachments (see `edgekd.distill.attachments`); they replace those of the same name."""
         self.attachments.update(dict(attachments))
 
-    def tap(self, paths: Iterable[str], *, input_gradient: bool = False) -> None:
-        """Choose what a trace carries: module outputs, and perhaps the gradient with respect to the input.
+    def tap(self, paths: Iterable[str], *, input_gradient: bool = False, gradients: Iterable[str] = ()) -> None:
+        """Choose what a trace carries.
+
+        Args:
+            paths: Modules whose outputs it carries.
+            input_gradient: Whether it carries the gradient with respect to the input.
+            gradients: Modules with respect to whose outputs it carries the gradient too; only beside the input's.
 
         Raises:
             ConfigError: An unknown path, or a gradient of class probabilities of a network that gives none.
@@ -75,11 +81,11 @@ class TracedNet(nn.Module):
         if input_gradient and self.kind != "classification":
             raise ConfigError(f"a term reads the gradient of the top class's probability; {self.kind} has none")
         known = dict(self.backbone.named_modules())
-        wanted = tuple(dict.fromkeys(paths))
-        for path in wanted:
+        wanted, derived = tuple(dict.fromkeys(paths)), tuple(dict.fromkeys(gradients))
+        for path in (*wanted, *derived):
             if path not in known:
                 raise unknown_name("module to tap", path, known)
-        self.taps, self.traces_input_gradient = wanted, input_gradient
+        self.taps, self.traces_input_gradient, self.gradient_taps = wanted, input_gradient, derived
 
     def forward(self, inputs: Tensor) -> Trace:
         """Run the backbone and its attachments.
@@ -90,11 +96,13 @@ class TracedNet(nn.Module):
         Returns:
             The trace, its feature maps those of `tap`.
         """
-        logits, feats, gradient = self._watched_run(self._resized(inputs))
+        logits, feats, gradients = self._watched_run(self._resized(inputs))
         aux: dict[str, Tensor] = {}
         for attachment in self.attachments.values():
             aux.update(attachment(feats))
-        return Trace(logits, {path: feats[path] for path in self.taps}, aux, inputs, gradient, self.kind)
+        of_input, *of_feats = gradients or [None]
+        by_path = dict(zip(self.gradient_taps, cast(list[Tensor], of_feats), strict=True)) if gradients else {}
+        return Trace(logits, {path: feats[path] for path in self.taps}, aux, inputs, of_input, self.kind, by_path)
 
     def train_only(self, parts: Sequence[Part]) -> None:
         """Put the named parts in training mode with gradients, the rest in evaluation mode without."""
@@ -109,33 +117,35 @@ class TracedNet(nn.Module):
     def watched(self) -> tuple[str, ...]:
         """Every module path whose output a trace or an attachment needs."""
         read = [path for attachment in self.attachments.values() for path in cast(Attachment, attachment).reads]
-        return tuple(dict.fromkeys([*self.taps, *read]))
+        return tuple(dict.fromkeys([*self.taps, *self.gradient_taps, *read]))
 
-    def _watched_run(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+    def _watched_run(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
         if self.run_backbone is not None:
-            return *self.run_backbone(inputs), None
+            return *self.run_backbone(inputs), ()
         seen = Seen()
         handles = capture(self.backbone, self.watched, seen)
         try:
-            logits, gradient = self._run(inputs)
+            logits, gradients = self._run(inputs, seen)
         finally:
             for handle in handles:
                 handle.remove()
-        return logits, seen.feats, gradient
+        return logits, seen.feats, gradients
 
-    def _run(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return logits and, where a term needs it, the gradient of the top class's probability.
+    def _run(self, inputs: Tensor, seen: Seen) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return logits and, where a term needs them, the gradients of the top class's probability.
 
-        A graph runs through that gradient only where the caller keeps graphs at all.
+        They are with respect to the input and to each of `gradient_taps`. A graph runs through them only where the
+        caller keeps graphs at all.
         """
         if not self.traces_input_gradient:
-            return self.backbone(inputs), None
+            return self.backbone(inputs), ()
         is_kept = torch.is_grad_enabled()
         with torch.enable_grad():
             logits, origin = self._run_from_embedding(inputs) if self.embedded else self._run_from_leaf(inputs)
             confidence = logits.softmax(dim=1).amax(dim=1).sum()
-            (gradient,) = torch.autograd.grad(confidence, origin, create_graph=is_kept)
-        return logits, gradient
+            origins = [origin, *(seen.feats[path] for path in self.gradient_taps)]
+            gradients = torch.autograd.grad(confidence, origins, create_graph=is_kept)
+        return logits, gradients
 
     def _run_from_leaf(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         leaf = inputs.detach().requires_grad_()

@@ -176,13 +176,13 @@ def _named(terms: tuple[TermSpec, ...]) -> list[tuple[str, TermSpec]]:
 def _tap(learners: Iterable[Learner]) -> None:
     nets: dict[int, TracedNet] = {}
     paths: dict[int, list[str]] = {}
-    gradients: set[int] = set()
+    gradients: dict[int, list[str]] = {}
 
-    def ask(net: TracedNet, wanted: tuple[str, ...], needs: Needs) -> None:
+    def ask(net: TracedNet, wanted: tuple[str, ...], needs: Needs, gradients_at: tuple[str, ...] = ()) -> None:
         nets[id(net)] = net
         paths.setdefault(id(net), []).extend(wanted)
         if needs.input_gradient:
-            gradients.add(id(net))
+            gradients.setdefault(id(net), []).extend(gradients_at)
 
     for learner in learners:
         targets = {OWN: learner.net, **learner.target_nets()}
@@ -190,7 +190,7 @@ def _tap(learners: Iterable[Learner]) -> None:
             ask(net, (), Needs())
         for _, target, term in learner.named_terms():
             needs = cast(Term, term).needs
-            ask(learner.net, needs.student, needs)
-            ask(targets[target], needs.teacher, needs)
+            ask(learner.net, needs.student, needs, needs.student_gradients)
+            ask(targets[target], needs.teacher, needs, needs.teacher_gradients)
     for key, net in nets.items():
-        net.tap(paths[key], input_gradient=key in gradients)
+        net.tap(paths[key], input_gradient=key in gradients, gradients=gradients.get(key, ()))

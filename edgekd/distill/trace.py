@@ -27,6 +27,8 @@ class Trace:
         input_gradient: Gradient of the top class's probability, of the shape of the inputs the backbone saw, or with
             respect to the embedded tokens `[B, L, D]`; None unless a term needs it.
         kind: What the logits are for.
+        feat_gradients: Gradient of the top class's probability with respect to module outputs, by path; empty unless
+            a term needs them.
     """
 
     logits: Tensor
@@ -35,6 +37,7 @@ class Trace:
     inputs: Tensor
     input_gradient: Tensor | None = None
     kind: Kind = "classification"
+    feat_gradients: Mapping[str, Tensor] = field(default_factory=dict)
 
     def detached(self) -> Trace:
         """Return the same trace cut off from the graph."""
@@ -45,6 +48,7 @@ class Trace:
             self.inputs.detach(),
             None if self.input_gradient is None else self.input_gradient.detach(),
             self.kind,
+            {name: gradient.detach() for name, gradient in self.feat_gradients.items()},
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from edgekd.core.errors import ConfigError
 from edgekd.data import Dataset, Split, Task
@@ -40,6 +41,7 @@ def networks(dataset):
         facts = {"in_channels": 0, "mean": (), "std": (), "vocabulary": dataset.vocabulary}
         return spec_for("bert", depth=depth, width=32, num_classes=3, resolution=6, **facts)
 
+    torch.manual_seed(0)
     return spec(2), (spec(4), build(spec(4)))
 
 
@@ -52,7 +54,7 @@ def _named(start, end):
     return re.findall(r"`([a-z-]+)`", PAGE[PAGE.index(start) : PAGE.index(end)])
 
 
-@pytest.mark.parametrize("method", [*_named("Methods on logits", "`gkd`"), "gkd"])
+@pytest.mark.parametrize("method", [*_named("Methods on logits", "`gkd`"), "gkd", "gkd-cls"])
 def test_methods_named_as_working_fit(method, dataset, networks):
     _check(load_recipe(method), dataset, networks)
 
@@ -80,6 +82,20 @@ def test_the_recipe_on_the_page_trains_a_student(dataset, networks, tmp_path):
     )
     hints = [epoch.terms["cls-hint"] for epoch in outcome.history]
     assert hints[-1] < 0.5 * hints[0]
+
+
+def test_gkd_cls_brings_states_and_gradients_together(dataset, networks):
+    student, teacher = networks
+    outcome = run_recipe(
+        load_recipe("gkd-cls"),
+        student=student,
+        teacher=teacher,
+        dataset=dataset,
+        settings=TrainSettings(epochs=6, batch_size=16, lr=3e-3, optimizer="adamw", device="cpu", augment="none"),
+        options=RunOptions(),
+    )
+    first, last = outcome.history[0].terms, outcome.history[-1].terms
+    assert last["cls-hint"] < first["cls-hint"] and last["gradient-match"] < 0.5 * first["gradient-match"]
 
 
 def test_knowledge_selection_runs_on_states_of_tokens(dataset, networks, tmp_path):

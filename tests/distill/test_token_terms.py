@@ -208,3 +208,78 @@ def test_input_gradient_of_a_frozen_teacher_carries_no_graph(tokens):
         trace = net(tokens)
     assert not trace.input_gradient.requires_grad and trace.input_gradient.abs().sum() > 0
     assert torch.equal(trace.input_gradient, dataclasses.replace(trace).detached().input_gradient)
+
+
+def _confidence_with_states_moved(net, tokens, path, place, by):
+    def moved(module, arguments, output):
+        output = output.clone()
+        output[place] += by
+        return output
+
+    handle = net.backbone.get_submodule(path).register_forward_hook(moved)
+    with torch.no_grad():
+        confidence = net.backbone(tokens).softmax(dim=1).amax(dim=1).sum()
+    handle.remove()
+    return confidence
+
+
+def test_the_gradient_at_a_layer_is_that_of_finite_differences_of_its_states(tokens):
+    net, path, step = _net("bert3-w32", 0).double(), "net.states.1", 1e-5
+    net.tap((), input_gradient=True, gradients=[path])
+    with torch.no_grad():
+        gradient = net(tokens).feat_gradients[path]
+    assert gradient.shape == (3, 6, 32)
+    for place in ((0, 0, 7), (1, 0, 3), (2, 3, 30)):
+        ends = [_confidence_with_states_moved(net, tokens, path, place, sign * step) for sign in (1, -1)]
+        torch.testing.assert_close(gradient[place], (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-10)
+
+
+def _matched(student, teacher, batch, **options):
+    term = build_term("gradient-match", trace_spec(student, (6,)), trace_spec(teacher, (6,)), options)
+    for net, paths in ((student, term.needs.student_gradients), (teacher, term.needs.teacher_gradients)):
+        net.tap((), input_gradient=True, gradients=paths)
+    mine, theirs = student(batch.inputs), teacher(batch.inputs).detached()
+    return mine, theirs, term(mine, theirs, batch, STEP)
+
+
+def test_gkd_cls_adds_the_gradients_of_cls_states_of_the_inner_layers(batch):
+    student, teacher = _net("bert3-w32", 0), _net("bert6-w32", 1)
+    *_, of_inputs = _matched(student, teacher, batch)
+    mine, theirs, value = _matched(student, teacher, batch, layers="inner")
+    expected = of_inputs.detach().double().numpy()
+    for own, other in ((0, 1), (1, 3)):
+        s = _unit(mine.feat_gradients[f"net.states.{own}"][:, 0].detach().double().numpy())
+        t = _unit(theirs.feat_gradients[f"net.states.{other}"][:, 0].double().numpy())
+        assert ((s - t) ** 2).sum(axis=1).min() > 0.1 and ((s - t) ** 2).sum(axis=1).max() <= 4
+        expected = expected + ((s - t) ** 2).sum(axis=1)
+    np.testing.assert_allclose(value.detach().numpy(), expected, rtol=1e-4)
+    assert not any(gradient.requires_grad for gradient in theirs.feat_gradients.values())
+
+
+def test_a_student_learns_from_gradients_at_its_layers(batch):
+    student, teacher = _net("bert2-w32", 0).double(), _net("bert2-w32", 1).double()
+    weight = student.backbone.get_submodule("net.classifier").weight
+
+    def value():
+        return _matched(student, teacher, batch, layers="all")[-1].mean()
+
+    value().backward()
+    ends = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight[1, 4] += sign * 1e-6
+        ends.append(value().item())
+        with torch.no_grad():
+            weight[1, 4] -= sign * 1e-6
+    assert weight.grad[1, 4].item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-8)
+
+
+def test_a_network_s_gradients_are_at_no_distance_from_themselves(batch):
+    *_, value = _matched(_net("bert3-w32", 0), _net("bert3-w32", 0), batch, layers="all")
+    assert value.abs().max() < 1e-10
+
+
+def test_gradients_of_other_widths_are_refused():
+    specs = [trace_spec(_net(text, 0), (6,)) for text in ("bert2-w32", "bert2-w64")]
+    with pytest.raises(ConfigError, match=r"states of 'net.states.0' have width 32, those of 'net.states.0' 64"):
+        build_term("gradient-match", *specs, {"layers": "inner"})

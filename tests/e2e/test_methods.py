@@ -74,7 +74,11 @@ def flags(request, teacher):
     return of
 
 
-@pytest.mark.parametrize("method", [*recipe_names(), "mas+vid"])
+OF_TEXTS = ("gkd-cls",)
+"""Methods that are for texts alone: test_text.py runs them."""
+
+
+@pytest.mark.parametrize("method", [*(name for name in recipe_names() if name not in OF_TEXTS), "mas+vid"])
 def test_every_method_goes_from_data_to_a_packed_student(method, device, flags, tmp_path):
     folder = tmp_path / "run"
     report = _run(folder, device, method=method, **flags(method))

@@ -105,6 +105,14 @@ def test_the_same_run_again_does_nothing(finished, grammar):
     assert again.scores == report.scores
 
 
+def test_gkd_cls_goes_from_text_to_a_packed_student(finished, grammar, tmp_path):
+    weights = str(finished[0] / "teacher" / "teacher.safetensors")
+    teacher = {"net": "bert2-w64", "weights": weights}
+    report = _run(tmp_path / "run", grammar, method="gkd-cls", teacher=teacher, train={"epochs": 2})
+    assert report.parity.is_ok and 0 <= report.scores.distilled.mean <= 1
+    assert (tmp_path / "run" / "bundle" / "bundle.json").is_file()
+
+
 def test_a_student_of_the_teachers_layers_starts_where_the_teacher_is(finished, grammar):
     dataset = load_dataset(DataConfig(name="text", path=str(grammar), length=8))
     model = from_json(TrainedModel, json.loads((finished[0] / "teacher" / "teacher.json").read_text()))

@@ -26,6 +26,8 @@ class Needs:
         teacher: Module paths tapped in the teacher.
         is_supervised: It reads no teacher, labels mostly; it is evaluated once, not once for each target.
         input_gradient: It reads `input_gradient` of both traces.
+        student_gradients: Module paths at which it reads the student's `feat_gradients`, beside the input's.
+        teacher_gradients: Likewise the teacher's.
         least_rows: Fewest rows of a batch for which it is defined.
         undecayed: Its own parameters, by first part of their name, that take no weight decay.
     """
@@ -34,6 +36,8 @@ class Needs:
     teacher: tuple[str, ...] = ()
     is_supervised: bool = False
     input_gradient: bool = False
+    student_gradients: tuple[str, ...] = ()
+    teacher_gradients: tuple[str, ...] = ()
     least_rows: int = 1
     undecayed: tuple[str, ...] = ()
 

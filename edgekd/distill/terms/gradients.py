@@ -1,9 +1,10 @@
-"""The term of GKD: where the student's prediction changes with its input, it should change as the teacher's does."""
+"""The term of GKD and GKD-CLS: where the teacher's prediction changes with its input, the student's should."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from edgekd_kernels import functional as K
 from torch import Tensor, nn
 
@@ -11,7 +12,8 @@ from edgekd.core.errors import ConfigError
 from edgekd.data import Batch
 from edgekd.distill.step import Step
 from edgekd.distill.terms.base import TERMS, Needs
-from edgekd.distill.trace import Trace, TraceSpec
+from edgekd.distill.terms.tokens import StatePairs, state_pairs
+from edgekd.distill.trace import Trace, TraceSpec, shape_of
 
 
 @TERMS.register("gradient-match")
@@ -27,19 +29,48 @@ class GradientMatch(nn.Module):
             `[B, L, D]`; of pictures `[B, C, H, W]` each pixel, a vector of C channels, of which for a grey one nothing
             but the sign is left. `"sample"` is our adaptation to pictures: the whole gradient is one vector. `"auto"`
             is `"position"` for tokens and `"sample"` for pictures.
+        layers: Paired layers with states `[B, L, D]` whose gradients count too, each as much as the input's: at
+            `[CLS]`, the first token, alone. `"none"` is GKD, `"inner"` (every pair by relative depth but the last)
+            GKD-CLS.
 
     Reference:
         arXiv 2211.01071.
     """
 
     def __init__(
-        self, student: TraceSpec, teacher: TraceSpec, *, per: Literal["auto", "sample", "position"] = "auto"
+        self,
+        student: TraceSpec,
+        teacher: TraceSpec,
+        *,
+        per: Literal["auto", "sample", "position"] = "auto",
+        layers: Literal["none"] | StatePairs = "none",
     ) -> None:
         super().__init__()
-        self.per, self.needs = per, Needs(input_gradient=True)
+        self.per = per
+        self.layers = () if layers == "none" else state_pairs(student, teacher, layers)
+        for on, to in self.layers:
+            mine, theirs = shape_of(student, on), shape_of(teacher, to)
+            if mine[1] != theirs[1]:
+                raise ConfigError(
+                    f"gradient-match: states of {on!r} have width {mine[1]}, those of {to!r} {theirs[1]}; directions "
+                    "are compared as they are, so take a student of the teacher's width or layers: none"
+                )
+        self.needs = Needs(
+            input_gradient=True,
+            student_gradients=tuple(on for on, _ in self.layers),
+            teacher_gradients=tuple(to for _, to in self.layers),
+        )
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`."""
+        values = [self._of_inputs(student, teacher)]
+        for on, to in self.layers:
+            cls = slice(0, 1)
+            mine, theirs = student.feat_gradients[on][:, cls], teacher.feat_gradients[to][:, cls]
+            values.append(K.gradient_match(mine, theirs))
+        return torch.stack(values).sum(dim=0)
+
+    def _of_inputs(self, student: Trace, teacher: Trace) -> Tensor:
         mine, theirs = _gradient_of(student), _gradient_of(teacher)
         if mine.shape != theirs.shape:
             raise ConfigError(
