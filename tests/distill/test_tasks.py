@@ -130,7 +130,7 @@ def test_methods_on_vectors_and_rows_of_logits_refuse_segmentation_before_traini
         _check(maps, method)
 
 
-@pytest.mark.parametrize("method", sorted({"plain", "kd", "mag", "mas", "byot", *FEATURES}))
+@pytest.mark.parametrize("method", sorted({"plain", "kd", "mag", "mas", "multi-granularity", "byot", "xcl", *FEATURES}))
 def test_methods_without_classes_fit_regression(values, method):
     _check(values, method)
 
