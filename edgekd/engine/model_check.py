@@ -23,7 +23,7 @@ def checked_model(model: OnnxModel, options: BuildOptions) -> ModelProto:
 
     Args:
         model: The noun that describes the file.
-        options: Gives the batch and the target's newest opset.
+        options: Gives the batch and the newest opset that the target is given.
 
     Returns:
         The ONNX model.
@@ -62,7 +62,7 @@ def _opset_problems(proto: ModelProto, model: OnnxModel, options: BuildOptions) 
     problems = []
     if opset != model.opset:
         problems.append(f"its opset is {opset}, not {model.opset} as described")
-    limit = options.target.max_opset
+    limit = options.target.read_opset
     if opset > limit:
         problems.append(f"opset {opset} is newer than {options.target.name} takes ({limit}); export with opset {limit}")
     return problems

@@ -82,7 +82,7 @@ def write_model(proto: onnx.ModelProto, path: Path, form: Form) -> OnnxModel:
 
     Raises:
         ExportError: The graph is not valid ONNX, or is not one batch in (float32 pictures or int64 tokens), one float32
-            output, `[B, K]` or `[B, K, H, W]`.
+            output `[B, ...]` whose other sizes are known.
         StorageError: The file cannot be written.
     """
     finished = _stamped(proto, form)
@@ -96,9 +96,9 @@ def write_model(proto: onnx.ModelProto, path: Path, form: Form) -> OnnxModel:
         precision=form.precision,
         flavour=form.flavour,
         opset=opset_of(finished),
-        input_name=INPUT_NAME,
+        input_name=finished.graph.input[0].name,
         input_shape=tuple(shape),
-        output_name=OUTPUT_NAME,
+        output_name=finished.graph.output[0].name,
         batch=batch,
         parents=form.parents,
         vocabulary=vocabulary_of(finished) if len(shape) == 1 else 0,
@@ -164,8 +164,8 @@ def _stamped(proto: onnx.ModelProto, form: Form) -> onnx.ModelProto:
 
 def _input_sizes(proto: onnx.ModelProto) -> list[int]:
     inputs = list(proto.graph.input)
-    if [value.name for value in inputs] != [INPUT_NAME]:
-        raise ExportError(f"the graph has inputs {[value.name for value in inputs]}; exactly {INPUT_NAME!r} is needed")
+    if len(inputs) != 1:
+        raise ExportError(f"the graph has inputs {[value.name for value in inputs]}; exactly one is needed")
     kind = inputs[0].type.tensor_type
     sizes = [dim.dim_value for dim in kind.shape.dim]
     if (kind.elem_type, len(sizes)) not in ((TensorProto.FLOAT, 4), (TensorProto.INT64, 2)) or 0 in sizes[1:]:
@@ -176,16 +176,16 @@ def _input_sizes(proto: onnx.ModelProto) -> list[int]:
 
 def _check_output(proto: onnx.ModelProto, batch: int) -> None:
     outputs = list(proto.graph.output)
-    if [value.name for value in outputs] != [OUTPUT_NAME]:
-        raise ExportError(f"the graph returns {[value.name for value in outputs]}; exactly {OUTPUT_NAME!r} is needed")
+    if len(outputs) != 1:
+        raise ExportError(f"the graph returns {[value.name for value in outputs]}; exactly one is needed")
     kind = outputs[0].type.tensor_type
     dims, first = _dims(outputs[0]), proto.graph.input[0].type.tensor_type.shape.dim[0]
     expected = str(batch) if batch else first.dim_param
-    sizes_known = len(dims) in (2, 4) and all(size.isdigit() for size in dims[1:])
+    sizes_known = len(dims) >= 2 and all(size.isdigit() and size != "0" for size in dims[1:])
     if kind.elem_type != TensorProto.FLOAT or not sizes_known or dims[0] != expected:
         found = TensorProto.DataType.Name(kind.elem_type)
         raise ExportError(
-            f"the output is {found} [{', '.join(dims)}]; float32 [{expected}, K] or [{expected}, K, H, W] is needed"
+            f"the output is {found} [{', '.join(dims)}]; float32 [{expected}, ...] with all other sizes known is needed"
         )
 
 

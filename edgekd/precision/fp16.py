@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from edgekd.core.artifacts import OnnxModel
 from edgekd.core.errors import ConfigError, DataError, ExportError
@@ -23,6 +24,7 @@ from edgekd.export import (
     Form,
     fp16_rounded,
     input_problem,
+    name_nodes,
     random_inputs,
     read_content,
     read_proto,
@@ -64,8 +66,7 @@ def to_fp16(model: OnnxModel, path: Path, *, inputs: NetInputs | None = None) ->
     """
     if model.precision != "fp32":
         raise ConfigError(f"fp16 is made from an fp32 model, not from {model.precision}")
-    require_finite_weights(read_proto(model).graph)
-    source = with_shapes(read_proto(model))
+    source = _named(model)
     reasons = reasons_for_fp32(source.graph, model.opset)
     converted = retyped(source, frozenset(reasons))
     _check_numbers(model, fp16_rounded(converted).SerializeToString(), _check_inputs(model, inputs))
@@ -100,14 +101,21 @@ def to_bf16(model: OnnxModel, path: Path, *, target: Target, inputs: NetInputs |
             f"bf16 is made from fp32 at opset {BF16_OPSET} or newer, where ONNX has bf16 convolutions, not from "
             f"{model.precision} at opset {model.opset}: export with --opset {BF16_OPSET}"
         )
-    require_finite_weights(read_proto(model).graph)
-    source = with_shapes(read_proto(model))
+    source = _named(model)
     reasons = reasons_for_fp32(source.graph, model.opset, "bf16")
     converted = retyped(source, frozenset(reasons), "bf16")
     content = fp16_rounded(converted).SerializeToString()
     _check_numbers(model, content, _check_inputs(model, inputs), "bf16")
     notes = {_NOTE: json.dumps(reasons, sort_keys=True)}
     return write_model(converted, path, Form("bf16", "tensorrt", (model.digest,), notes))
+
+
+def _named(model: OnnxModel) -> onnx.ModelProto:
+    """Return the checked graph with the shape of every value, every node under a name of its own."""
+    proto = read_proto(model)
+    require_finite_weights(proto.graph)
+    name_nodes(proto.graph)
+    return with_shapes(proto)
 
 
 def kept_fp32(model: OnnxModel) -> Mapping[str, str]:

@@ -222,10 +222,14 @@ def test_fp16_needs_an_fp32_model(half, model, tmp_path):
         kept_fp32(model)
 
 
-def test_fp16_refuses_nodes_that_share_a_name(tmp_path):
-    nodes = [FLAT, node("Relu", ["flat"], "a", "same"), node("Relu", ["a"], "logits", "same")]
-    with pytest.raises(ExportError, match="share names"):
-        to_fp16(handmade(nodes, tmp_path), tmp_path / "half.onnx")
+def test_nodes_without_names_get_one_each(tmp_path):
+    """A reason to stay in fp32 is kept by name: it must not hold for all that have none."""
+    unnamed = [node("Relu", ["flat"], "a", ""), node("Softmax", ["a"], "b", "")]
+    half = to_fp16(handmade([FLAT, *unnamed, node("Relu", ["b"], "logits", "Relu_1")], tmp_path), tmp_path / "h.onnx")
+    (kept,) = kept_fp32(half)
+    written = {each.name: each.op_type for each in read_proto(half).graph.node if each.op_type != "Cast"}
+    assert len(written) == 4 and written[kept] == "Softmax"
+    assert written["Relu_1"] == written["Relu_1_"] == "Relu"
 
 
 def test_fp16_works_with_a_fixed_batch(exported, net, tmp_path):

@@ -219,6 +219,19 @@ def precision_table() -> str:
     return f"{_markdown(PRECISION_HEADER, precision_rows(file))}\n\nSource: `{file.relative_to(ROOT)}`.\n"
 
 
+def rtx_table() -> str:
+    """Return what TensorRT-RTX made of networks, as Markdown."""
+    file = _only("rtx-builds_*.csv")
+    columns = ("model", "dims", "precision", "layers", "kernels", "computes_in", "mib", "refused")
+    header = ("model", "sizes given", "precision", "layers", "of these generated", "computes in", "MiB", "refused")
+    with file.open(encoding="utf-8", newline="") as stream:
+        found = list(csv.DictReader(stream))
+    rows = [tuple(row[column].replace("|", "\\|") for column in columns) for row in found]
+    versions = ", ".join(sorted({row["version"] for row in found if row["version"]}))
+    target = ", ".join(sorted({row["target"] for row in found if row["version"]}))
+    return f"{_markdown(header, rows)}\n\nTensorRT-RTX {versions} for {target}. Source: `{file.relative_to(ROOT)}`.\n"
+
+
 def int8_speed_table() -> str:
     """Return how much faster int8 is on a CPU as Markdown."""
     file = _only("int8-speed_*.json")
@@ -248,6 +261,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "latency-external": external_table,
     "search": search_table,
     "precision": precision_table,
+    "rtx-builds": rtx_table,
     "int8-speed": int8_speed_table,
 }
 
