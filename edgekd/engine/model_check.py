@@ -92,8 +92,10 @@ def _interface_problems(proto: ModelProto, model: OnnxModel) -> list[str]:
 
 
 def _shape(value: Any) -> tuple[int | None, ...]:
+    """Return sizes, None for open ones, which some exporters write as -1."""
+    dims = value.type.tensor_type.shape.dim
     return tuple(
-        dim.dim_value if dim.WhichOneof("value") == "dim_value" else None for dim in value.type.tensor_type.shape.dim
+        dim.dim_value if dim.WhichOneof("value") == "dim_value" and dim.dim_value >= 0 else None for dim in dims
     )
 
 

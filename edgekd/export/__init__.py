@@ -4,7 +4,7 @@ from edgekd.export.cleanup import strip_metadata
 from edgekd.export.fp16_rounding import fp16_rounded, half_tensor
 from edgekd.export.model_file import Form, read_content, read_proto, vocabulary_of, with_shapes, write_model
 from edgekd.export.net_inputs import input_problem, random_inputs
-from edgekd.export.node_names import module_of, name_nodes
+from edgekd.export.node_names import module_of
 from edgekd.export.ort_run import run_onnx
 from edgekd.export.parity import (
     Parity,
@@ -26,7 +26,6 @@ __all__ = [
     "half_tensor",
     "input_problem",
     "module_of",
-    "name_nodes",
     "parity",
     "random_inputs",
     "read_content",

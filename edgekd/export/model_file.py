@@ -15,11 +15,11 @@ from edgekd.core.artifacts import FileRef, OnnxModel, Precision
 from edgekd.core.atomic import write_bytes
 from edgekd.core.digest import sha256_of_bytes
 from edgekd.core.errors import ExportError, StorageError
+from edgekd.export.foreign import LOWEST_IR, regular
 from edgekd.export.opset import opset_of
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
-_LOWEST_IR = 8
 _INPUT_WORDS = {
     4: "float32 [B, C, H, W] in 0..1; normalisation is inside the graph",
     2: "int64 [B, L] token numbers, 0 after the end of a text; the attention mask is made inside the graph",
@@ -65,8 +65,12 @@ def read_content(model: OnnxModel) -> bytes:
 
 
 def read_proto(model: OnnxModel) -> onnx.ModelProto:
-    """Load a model's graph; raises `StorageError` when its file is missing or its bytes have changed."""
-    return onnx.load_from_string(read_content(model))
+    """Load a model's graph in the form of edgekd's own (see `foreign.regular`).
+
+    Raises:
+        StorageError: Its file is missing or its bytes have changed.
+    """
+    return regular(onnx.load_from_string(read_content(model)))
 
 
 def write_model(proto: onnx.ModelProto, path: Path, form: Form) -> OnnxModel:
@@ -82,7 +86,7 @@ def write_model(proto: onnx.ModelProto, path: Path, form: Form) -> OnnxModel:
 
     Raises:
         ExportError: The graph is not valid ONNX, or is not one batch in (float32 pictures or int64 tokens), one float32
-            output `[B, ...]` whose other sizes are known.
+            output `[B, ...]`.
         StorageError: The file cannot be written.
     """
     finished = _stamped(proto, form)
@@ -143,7 +147,7 @@ def with_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _stamped(proto: onnx.ModelProto, form: Form) -> onnx.ModelProto:
-    proto.ir_version = max(_LOWEST_IR, onnx.helper.find_min_ir_version_for(list(proto.opset_import)))
+    proto.ir_version = max(LOWEST_IR, onnx.helper.find_min_ir_version_for(list(proto.opset_import)))
     finished = with_shapes(proto)
     finished.producer_name, finished.producer_version = "edgekd", __version__
     finished.graph.name = "edgekd"
@@ -181,13 +185,10 @@ def _check_output(proto: onnx.ModelProto, batch: int) -> None:
     kind = outputs[0].type.tensor_type
     dims, first = _dims(outputs[0]), proto.graph.input[0].type.tensor_type.shape.dim[0]
     expected = str(batch) if batch else first.dim_param
-    sizes_known = len(dims) >= 2 and all(size.isdigit() and size != "0" for size in dims[1:])
-    if kind.elem_type != TensorProto.FLOAT or not sizes_known or dims[0] != expected:
+    if kind.elem_type != TensorProto.FLOAT or len(dims) < 2 or dims[0] != expected:
         found = TensorProto.DataType.Name(kind.elem_type)
-        raise ExportError(
-            f"the output is {found} [{', '.join(dims)}]; float32 [{expected}, ...] with all other sizes known is needed"
-        )
+        raise ExportError(f"the output is {found} [{', '.join(dims)}]; float32 [{expected}, ...] is needed")
 
 
 def _dims(value: onnx.ValueInfoProto) -> list[str]:
-    return [dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim]
+    return [dim.dim_param or str(dim.dim_value or "?") for dim in value.type.tensor_type.shape.dim]

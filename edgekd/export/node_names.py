@@ -1,22 +1,6 @@
-"""Names of ONNX nodes: back to the modules of the network they were exported from, and one for each that has none."""
+"""From the names of ONNX nodes back to the modules of the network they were exported from."""
 
 from __future__ import annotations
-
-from itertools import count
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import onnx
-
-
-def name_nodes(graph: onnx.GraphProto) -> None:
-    """Give nodes without a name one of their own, in place."""
-    taken = {node.name for node in graph.node}
-    for index, node in enumerate(graph.node):
-        if not node.name:
-            node.name = next(
-                name for name in (f"{node.op_type}_{index}{'_' * more}" for more in count()) if name not in taken
-            )
 
 
 def module_of(node: str) -> str:

@@ -173,7 +173,7 @@ def test_fp16_refuses_activations_that_only_real_images_drive_out_of_range(tmp_p
 
 def test_fp16_refuses_lost_accuracy_with_the_numbers(tmp_path):
     nodes = [FLAT, node("Add", ["flat", "far"], "a", "up"), node("Sub", ["a", "far"], "logits", "down")]
-    with pytest.raises(ExportError, match=r"fp16 logits are off by 0\.\d+ where"):
+    with pytest.raises(ExportError, match=r"fp16 outputs are off by 0\.\d+ where fp32 logits"):
         to_fp16(handmade(nodes, tmp_path, constants={"far": np.float32(2048)}), tmp_path / "half.onnx")
 
 
@@ -236,3 +236,14 @@ def test_fp16_works_with_a_fixed_batch(exported, net, tmp_path):
     half = to_fp16(exported(net, batch=3), tmp_path / "half.onnx")
     assert half.batch == 3
     onnx.checker.check_model(read_proto(half), full_check=True)
+
+
+def test_probabilities_may_be_off_by_points_not_by_a_share_of_their_size(tmp_path):
+    """A sigmoid far below 0 gives about 1e-7, of which fp16 keeps nothing; that is no loss, half a point would be."""
+    tiny = [FLAT, node("Add", ["flat", "low"], "a", "down"), node("Sigmoid", ["a"], "logits", "last")]
+    low = {"low": np.float32(-16.0)}
+    assert to_fp16(handmade(tiny, tmp_path, constants=low), tmp_path / "half.onnx").precision == "fp16"
+    lost = [FLAT, node("Add", ["flat", "far"], "a", "up"), node("Sub", ["a", "far"], "b", "down")]
+    lost.append(node("Sigmoid", ["b"], "logits", "last"))
+    with pytest.raises(ExportError, match="where fp32 gives probabilities .limit 0.05."):
+        to_fp16(handmade(lost, tmp_path, constants={"far": np.float32(4096.0)}), tmp_path / "other.onnx")
