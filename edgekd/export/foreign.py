@@ -50,7 +50,7 @@ def _share_batch(taken: onnx.ValueInfoProto, given: onnx.ValueInfoProto) -> None
 
 
 def _forget_symbols(value: onnx.ValueInfoProto) -> None:
-    """Leave sizes that have a symbol, but for the batch, to shape inference: it knows them once the input's are given."""
+    """Leave sizes with a symbol, but for the batch, to shape inference: it knows them once the input's are given."""
     for dim in value.type.tensor_type.shape.dim[1:]:
         if dim.dim_param:
             dim.Clear()
