@@ -30,7 +30,7 @@ from edgekd.ship.bundle import verify
 from edgekd.ship.trust import store
 from edgekd.ship.trust.keys import Passphrase, passphrase_from_environment, require_apart
 from edgekd.ship.trust.roles import Roles, utc_now
-from edgekd.ship.trust.signing import Signing, reissued
+from edgekd.ship.trust.signing import Signing, reissued, require_later
 from edgekd.ship.trust.statement import statement_bytes, statement_target
 
 
@@ -280,6 +280,7 @@ def _wanted(
         path = _add_target(roles.groups[group].signed, desired_target(group), content)
         contents, changed = {**contents, path: content}, {*changed, group}
     if changed:
+        require_later(roles, signing.now)
         store.write(repo, reissued(roles, changed, signing), contents)
     return Published(
         group=group,

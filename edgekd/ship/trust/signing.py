@@ -50,9 +50,8 @@ def reissued(roles: Roles, changed: Collection[str], signing: Signing) -> dict[s
         The new metadata by file name.
 
     Raises:
-        PreconditionError: A key is not in the folder, or the clock runs behind the last signature.
+        PreconditionError: A key is not in the folder.
     """
-    _require_later(roles, signing.now)
     files: dict[str, Metadata[Any]] = {}
     for role, metadata in roles:
         is_listing = role in ("snapshot", "timestamp")
@@ -69,6 +68,7 @@ def reissued(roles: Roles, changed: Collection[str], signing: Signing) -> dict[s
 
 
 def _date(role: str, metadata: Metadata[Any], signing: Signing) -> None:
+    metadata.signatures.clear()
     metadata.signed.version += 1
     metadata.signed.expires = signing.now + signing.lifetimes.of(role)
 
@@ -93,7 +93,7 @@ def sign_with(
     role: str,
     must_be_complete: bool,
 ) -> bool:
-    """Sign with as many keys as are demanded and no more; earlier signatures are dropped.
+    """Add as many signatures as are demanded and no more; those that are there count.
 
     Args:
         metadata: What to sign.
@@ -108,7 +108,6 @@ def sign_with(
     Raises:
         PreconditionError: It is not, and must be.
     """
-    metadata.signatures.clear()
     is_complete = True
     for keys, threshold in demands:
         left = threshold - sum(key.keyid in metadata.signatures for key in keys)
@@ -130,7 +129,8 @@ def signed_at(roles: Roles) -> str:
     return str(roles.timestamp.signed.unrecognized_fields.get(SIGNED_AT, ""))
 
 
-def _require_later(roles: Roles, now: datetime) -> None:
+def require_later(roles: Roles, now: datetime) -> None:
+    """Raise `PreconditionError` when the clock runs behind the last signature: devices would take it for a replay."""
     last = signed_at(roles)
     if now.strftime(_FORM) < last:
         raise PreconditionError(

@@ -137,6 +137,11 @@ def require_anchor(repo: Path, keys: Path) -> None:
         raise SignatureError(f"{repo} starts from another root than {anchor}: it is not the repository of these keys")
 
 
+def read_root(path: Path) -> Metadata[Root]:
+    """Read a root that may not be signed enough yet; raises `SignatureError`, `StorageError`."""
+    return _parsed(_read(path), Root, path.name)
+
+
 def _newest_root(folder: Path) -> Metadata[Root]:
     root = _parsed(_read(folder / "1.root.json"), Root, "1.root.json")
     _require_signed(root, root.signed, "root")
