@@ -156,6 +156,7 @@ def finished(repo: Path, change: RootChange, signing: Signing) -> Rotated:
     if missing:
         atomic.write_bytes(repo / "pending" / name, root.to_bytes())
         return Rotated(change.replaced, signed_anew, root.signed.version, repo / "pending" / name, missing)
+    _drop_spare(root, old)
     if change.changed and "timestamp" not in change.changed:
         require_later(change.roles, signing.now)
     store.write(repo, {name: root, **reissued(change.roles, change.changed, signing)}, {})
@@ -180,6 +181,14 @@ def _demands(new: Root, old: Root) -> list[tuple[list[Key], int]]:
 def _missing(root: Metadata[Root], old: Root) -> int:
     results = [one.get_verification_result("root", root.signed_bytes, root.signatures) for one in (old, root.signed)]
     return max(max(result.threshold - len(result.signed), 0) for result in results)
+
+
+def _drop_spare(root: Metadata[Root], old: Root) -> None:
+    """Leave no signature that is not needed: one that nobody must check is one that anybody could change."""
+    for keyid in list(root.signatures):
+        signature = root.signatures.pop(keyid)
+        if _missing(root, old):
+            root.signatures[keyid] = signature
 
 
 def _take(brought: Metadata[Root], root: Metadata[Root], old: Root) -> int:
