@@ -71,7 +71,9 @@ def _answers(
     else:
         value = float(np.abs(logits.astype(np.float64) - expected).max())
     if value > health["tolerance"]:
-        raise Refused("health", f"{health['metric']} on the golden inputs is {value:g}, allowed is {health['tolerance']:g}")
+        raise Refused(
+            "health", f"{health['metric']} on the golden inputs is {value:g}, allowed is {health['tolerance']:g}"
+        )
     return value
 
 

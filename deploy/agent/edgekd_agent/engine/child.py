@@ -105,7 +105,7 @@ def run(part: str, job: Mapping[str, Any], *, folder: Path, log: Path, limits: L
     durable.make_folder(log.parent)
     documents.write_lightly(folder / JOB, {"part": part, **job})
     began = time.monotonic()
-    with open(log, "wb") as stream:
+    with open(durable.open_append(log), "ab") as stream:
         child = _start(folder, stream, limits)
         try:
             watched = _watch(child, began + limits.timeout_s, limits.memory_bytes)

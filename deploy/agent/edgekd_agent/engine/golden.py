@@ -35,5 +35,7 @@ def read(path: Path) -> tuple[NDArray[Any], NDArray[np.float32]]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise Refused("health", f"{path.name}: not a golden npz: {error}") from error
     if len(inputs) != len(logits) or not len(inputs) or not np.isfinite(logits).all():
-        raise Refused("health", f"{path.name}: {len(inputs)} inputs, {len(logits)} rows of logits, or one is not finite")
+        raise Refused(
+            "health", f"{path.name}: {len(inputs)} inputs, {len(logits)} rows of logits, or one is not finite"
+        )
     return inputs, logits

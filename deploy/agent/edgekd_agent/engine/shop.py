@@ -160,7 +160,9 @@ class Shop:
         if available < _MEMORY_FLOOR_BYTES:
             raise AgentError("precondition", f"{available // _MIB} MiB of memory are free, too few to build an engine")
         if most is not None and hottest is not None and hottest > most:
-            raise AgentError("precondition", f"the device is at {hottest:g} degrees, too hot to build (at most {most:g})")
+            raise AgentError(
+                "precondition", f"the device is at {hottest:g} degrees, too hot to build (at most {most:g})"
+            )
 
     def _memory_limit(self) -> int:
         given = self._site.settings.build_memory_mib

@@ -43,6 +43,24 @@ def candidate_of(site: Site, content: bytes, bundle_sha256: str, manifest: Manif
     return Candidate(site.layout, content, bundle_sha256, manifest, key, wanted_artifacts(manifest, key))
 
 
+def nothing_to_do(site: Site, candidate: Candidate) -> Outcome | None:
+    """Return how the install ends when that release runs already, on the engine that this device needs.
+
+    Raises:
+        AgentError: It failed here before, or does not fit on the disk.
+    """
+    running = generations.linked(site.layout.current)
+    wanted = (candidate.bundle_sha256, candidate.engine_key)
+    if running is not None and (running.bundle_sha256, running.engine_key) == wanted:
+        return Outcome("nothing-to-do", candidate.bundle_sha256, running.number, 0.0, {})
+    if (why := badmarks.reason(site.layout, candidate.bundle_sha256)) is not None:
+        words = f"{candidate.manifest.name} {candidate.manifest.version} failed here before ({why})"
+        raise AgentError("bad", f"{words}; to try it again: forgive {candidate.bundle_sha256}")
+    arriving = store.missing(site.layout, candidate.artifacts)
+    space.require(space.measured(site, candidate.manifest, arriving))
+    return None
+
+
 def install(site: Site, candidate: Candidate, workshop: Workshop) -> Outcome:
     """Install a verified release; the caller holds the lock and has recovered the device.
 
@@ -57,20 +75,11 @@ def install(site: Site, candidate: Candidate, workshop: Workshop) -> Outcome:
     Raises:
         AgentError: It did not; what ran before runs on, and the reason is in the journal.
     """
-    running = generations.linked(site.layout.current)
-    if running is not None and (running.bundle_sha256, running.engine_key) == (
-        candidate.bundle_sha256,
-        candidate.engine_key,
-    ):
-        return Outcome("nothing-to-do", candidate.bundle_sha256, running.number, 0.0, {})
-    if (why := badmarks.reason(site.layout, candidate.bundle_sha256)) is not None:
-        words = f"{candidate.manifest.name} {candidate.manifest.version} failed here before ({why})"
-        raise AgentError("bad", f"{words}; to try it again: forgive {candidate.bundle_sha256}")
-    arriving = store.missing(site.layout, candidate.artifacts)
-    space.require(space.measured(site, candidate.manifest, arriving))
+    if (outcome := nothing_to_do(site, candidate)) is not None:
+        return outcome
     began_s = time.monotonic()
     try:
-        measured = _all_steps(site, candidate, workshop, running)
+        measured = _all_steps(site, candidate, workshop)
     except (AgentError, OSError) as error:
         failure = error if isinstance(error, AgentError) else storage_error(error)
         undo.fail(site, failure, is_bad=failure.kind in MARKED_BAD)
@@ -87,11 +96,9 @@ def storage_error(error: OSError) -> AgentError:
     return AgentError("space" if is_full else "storage", f"the disk refused: {error.strerror or error}{where}")
 
 
-def _all_steps(
-    site: Site, candidate: Candidate, workshop: Workshop, running: generations.Generation | None
-) -> Mapping[str, Any]:
+def _all_steps(site: Site, candidate: Candidate, workshop: Workshop) -> Mapping[str, Any]:
     layout = site.layout
-    before = generations.linked(layout.previous)
+    running, before = generations.linked(layout.current), generations.linked(layout.previous)
     facts: dict[str, Any] = {
         "bundle_sha256": candidate.bundle_sha256,
         "name": candidate.manifest.name,

@@ -32,9 +32,7 @@ def fail(site: Site, failure: AgentError, *, is_bad: bool) -> None:
             revert(site, last.facts, failure.kind, failure.message, is_bad=is_bad)
 
 
-def discard(
-    site: Site, facts: Mapping[str, Any], kind: str, reason: str, *, during: str, is_bad: bool = False
-) -> None:
+def discard(site: Site, facts: Mapping[str, Any], kind: str, reason: str, *, during: str, is_bad: bool = False) -> None:
     """Drop a candidate that never ran."""
     if is_bad:
         badmarks.mark(site.layout, facts["bundle_sha256"], kind, reason)
