@@ -211,7 +211,7 @@ def run(scratch: Path, *, examples: int = 5000, **_: Any) -> dict[str, Any]:
     }
     return {
         "inputs": sum(one["inputs"] for one in found.values()),
-        "unexpected": sum(bool(one["unexpected"]) for one in found.values()),
+        "failures": sum(bool(one["unexpected"]) for one in found.values()),
         "by_parser": found,
     }
 

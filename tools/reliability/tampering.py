@@ -74,6 +74,7 @@ def run(scratch: Path, *, step: int = 1, places: int = 1000, seed: int = 0, **_:
         "tampered": sum(count.tampered.values()),
         "accepted": len(count.accepted),
         "devices_changed": len(count.changed_trust),
+        "failures": len(count.accepted) + len(count.changed_trust),
         "by_kind": dict(sorted(count.tampered.items())),
         "accepted_names": count.accepted[:20],
         "changed_names": count.changed_trust[:20],

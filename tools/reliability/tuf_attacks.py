@@ -125,11 +125,13 @@ def run(scratch: Path, **_: Any) -> dict[str, Any]:
     """
     found = {one.name: outcome(one, scratch / f"device{number}") for number, one in enumerate(ATTACKS)}
     kinds = {one.name: one.kinds for one in ATTACKS}
+    wrong = [name for name, (kind, is_same) in found.items() if kind not in kinds[name] or not is_same]
     return {
         "attacks": len(found),
         "accepted": sum(kind == "accepted" for kind, _ in found.values()),
         "refused_for_a_wrong_reason": sum(kind not in (*kinds[name], "accepted") for name, (kind, _) in found.items()),
         "devices_changed": sum(not is_same for _, is_same in found.values()),
+        "failures": len(wrong),
         "reasons": {name: kind for name, (kind, _) in found.items()},
     }
 
