@@ -59,27 +59,27 @@ def close(descriptor: int) -> None:
 
 def rename(source: Path, target: Path) -> None:
     """Give a file another name, in the place of what had that name."""
-    os.rename(source, target)
+    source.rename(target)
 
 
 def symlink(text: str, path: Path) -> None:
     """Make a link that says `text`."""
-    os.symlink(text, path)
+    path.symlink_to(text)
 
 
 def unlink(path: Path) -> None:
     """Remove a file or link."""
-    os.unlink(path)
+    path.unlink()
 
 
 def mkdir(path: Path) -> None:
     """Make a folder that was not there."""
-    os.mkdir(path, 0o755)
+    path.mkdir(0o755)
 
 
 def rmdir(path: Path) -> None:
     """Remove an empty folder."""
-    os.rmdir(path)
+    path.rmdir()
 
 
 def chmod(path: Path, mode: int) -> None:
