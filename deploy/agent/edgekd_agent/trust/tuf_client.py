@@ -33,10 +33,9 @@ def _import_client() -> None:
 _import_client()
 
 from tuf.api import exceptions  # noqa: E402
-from tuf.api._payload import Root, Timestamp  # noqa: E402
-from tuf.api.metadata import Metadata  # noqa: E402
+from tuf.api.metadata import Metadata, Root  # noqa: E402
 from tuf.ngclient.config import UpdaterConfig  # noqa: E402
 from tuf.ngclient.fetcher import FetcherInterface  # noqa: E402
 from tuf.ngclient.updater import Updater  # noqa: E402
 
-__all__ = ["FetcherInterface", "Metadata", "Root", "Timestamp", "Updater", "UpdaterConfig", "exceptions"]
+__all__ = ["FetcherInterface", "Metadata", "Root", "Updater", "UpdaterConfig", "exceptions"]
