@@ -145,7 +145,7 @@ class Agent(StrictModel):
     """
 
     command: Annotated[tuple[str, ...], Field(min_length=1)] = AgentPlace().command
-    root: Annotated[str, Field(pattern="^/[^\\0]*$")] = AgentPlace().root
+    root: Annotated[str, Field(pattern="^/")] = AgentPlace().root
 
 
 class Fleet(StrictModel):

@@ -1,7 +1,7 @@
 """One operator at a time: a lock on the repository that names its owner and age, and outlives no crash of its own host.
 
-The kernel's lock says whether the process that took it still runs; the file says who it was. Where another host took it,
-only the file can be believed, so such a lock is broken by hand.
+The kernel's lock says whether the process that took it still runs; the file says who it was. Where another host took
+it, only the file can be believed, so such a lock is broken by hand.
 """
 
 from __future__ import annotations

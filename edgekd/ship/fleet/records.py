@@ -80,6 +80,10 @@ def now_text() -> str:
 
 def _record(device_id: str, document: dict[str, Any]) -> DeviceRecord:
     reported = document["reported"]
-    model = None if reported is None else Model(str(reported["name"]), int(reported["version"]), str(reported["bundle_sha256"]))
+    model = (
+        None
+        if reported is None
+        else Model(str(reported["name"]), int(reported["version"]), str(reported["bundle_sha256"]))
+    )
     texts = {key: str(document[key]) for key in ("last_seen", "state", "agent", "result", "reason", "queued")}
     return DeviceRecord(device_id, reported=model, **texts)

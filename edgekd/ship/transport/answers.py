@@ -13,6 +13,8 @@ from edgekd.ship.transport.session import BLOCK_BYTES, Need
 K = TypeVar("K")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_NEEDS = 4096
+_CODES = {"health": 3, "budget": 3, "memory": 3, "unconfirmed": 3, "incompatible": 4, "space": 5, "precondition": 5}
+_CODES |= {"trust": 6}
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,16 @@ class Last:
     Attributes:
         bundle_sha256: Which it was.
         result: The agent's word for it.
+        kind: The agent's word for why it failed; empty when it did not.
         reason: Why, for people.
         seconds: How long it took.
-        exit_code: Exit code of the agent for it, where it names one.
     """
 
     bundle_sha256: str
     result: str
+    kind: str
     reason: str
     seconds: float
-    exit_code: int | None
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,11 @@ def release_from(document: Mapping[str, Any], host: str) -> Model:
     return release
 
 
+def exit_code_of_kind(kind: str) -> int:
+    """Return the exit code that goes with the agent's word for a failure."""
+    return _CODES.get(kind, 1)
+
+
 def _need(entry: Any, host: str) -> Need:
     if not isinstance(entry, Mapping):
         raise TargetError(f"{host}: a missing blob is {entry!r}")
@@ -158,13 +165,13 @@ def _model(document: Any, host: str) -> Model | None:
 
 
 def _last(document: Mapping[str, Any], host: str) -> Last:
-    seconds, code = document.get("seconds"), document.get("exit_code")
+    seconds = document.get("seconds")
     return Last(
-        bundle_sha256=_field(document, "bundle_sha256", str, host),
+        bundle_sha256=str(document.get("bundle_sha256") or ""),
         result=_field(document, "result", str, host),
+        kind=str(document.get("kind") or ""),
         reason=str(document.get("reason") or ""),
         seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
-        exit_code=code if type(code) is int else None,
     )
 
 
