@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from edgekd.core.digest import sha256_of_json
 from edgekd.core.errors import ConfigError
@@ -21,10 +20,9 @@ from edgekd.ship.fleet.one_device import Work, bring
 from edgekd.ship.fleet.records import Records, now_text
 from edgekd.ship.fleet.result import QUEUED, DeviceResult, Outcome
 from edgekd.ship.fleet.status import look_at
+from edgekd.ship.fleet.together import all_of
 from edgekd.ship.fleet.waves import Wave, halt_reason, planned_waves
 from edgekd.ship.transport.answers import Model
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ async def converge(work: Work, books: Books, devices: Sequence[Device], concurre
         async with limit:
             return await course.device(device, "queued")
 
-    found = await _all_of([asyncio.ensure_future(one(device)) for device in devices])
+    found = await all_of(one(device) for device in devices)
     return tuple(result for result in found if result is not None)
 
 
@@ -160,7 +158,7 @@ class _Course:
             halted = halted or self._halt(wave, failed_before, failed)
             return result
 
-        results = list(await _all_of([asyncio.ensure_future(one(device)) for device in wave.devices]))
+        results = await all_of(one(device) for device in wave.devices)
         if not halted:
             results = await self._after_a_while(wave, results)
             halted = self._halt(wave, failed_before, sum(result.is_failed for result in results))
@@ -200,8 +198,8 @@ class _Course:
             async with limit:
                 return await self._still(devices[result.device_id], result)
 
-        tasks = [asyncio.ensure_future(again(result)) for result in results if result.device_id in fresh]
-        seen = {result.device_id: result for result in await _all_of(tasks)}
+        looks = await all_of(again(result) for result in results if result.device_id in fresh)
+        seen = {result.device_id: result for result in looks}
         return [seen.get(result.device_id, result) for result in results]
 
     async def _still(self, device: Device, result: DeviceResult) -> DeviceResult:
@@ -258,20 +256,6 @@ def record_of(result: DeviceResult, digest: str, who: str, deployment: str) -> R
         reason=result.reason,
         seconds=result.seconds,
     )
-
-
-async def _all_of(tasks: Sequence[asyncio.Future[T]]) -> list[T]:
-    """Wait for all; when one raises or this is cancelled, the others are cancelled and brought to rest first."""
-    try:
-        return list(await asyncio.gather(*tasks))
-    except asyncio.CancelledError:  # gather has told them; telling them twice would cut off what they end with
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
-    except Exception:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
 
 
 def _not_started(device: Device, wave: Wave, why: str) -> DeviceResult:

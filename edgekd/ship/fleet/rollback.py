@@ -13,6 +13,7 @@ from edgekd.ship.fleet.inventory import Device
 from edgekd.ship.fleet.one_device import NotDone, Work, granted, greeted, reached, reserved, status_of
 from edgekd.ship.fleet.records import now_text
 from edgekd.ship.fleet.result import DeviceResult
+from edgekd.ship.fleet.together import all_of
 from edgekd.targets.ssh_connection import Unreachable
 
 _DEPLOYMENT = "rollback"
@@ -41,7 +42,7 @@ async def roll_back(work: Work, books: Books, devices: Sequence[Device], concurr
         _write(books, result, work.owner)
         return result
 
-    return tuple(await asyncio.gather(*(one(device) for device in devices)))
+    return tuple(await all_of(one(device) for device in devices))
 
 
 async def _one(work: Work, device: Device) -> DeviceResult:

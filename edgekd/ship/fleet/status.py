@@ -11,6 +11,7 @@ from edgekd.core.events import Event
 from edgekd.ship.fleet.inventory import Device
 from edgekd.ship.fleet.one_device import Work, granted, greeted, reached
 from edgekd.ship.fleet.records import DeviceRecord, Records, now_text
+from edgekd.ship.fleet.together import all_of
 from edgekd.ship.transport.answers import Model, status_from
 
 
@@ -95,7 +96,7 @@ async def statuses(
         record = records.of(device.id) if sight is None else _kept(records, device, sight, desired[device.group])
         return DeviceStatus(device, desired[device.group], record, sight)
 
-    return tuple(await asyncio.gather(*(one(device) for device in devices)))
+    return tuple(await all_of(one(device) for device in devices))
 
 
 async def _look(work: Work, device: Device) -> Sight:

@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -17,9 +18,24 @@ from edgekd.targets.ssh_line import Dropped
 
 STALL_S = 90.0
 _READ_BYTES = 4 << 20
+_OPTIONS = {"encoding": None, "block_size": 0}  # writes go out as they are cut here, never divided once more
 
 
-async def write_blob(sftp: Any, blob: Path, target: PurePosixPath, need: Need, report: Callable[[int], None]) -> int:
+@dataclass(frozen=True)
+class Course:
+    """Who is told how a push goes.
+
+    Attributes:
+        report: Told the bytes that are there, after each acknowledgement.
+        abandon: Called when nothing is acknowledged any more; drops the connection, since even closing a file there
+            would wait for an answer.
+    """
+
+    report: Callable[[int], None]
+    abandon: Callable[[], None]
+
+
+async def write_blob(sftp: Any, blob: Path, target: PurePosixPath, need: Need, course: Course) -> int:
     """Write what is missing of a blob.
 
     Args:
@@ -27,7 +43,7 @@ async def write_blob(sftp: Any, blob: Path, target: PurePosixPath, need: Need, r
         blob: The file here.
         target: Its `.part` there.
         need: Its length, and the blocks that are there.
-        report: Told the bytes that are there, after each acknowledgement.
+        course: Who is told how it goes.
 
     Returns:
         Where writing started.
@@ -43,14 +59,14 @@ async def write_blob(sftp: Any, blob: Path, target: PurePosixPath, need: Need, r
             f"{blob} has {size_bytes} bytes, its release says {need.size_bytes}: the repository is damaged"
         )
     start = await asyncio.to_thread(agreeing_bytes, blob, need.blocks)
-    report(start)
+    course.report(start)
     import asyncssh
 
-    async with sftp.open(str(target), asyncssh.FXF_WRITE | asyncssh.FXF_CREAT) as file:
+    async with sftp.open(str(target), asyncssh.FXF_WRITE | asyncssh.FXF_CREAT, **_OPTIONS) as file:
         await file.truncate(start)  # what lies behind the agreement is another file's, or was torn
         with open(blob, "rb") as source:
             source.seek(start)
-            await _write_from(source, start, file, _pace(sftp), report)
+            await _write_from(source, start, file, _pace(sftp), course)
     return start
 
 
@@ -66,18 +82,18 @@ def agreeing_bytes(blob: Path, blocks: tuple[str, ...]) -> int:
     return agreeing
 
 
-async def write_small(sftp: Any, source: Path, target: PurePosixPath) -> None:
-    """Write a small file under another name, then rename it over the target."""
+async def write_small(sftp: Any, source: Path, target: PurePosixPath, course: Course) -> None:
+    """Write a file from its start under another name, then rename it over the target."""
     import asyncssh
 
     part = f"{target}.part"
-    async with sftp.open(part, asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_TRUNC) as file:
+    async with sftp.open(part, asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_TRUNC, **_OPTIONS) as file:
         with open(source, "rb") as stream:
-            await _write_from(stream, 0, file, _pace(sftp), lambda done: None)
+            await _write_from(stream, 0, file, _pace(sftp), course)
     await sftp.posix_rename(part, str(target))
 
 
-async def _write_from(source: BinaryIO, start: int, file: Any, pace: Pace, report: Callable[[int], None]) -> None:
+async def _write_from(source: BinaryIO, start: int, file: Any, pace: Pace, course: Course) -> None:
     under_way: deque[tuple[asyncio.Task[Any], int, float]] = deque()
     chunks, offset, waiting = _Chunks(source), start, 0
     try:
@@ -88,20 +104,21 @@ async def _write_from(source: BinaryIO, start: int, file: Any, pace: Pace, repor
             if not under_way:
                 return
             task, length, started_s = under_way[0]
-            await _acknowledgement(task)
+            await _acknowledgement(task, course)
             under_way.popleft()
             waiting -= length
             pace.acknowledged(time.monotonic() - started_s)
-            report(offset - waiting)
+            course.report(offset - waiting)
     finally:
         for task, _, _ in under_way:
             task.cancel()
         await asyncio.gather(*(task for task, _, _ in under_way), return_exceptions=True)
 
 
-async def _acknowledgement(task: asyncio.Task[Any]) -> None:
+async def _acknowledgement(task: asyncio.Task[Any], course: Course) -> None:
     done, _ = await asyncio.wait({task}, timeout=STALL_S)
     if not done:
+        course.abandon()
         raise Dropped(f"nothing arrived for {STALL_S:.0f} s")
     task.result()
 

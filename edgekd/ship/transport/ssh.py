@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from edgekd.core.errors import TargetError
 from edgekd.ship.transport.answers import needs_from
-from edgekd.ship.transport.push import write_blob, write_small
+from edgekd.ship.transport.push import Course, write_blob, write_small
 from edgekd.ship.transport.session import Answer, Need, Session
 from edgekd.targets.ssh_connection import SshKeys, parse_address
 from edgekd.targets.ssh_line import Dropped, Line, Pauses
@@ -93,8 +93,7 @@ class SshSession:
         async def action(connection: Any) -> None:
             async with connection.start_sftp_client() as sftp:
                 for name, source in files.items():
-                    await write_small(sftp, source, _inside(self._staging(_METADATA), name))
-                    self._line.heard()
+                    await write_small(sftp, source, _inside(self._staging(_METADATA), name), self._course())
 
         await self._refusable(action, "metadata")
 
@@ -103,9 +102,7 @@ class SshSession:
         target = _inside(self._staging(_BLOBS), f"{need.sha256}.part")
         fresh: Need | None = need
 
-        def tell(done: int) -> None:
-            self._line.heard()
-            report(done, need.size_bytes)
+        course = self._course(lambda done: report(done, need.size_bytes))
 
         async def action(connection: Any) -> None:
             nonlocal fresh
@@ -114,9 +111,16 @@ class SshSession:
             if lacking is None:
                 return
             async with connection.start_sftp_client() as sftp:
-                self.resumed.append((need.sha256, await write_blob(sftp, blob, target, lacking, tell)))
+                self.resumed.append((need.sha256, await write_blob(sftp, blob, target, lacking, course)))
 
         await self._refusable(action, blob.name)
+
+    def _course(self, report: Callable[[int], None] = lambda done: None) -> Course:
+        def told(done: int) -> None:
+            self._line.heard()
+            report(done)
+
+        return Course(told, self._line.abort)
 
     async def _lacking(self, connection: Any, need: Need) -> Need | None:
         answer = await self._answer(connection, ("want",))

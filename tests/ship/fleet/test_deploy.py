@@ -235,6 +235,15 @@ def test_interrupted_it_gives_devices_back_and_the_same_command_goes_on(make_wor
     assert world.books.log.verify().is_whole
 
 
+def test_cut_off_at_any_moment_no_device_stays_reserved(make_world, interrupted, tmp_path):
+    for after_ds in range(3, 600, 23):
+        world = make_world(8, d2="failing", d3="dead")
+        rollout = Rollout(health_wait_s=5, concurrency=3, timeouts=world.timeouts)
+        interrupted(deploy(world.work, world.books, "line", world.inventory, rollout), after_s=after_ds / 10)
+        assert {one.operator for one in world.devices.values()} == {""}, after_ds
+    assert world.books.log.verify().is_whole
+
+
 def test_a_device_that_still_installs_what_a_killed_command_began_is_waited_for(make_world):
     world = make_world(3)
     one = world.devices["canary-0"]
