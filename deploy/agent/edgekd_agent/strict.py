@@ -26,7 +26,7 @@ def canonical(document: Any) -> bytes:
 
 
 def parse(content: bytes) -> Any:
-    """Read JSON bytes.
+    """Read canonical JSON bytes.
 
     Args:
         content: UTF-8 JSON, in canonical form.
@@ -35,16 +35,34 @@ def parse(content: bytes) -> Any:
         Plain data.
 
     Raises:
-        NotStrictJson: Not UTF-8, not JSON, nested too deeply, a key twice, NaN or infinity, or not canonical.
+        NotStrictJson: As for `load`, or not canonical.
     """
+    document = load(content)
     try:
-        document = json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
         is_canonical = canonical(document) == content
     except (ValueError, RecursionError) as error:
         raise NotStrictJson(f"not strict JSON: {error}") from error
     if not is_canonical:
         raise NotStrictJson("not canonical JSON (sorted keys, no spaces, ASCII)")
     return document
+
+
+def load(content: bytes) -> Any:
+    """Read JSON bytes in any layout.
+
+    Args:
+        content: UTF-8 JSON.
+
+    Returns:
+        Plain data.
+
+    Raises:
+        NotStrictJson: Not UTF-8, not JSON, nested too deeply, a key twice, NaN or infinity.
+    """
+    try:
+        return json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise NotStrictJson(f"not strict JSON: {error}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
