@@ -1,11 +1,15 @@
 """From artefacts to a bundle folder that a device can check: packing, looking inside, verifying."""
 
+from edgekd.ship.archive import ARCHIVE_SUFFIX, opened_bundle, write_archive
 from edgekd.ship.bundle import inspect, pack, verify
 from edgekd.ship.golden import GOLDEN_PATH, MAX_GOLDEN_BYTES, Golden, read_golden
 from edgekd.ship.plan import BundlePlan, TargetFacts, build_plan, health_check, member_path, provenance, target_selector
+from edgekd.ship.repack import DeviceFile, repack
 
 __all__ = [
+    "ARCHIVE_SUFFIX",
     "BundlePlan",
+    "DeviceFile",
     "GOLDEN_PATH",
     "Golden",
     "MAX_GOLDEN_BYTES",
@@ -14,9 +18,12 @@ __all__ = [
     "health_check",
     "inspect",
     "member_path",
+    "opened_bundle",
     "pack",
     "provenance",
     "read_golden",
+    "repack",
     "target_selector",
     "verify",
+    "write_archive",
 ]

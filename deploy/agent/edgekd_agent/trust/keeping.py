@@ -7,11 +7,12 @@ versions, never its ability to verify.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from edgekd_agent import durable
 
 ROOT_NAME = "root.json"
 HISTORY = "root_history"
@@ -26,33 +27,9 @@ def keep(path: Path, content: bytes) -> None:
     Raises:
         OSError: The file system refused.
     """
-    if read_if_there(path) == content:
-        return
-    make_folder(path.parent)
-    part = path.with_name(f".{path.name}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    with open(descriptor, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(part, path)
-    fsync_folder(path.parent)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder whose name survives a power cut; its parent exists."""
-    if not folder.is_dir():
-        folder.mkdir()
-        fsync_folder(folder.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names inside a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if read_if_there(path) != content:
+        durable.make_folder(path.parent)
+        durable.replace_file(path, content)
 
 
 def read_if_there(path: Path) -> bytes | None:
