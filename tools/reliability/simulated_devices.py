@@ -92,14 +92,15 @@ class SimulatedDevice:
 
     def _status(self, source: SimulatedSource) -> Answer:
         operator = {"owner": self.operator, "since_s": 0} if self.operator else None
-        document = {"state": self.state, "current": _document(self.current), "previous": _document(self.previous)}
+        document: dict[str, Any] = {"state": self.state, "is_busy": self.state != "idle"}
+        document |= {"current": _document(self.current), "previous": _document(self.previous)}
         return Answer(0, {**document, "candidate": None, "last": self.last, "progress": {}, "operator": operator})
 
     def _forgive(self, source: SimulatedSource, digest: str) -> Answer:
         self.bad.pop(digest, None)
         return Answer(0, {})
 
-    def _rollback(self, source: SimulatedSource) -> Answer:
+    def _rollback(self, source: SimulatedSource, flag: str, reason: str) -> Answer:
         if self.previous is None:
             return Answer(5, {"error": {"kind": "precondition", "message": "there is no previous generation"}})
         self.current, self.previous = self.previous, self.current

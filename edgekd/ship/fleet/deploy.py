@@ -207,7 +207,7 @@ class _Course:
         outcome: Outcome
         if sight.problem:
             outcome, reason, after = "silent", f"installed it, then stopped answering: {sight.problem}", result.after
-        elif sight.current != self.desired:
+        elif not self.desired.is_same(sight.current):
             outcome, after = "reverted", sight.current
             reason = f"installed it, then went back to {sight.current}: {sight.reason or 'no reason given'}"
         else:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from edgekd_agent.trust.names import is_group_name
 from pydantic import AfterValidator, Field
 
 from edgekd.core.config import StrictModel, config_error, problems_of, read_yaml
@@ -18,7 +19,6 @@ from edgekd.targets.ssh_connection import SshKeys, parse_address
 FLEET_FILE = "fleet.yaml"
 CANARY = "canary"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_GROUP = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _PERCENT = re.compile(r"(\d{1,3})%")
 
 
@@ -298,8 +298,8 @@ def _mismatches(document: Mapping[str, Any]) -> list[str]:
     named = groups if isinstance(groups, dict) else {}
     entries = document.get("devices")
     devices = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    bad_groups = [name for name in named if not _GROUP.fullmatch(str(name))]
-    problems = [f"groups.{name}: is not a-z, 0-9 and - (it names a signing role)" for name in bad_groups]
+    bad_groups = [name for name in named if not is_group_name(str(name))]
+    problems = [f"groups.{name}: is not a-z, 0-9 and -, or is taken by a signing role" for name in bad_groups]
     for key in ("id", "address"):
         counts = Counter(str(device[key]) for device in devices if key in device)
         problems += [

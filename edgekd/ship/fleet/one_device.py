@@ -19,7 +19,6 @@ from edgekd.ship.fleet.result import DeviceResult, Outcome
 from edgekd.ship.fleet.source import Parcel, Source
 from edgekd.ship.transport.answers import (
     Hello,
-    Last,
     Model,
     Status,
     exit_code_of_kind,
@@ -33,9 +32,8 @@ from edgekd.targets.ssh_connection import Unreachable
 from edgekd.targets.ssh_line import Pauses
 
 _MIB = 1 << 20
-_SETTLE_POLLS = 5
 _UNLOCK_S = 20.0
-_FAILED_START = 3
+_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -156,17 +154,17 @@ async def greeted(session: Session, device: Device) -> Hello:
 
 
 @asynccontextmanager
-async def reserved(session: Session, owner: str, host: str) -> AsyncIterator[None]:
+async def reserved(work: Work, session: Session, host: str) -> AsyncIterator[None]:
     """Hold a device for the length of a block; raises `NotDone` when another operator has it."""
     is_others = False
     try:
-        answer = await session.agent("lock", "--owner", owner)
-        is_others = answer.exit_code == ExitCode.FAILED
+        answer = await _patiently(work, session, "lock", "--owner", work.owner)
+        is_others = _kind(answer) == "locked"
         granted(answer, host, otherwise="locked" if is_others else "refused")
         yield
     finally:  # also when the order was cut off: it may have arrived
         if not is_others:
-            await _given_back(session, owner)
+            await _given_back(work, session)
 
 
 async def status_of(session: Session, device: Device) -> Status:
@@ -185,19 +183,32 @@ async def _bring(work: Work, device: Device, desired: Model, course: _Course, no
     async with reached(work, device, note) as session:
         hello = await greeted(session, device)
         course.before = course.after = hello.current
-        if hello.current == desired and hello.state == "idle":
+        if desired.is_same(hello.current) and hello.state == "idle":
             return
         parcel = work.source.parcel(device.group, root_version=hello.root_version)
-        async with reserved(session, work.owner, device.id):
-            await _at_rest_or_at_it(work, session, device, desired)
+        await _at_rest(work, session, device)
+        async with reserved(work, session, device.id):
             await _hand_over(work, session, device, desired, parcel)
             course.is_installing = course.is_changed = True
             course.after = await _installed(work, session, device, desired)
 
 
-async def _at_rest_or_at_it(work: Work, session: Session, device: Device, desired: Model) -> None:
-    """Wait until a device that is busy, with an install of before, is at rest."""
-    while (await status_of(session, device)).state != "idle":
+async def _at_rest(work: Work, session: Session, device: Device) -> Status:
+    """Wait until no process of the agent is at work: one of an earlier command may be."""
+    while True:
+        status = await status_of(session, device)
+        if not status.is_busy:
+            return status
+        work.listener(Event("progress", device.id, f"{status.state} {status.progress}".strip()))
+        await asyncio.sleep(work.timeouts.poll_s)
+
+
+async def _patiently(work: Work, session: Session, *words: str) -> Answer:
+    """Run a command of the agent, again while another process has the device."""
+    while True:
+        answer = await session.agent(*words)
+        if _kind(answer) != "busy":
+            return answer
         await asyncio.sleep(work.timeouts.poll_s)
 
 
@@ -205,9 +216,9 @@ async def _hand_over(work: Work, session: Session, device: Device, desired: Mode
     """Leave metadata and missing blobs in the device's staging."""
     work.listener(Event("progress", device.id, "metadata"))
     await session.put_metadata(parcel.metadata)
-    wanted = granted(await session.agent("want"), device.id)
+    wanted = granted(await _patiently(work, session, "want"), device.id)
     release = release_from(wanted, device.id)
-    if release.bundle_sha256 != desired.bundle_sha256:
+    if not desired.is_same(release):
         raise BundleError(f"{device.id} reads {release} in the metadata, the repository says {desired}")
     await _require_not_bad(work, session, device, wanted.get("bad"), desired)
     for need in needs_from(wanted, device.id):
@@ -223,44 +234,30 @@ async def _require_not_bad(work: Work, session: Session, device: Device, bad: ob
     if not work.is_retried:
         code = exit_code_of_kind(str(bad).partition(":")[0])
         raise NotDone("failed", f"{desired} failed on it before ({bad}); --retry-failed tries again", code)
-    granted(await session.agent("forgive", desired.bundle_sha256), device.id)
+    granted(await _patiently(work, session, "forgive", desired.bundle_sha256), device.id)
 
 
 async def _installed(work: Work, session: Session, device: Device, desired: Model) -> Model:
-    """Start the install and watch it to its end."""
-    before = (await status_of(session, device)).last
-    for _ in range(_FAILED_START):
-        answer = await session.agent("install", "--detach")
+    """Start the install and watch it to its end; one that was cut off there, by a restart, is started again."""
+    for _ in range(_STARTS):
+        answer = await _patiently(work, session, "install", "--detach")
         if answer.exit_code:
             raise NotDone("failed", f"{device.id}: {_words(answer)}", _code(answer.exit_code))
-        status = await _at_rest_again(work, session, device, desired, before)
-        if status.current == desired:
+        status = await _at_rest(work, session, device)
+        if desired.is_same(status.current):
             return desired
         last = status.last
-        if last is not None and last.bundle_sha256 == desired.bundle_sha256 and last != before:
-            raise NotDone("failed", f"{last.result}: {last.reason}", _code_of(last))
-    raise NotDone("failed", "its agent took the order and is idle, without a word of what became of it")
+        is_cut_off = status.state != "idle" or (last is not None and last.kind == "interrupted")
+        if not is_cut_off and last is not None and last.bundle_sha256 == desired.bundle_sha256:
+            raise NotDone("failed", f"{last.result}: {last.reason}", exit_code_of_kind(last.kind))
+    raise NotDone(
+        "failed", f"its agent began the install {_STARTS} times and did not end it; see logs/install.log there"
+    )
 
 
-async def _at_rest_again(work: Work, session: Session, device: Device, desired: Model, before: Last | None) -> Status:
-    """Poll until the install has ended, or was not begun for some polls."""
-    quiet = 0
-    while True:
-        status = await status_of(session, device)
-        if status.state == "idle":
-            quiet += 1
-            is_over = status.current == desired or (status.last is not None and status.last != before)
-            if is_over or quiet >= _SETTLE_POLLS:
-                return status
-        else:
-            quiet = 0
-            work.listener(Event("progress", device.id, f"{status.state} {status.progress}".strip()))
-        await asyncio.sleep(work.timeouts.poll_s)
-
-
-async def _given_back(session: Session, owner: str) -> None:
+async def _given_back(work: Work, session: Session) -> None:
     """Release the device even when this task is being cancelled; a device that is gone keeps the lock for its owner."""
-    unlocking = asyncio.ensure_future(session.agent("unlock", "--owner", owner))
+    unlocking = asyncio.ensure_future(_patiently(work, session, "unlock", "--owner", work.owner))
     try:
         await asyncio.wait_for(asyncio.shield(unlocking), _UNLOCK_S)
     except asyncio.CancelledError:
@@ -273,15 +270,16 @@ async def _given_back(session: Session, owner: str) -> None:
         await asyncio.gather(unlocking, return_exceptions=True)
 
 
+def _kind(answer: Answer) -> str:
+    error = answer.document.get("error")
+    return str(error.get("kind", "")) if isinstance(error, dict) else ""
+
+
 def _words(answer: Answer) -> str:
     error = answer.document.get("error")
     if isinstance(error, dict) and error.get("message"):
         return str(error["message"])
     return answer.complaint or f"its agent ended with {answer.exit_code}"
-
-
-def _code_of(last: Last) -> int:
-    return exit_code_of_kind(last.kind)
 
 
 def _code(code: int) -> int:

@@ -67,8 +67,9 @@ async def _one(work: Work, device: Device) -> DeviceResult:
 async def _back(work: Work, device: Device) -> DeviceResult:
     async with reached(work, device, lambda message: work.listener(Event("note", device.id, message))) as session:
         before = (await greeted(session, device)).current
-        async with reserved(session, work.owner, device.id):
-            granted(await session.agent("rollback"), device.id, otherwise="failed")
+        async with reserved(work, session, device.id):
+            why = f"rolled back by {work.owner}"
+            granted(await session.agent("rollback", "--reason", why), device.id, otherwise="failed")
             after = (await status_of(session, device)).current
     return DeviceResult(device.id, device.group, "rolled-back", "", before, after)
 

@@ -55,7 +55,7 @@ class DeviceStatus:
     @property
     def is_as_desired(self) -> bool:
         """Whether it runs what it should, as far as known."""
-        return self.desired is not None and self.record.reported == self.desired
+        return self.desired is not None and self.desired.is_same(self.record.reported)
 
 
 async def look_at(work: Work, device: Device) -> Sight:
@@ -112,6 +112,6 @@ def _kept(records: Records, device: Device, sight: Sight, desired: Model | None)
         return records.change(device.id, reason=sight.problem)
     changes: dict[str, object] = {"last_seen": now_text(), "reported": sight.current, "state": sight.state}
     changes |= {"agent": sight.agent, "reason": sight.reason}
-    if sight.current == desired:
+    if desired is not None and desired.is_same(sight.current):
         changes |= {"queued": ""}
     return records.change(device.id, **changes)

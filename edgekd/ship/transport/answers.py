@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+
+from edgekd_agent.errors import AgentError, Kind
 
 from edgekd.core.errors import TargetError
 from edgekd.ship.transport.session import BLOCK_BYTES, Need
@@ -13,8 +15,6 @@ from edgekd.ship.transport.session import BLOCK_BYTES, Need
 K = TypeVar("K")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_NEEDS = 4096
-_CODES = {"health": 3, "budget": 3, "memory": 3, "unconfirmed": 3, "incompatible": 4, "space": 5, "precondition": 5}
-_CODES |= {"trust": 6}
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Model:
 
     def __str__(self) -> str:
         return f"{self.name} {self.version} ({self.bundle_sha256[:12]})"
+
+    def is_same(self, other: Model | None) -> bool:
+        """Whether the other is this release: digests decide, names do not."""
+        return other is not None and other.bundle_sha256 == self.bundle_sha256
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Status:
 
     Attributes:
         state: Its agent's state; `"idle"` when it does nothing.
+        is_busy: Whether a process of the agent is at work; a state that is not idle without one was cut off.
         current: What it runs.
         last: How its last install ended.
         operator: Who holds it, empty when nobody does.
@@ -90,6 +95,7 @@ class Status:
     """
 
     state: str
+    is_busy: bool
     current: Model | None
     last: Last | None
     operator: str
@@ -114,6 +120,7 @@ def status_from(document: Mapping[str, Any], host: str) -> Status:
     operator, last = document.get("operator"), document.get("last")
     return Status(
         state=_field(document, "state", str, host),
+        is_busy=_field(document, "is_busy", bool, host),
         current=_model(document.get("current"), host),
         last=_last(last, host) if isinstance(last, Mapping) else None,
         operator=str(operator.get("owner", "")) if isinstance(operator, Mapping) else "",
@@ -139,7 +146,7 @@ def release_from(document: Mapping[str, Any], host: str) -> Model:
 
 def exit_code_of_kind(kind: str) -> int:
     """Return the exit code that goes with the agent's word for a failure."""
-    return _CODES.get(kind, 1)
+    return AgentError(cast(Kind, kind), "").exit_code
 
 
 def _need(entry: Any, host: str) -> Need:

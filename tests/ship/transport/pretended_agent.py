@@ -78,7 +78,14 @@ def do_install(root, *flags):
 
 def do_status(root):
     operator = read(root / "operator")
-    document = {"state": "idle", "current": read(root / "current"), "previous": None, "candidate": None, "last": None}
+    document = {
+        "state": "idle",
+        "is_busy": False,
+        "current": read(root / "current"),
+        "previous": None,
+        "candidate": None,
+        "last": None,
+    }
     return {**document, "progress": {}, "operator": operator}
 
 
