@@ -158,7 +158,7 @@ async def reserved(work: Work, session: Session, host: str) -> AsyncIterator[Non
     """Hold a device for the length of a block; raises `NotDone` when another operator has it."""
     is_others = False
     try:
-        answer = await _patiently(work, session, "lock", "--owner", work.owner)
+        answer = await patiently(work, session, "lock", "--owner", work.owner)
         is_others = _kind(answer) == "locked"
         granted(answer, host, otherwise="locked" if is_others else "refused")
         yield
@@ -203,8 +203,8 @@ async def _at_rest(work: Work, session: Session, device: Device) -> Status:
         await asyncio.sleep(work.timeouts.poll_s)
 
 
-async def _patiently(work: Work, session: Session, *words: str) -> Answer:
-    """Run a command of the agent, again while another process has the device."""
+async def patiently(work: Work, session: Session, *words: str) -> Answer:
+    """Run a command of the agent, again while another process of the agent has the device."""
     while True:
         answer = await session.agent(*words)
         if _kind(answer) != "busy":
@@ -216,7 +216,7 @@ async def _hand_over(work: Work, session: Session, device: Device, desired: Mode
     """Leave metadata and missing blobs in the device's staging."""
     work.listener(Event("progress", device.id, "metadata"))
     await session.put_metadata(parcel.metadata)
-    wanted = granted(await _patiently(work, session, "want"), device.id)
+    wanted = granted(await patiently(work, session, "want"), device.id)
     release = release_from(wanted, device.id)
     if not desired.is_same(release):
         raise BundleError(f"{device.id} reads {release} in the metadata, the repository says {desired}")
@@ -234,13 +234,13 @@ async def _require_not_bad(work: Work, session: Session, device: Device, bad: ob
     if not work.is_retried:
         code = exit_code_of_kind(str(bad).partition(":")[0])
         raise NotDone("failed", f"{desired} failed on it before ({bad}); --retry-failed tries again", code)
-    granted(await _patiently(work, session, "forgive", desired.bundle_sha256), device.id)
+    granted(await patiently(work, session, "forgive", desired.bundle_sha256), device.id)
 
 
 async def _installed(work: Work, session: Session, device: Device, desired: Model) -> Model:
     """Start the install and watch it to its end; one that was cut off there, by a restart, is started again."""
     for _ in range(_STARTS):
-        answer = await _patiently(work, session, "install", "--detach")
+        answer = await patiently(work, session, "install", "--detach")
         if answer.exit_code:
             raise NotDone("failed", f"{device.id}: {_words(answer)}", _code(answer.exit_code))
         status = await _at_rest(work, session, device)
@@ -257,7 +257,7 @@ async def _installed(work: Work, session: Session, device: Device, desired: Mode
 
 async def _given_back(work: Work, session: Session) -> None:
     """Release the device even when this task is being cancelled; a device that is gone keeps the lock for its owner."""
-    unlocking = asyncio.ensure_future(_patiently(work, session, "unlock", "--owner", work.owner))
+    unlocking = asyncio.ensure_future(patiently(work, session, "unlock", "--owner", work.owner))
     try:
         await asyncio.wait_for(asyncio.shield(unlocking), _UNLOCK_S)
     except asyncio.CancelledError:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -65,9 +69,25 @@ class Records:
 
     def change(self, device_id: str, **changes: Any) -> DeviceRecord:
         """Write a record with some of its fields changed; raises `StorageError`."""
-        record = dataclasses.replace(self.of(device_id), **changes)
-        write_json(self._path(device_id), {"schema_version": 1, **dataclasses.asdict(record)})
+        with self._alone():
+            record = dataclasses.replace(self.of(device_id), **changes)
+            write_json(self._path(device_id), {"schema_version": 1, **dataclasses.asdict(record)})
         return record
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep two commands from changing records over each other; held for one change."""
+        path = self.folder / "records.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _path(self, device_id: str) -> Path:
         return self.folder / "devices" / f"{device_id}.json"

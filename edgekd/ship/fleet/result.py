@@ -13,6 +13,8 @@ Outcome = Literal[
     "installed",
     "up-to-date",
     "rolled-back",
+    "unlocked",
+    "provisioned",
     "failed",
     "reverted",
     "refused",
@@ -23,7 +25,7 @@ Outcome = Literal[
     "interrupted",
     "not-started",
 ]
-DONE: tuple[Outcome, ...] = ("installed", "up-to-date", "rolled-back")
+DONE: tuple[Outcome, ...] = ("installed", "up-to-date", "rolled-back", "unlocked", "provisioned")
 FAILED: tuple[Outcome, ...] = ("failed", "reverted", "refused", "timed-out", "silent")
 QUEUED: tuple[Outcome, ...] = ("offline", "silent", "timed-out")
 
@@ -78,7 +80,7 @@ def exit_code_of(results: Sequence[DeviceResult]) -> ExitCode:
     if troubled and all(result.outcome == "offline" for result in troubled):
         return ExitCode.TARGET if not _is_cut_short(results) else ExitCode.FAILED
     codes = {result.exit_code for result in troubled}
-    is_total = not any(result.outcome in ("installed", "rolled-back") for result in results)
+    is_total = not any(result.is_done and result.outcome != "up-to-date" for result in results)
     if is_total and len(codes) == 1:
         return ExitCode(codes.pop())
     return ExitCode.FAILED

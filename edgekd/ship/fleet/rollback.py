@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Sequence
 
-from edgekd.core.errors import EdgeKDError, ExitCode
-from edgekd.core.events import Event
 from edgekd.ship.fleet.deploy import Books, record_of
 from edgekd.ship.fleet.inventory import Device
-from edgekd.ship.fleet.one_device import NotDone, Work, granted, greeted, reached, reserved, status_of
+from edgekd.ship.fleet.one_command import ended
+from edgekd.ship.fleet.one_device import Work, granted, greeted, patiently, reserved, status_of
 from edgekd.ship.fleet.records import now_text
 from edgekd.ship.fleet.result import DeviceResult
 from edgekd.ship.fleet.together import all_of
-from edgekd.targets.ssh_connection import Unreachable
+from edgekd.ship.transport.session import Session
 
 _DEPLOYMENT = "rollback"
 
@@ -38,39 +36,19 @@ async def roll_back(work: Work, books: Books, devices: Sequence[Device], concurr
 
     async def one(device: Device) -> DeviceResult:
         async with limit:
-            result = await _one(work, device)
+            result = await ended(work, device, lambda session: _back(work, session, device))
         _write(books, result, work.owner)
         return result
 
     return tuple(await all_of(one(device) for device in devices))
 
 
-async def _one(work: Work, device: Device) -> DeviceResult:
-    clock = asyncio.get_running_loop().time
-    started = clock()
-    work.listener(Event("start", device.id, str(device.address)))
-    try:
-        result = await asyncio.wait_for(_back(work, device), work.timeouts.device_s)
-    except asyncio.TimeoutError:
-        reason = f"no end after {work.timeouts.device_s:g} s"
-        result = DeviceResult(device.id, device.group, "timed-out", reason, exit_code=ExitCode.TARGET)
-    except NotDone as error:
-        result = DeviceResult(device.id, device.group, error.outcome, str(error), exit_code=error.exit_code)
-    except Unreachable as error:
-        result = DeviceResult(device.id, device.group, "offline", str(error), exit_code=ExitCode.TARGET)
-    except EdgeKDError as error:
-        result = DeviceResult(device.id, device.group, "refused", str(error), exit_code=error.exit_code)
-    work.listener(Event("end", device.id, f"{result.outcome}{f': {result.reason}' if result.reason else ''}"))
-    return dataclasses.replace(result, seconds=clock() - started)
-
-
-async def _back(work: Work, device: Device) -> DeviceResult:
-    async with reached(work, device, lambda message: work.listener(Event("note", device.id, message))) as session:
-        before = (await greeted(session, device)).current
-        async with reserved(work, session, device.id):
-            why = f"rolled back by {work.owner}"
-            granted(await session.agent("rollback", "--reason", why), device.id, otherwise="failed")
-            after = (await status_of(session, device)).current
+async def _back(work: Work, session: Session, device: Device) -> DeviceResult:
+    before = (await greeted(session, device)).current
+    async with reserved(work, session, device.id):
+        answer = await patiently(work, session, "rollback", "--reason", f"rolled back by {work.owner}")
+        granted(answer, device.id, otherwise="failed")
+        after = (await status_of(session, device)).current
     return DeviceResult(device.id, device.group, "rolled-back", "", before, after)
 
 
