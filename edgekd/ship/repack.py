@@ -7,6 +7,7 @@ of its path; a device with another key ignores it and builds its own.
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,22 @@ def repack(
         atomic.write_bytes(staging / MANIFEST_NAME, content)
         verify(staging)
     return verify(folder)
+
+
+def read_facts(path: Path) -> Mapping[str, Any]:
+    """Read what a device's agent says about itself: its `hello` document, or only the `facts` in it.
+
+    Raises:
+        ConfigError: The file is missing or is no such document.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not what edgekd-agent hello --json prints: {error}") from error
+    facts = document.get("facts", document) if isinstance(document, dict) else None
+    if not isinstance(facts, dict) or "machine" not in facts:
+        raise ConfigError(f"{path}: not what edgekd-agent hello --json prints: no facts of a machine")
+    return facts
 
 
 def _artifact(item: DeviceFile, manifest: Manifest) -> Artifact:

@@ -96,6 +96,12 @@ def fsync_folder(path: Path) -> None:
         close(descriptor)
 
 
+def make_folder_lightly(path: Path) -> None:
+    """Make a folder whose loss does no harm; nothing happens when it is there."""
+    if not path.is_dir():
+        mkdir(path)
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and its parents, durably; nothing happens when it is there."""
     if path.is_dir():
@@ -121,11 +127,16 @@ def write_new(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Put a file in place whole or not at all, durably."""
+    replace_whole(path, content)
+    fsync_folder(path.parent)
+
+
+def replace_whole(path: Path, content: bytes) -> None:
+    """Put a file in place; after a power loss it is the old one or the new one, whole either way."""
     temporary = path.with_name(path.name + NEW)
     remove(temporary)
     write_new(temporary, content)
     rename(temporary, path)
-    fsync_folder(path.parent)
 
 
 def replace_lightly(path: Path, content: bytes) -> None:

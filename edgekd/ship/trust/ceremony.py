@@ -111,18 +111,33 @@ def import_root(
         PreconditionError: A key of another role is missing.
     """
     with opened(repo, keys, passphrase, now, with_pending=True) as (roles, signing):
-        waiting = pending_root(repo, roles.root.signed.version)
-        if waiting is None:
-            raise ConfigError(f"no root of {repo} waits for signatures")
-        root, brought = store.read_root(waiting), store.read_root(path)
-        if brought.signed_bytes != root.signed_bytes:
-            raise SignatureError(f"{path} is another root than {waiting}")
-        if not _take(brought, root, roles.root.signed):
-            raise SignatureError(f"{path} has no new signature by a key of the old or the new root")
+        waiting = _waiting(repo, roles)
         old = roles.root.signed
+        root = _with_signatures_of(path, waiting, old)
         others = ("targets", "snapshot", "timestamp")
         changed = tuple(role for role in others if _keyids(old, role) != _keyids(root.signed, role))
         return finished(repo, RootChange(replace(roles, root=root), old, changed, {}), signing)
+
+
+def missing_signatures(repo: Path, roles: Roles, path: Path) -> int:
+    """Return how many signatures the root that waits would still need with those of `path`; raises as `import_root`."""
+    return _missing(_with_signatures_of(path, _waiting(repo, roles), roles.root.signed), roles.root.signed)
+
+
+def _waiting(repo: Path, roles: Roles) -> Path:
+    waiting = pending_root(repo, roles.root.signed.version)
+    if waiting is None:
+        raise ConfigError(f"no root of {repo} waits for signatures")
+    return waiting
+
+
+def _with_signatures_of(path: Path, waiting: Path, old: Root) -> Metadata[Root]:
+    root, brought = store.read_root(waiting), store.read_root(path)
+    if brought.signed_bytes != root.signed_bytes:
+        raise SignatureError(f"{path} is another root than {waiting}")
+    if not _take(brought, root, old):
+        raise SignatureError(f"{path} has no new signature by a key of the old or the new root")
+    return root
 
 
 def pending_root(repo: Path, newest: int) -> Path | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner, Key
 
 from edgekd.core.atomic import fsync_folder
-from edgekd.core.errors import ConfigError, PreconditionError, SignatureError, StorageError
+from edgekd.core.errors import ConfigError, EdgeKDError, PreconditionError, SignatureError, StorageError
 
 PASSPHRASE_VARIABLE = "EDGEKD_KEY_PASSPHRASE"  # noqa: S105 - the name of a variable, not a secret
 Passphrase = Callable[[], str | None]
@@ -75,6 +76,19 @@ def make_key(folder: Path, label: str, passphrase: str | None) -> CryptoSigner:
 def key_file(folder: Path, key: Key) -> Path | None:
     """Return the file of a private key in a folder; None when it is kept elsewhere."""
     return next(iter(sorted(folder.glob(f"*.{key.keyid[:_ID_CHARS]}.pem"))), None)
+
+
+@contextmanager
+def new_keys(folder: Path) -> Iterator[list[Key]]:
+    """Yield a list for keys made in the block; when the block fails their files are removed again."""
+    made: list[Key] = []
+    try:
+        yield made
+    except EdgeKDError:
+        for key in made:
+            if (path := key_file(folder, key)) is not None:
+                path.unlink(missing_ok=True)
+        raise
 
 
 def load_signer(folder: Path, key: Key, passphrase: Passphrase) -> CryptoSigner | None:

@@ -58,8 +58,14 @@ class Published:
 
 
 @dataclass(frozen=True)
-class _Release:
-    """A bundle about to be released: the exact bytes of its manifest, and where its files lie."""
+class ReleaseFiles:
+    """A bundle about to be released.
+
+    Attributes:
+        manifest: What it says.
+        content: The exact bytes of that.
+        folder: Where its files lie.
+    """
 
     manifest: Manifest
     content: bytes
@@ -67,6 +73,7 @@ class _Release:
 
     @property
     def sha256(self) -> str:
+        """Digest of its `bundle.json`."""
         return hashlib.sha256(self.content).hexdigest()
 
 
@@ -104,15 +111,15 @@ def publish(
         RunLocked: Another operator is at work.
     """
     require_apart(repo, keys)
-    release = _release(bundle, version)
+    release = read_release(bundle, version)
     with store.locked(repo):
         store.require_anchor(repo, keys)
         roles = store.load(repo)
-        _require_group(roles, group)
-        _require_free_version(repo, roles, release)
+        require_group(roles, group)
+        require_free_version(repo, roles, release)
         _keep_blobs(repo, release)
         contents = _list_release(roles.targets.signed, release)
-        desired = _desired(release.manifest, release.sha256, len(release.content), group, select)
+        desired = desired_state(release.manifest, release.sha256, len(release.content), group, select)
         signing = _signing(repo, keys, passphrase, now)
         changed = ["targets"] if contents else []
         return _wanted(repo, roles, desired, signing, contents=contents, changed=changed)
@@ -149,11 +156,11 @@ def want(
     with store.locked(repo):
         store.require_anchor(repo, keys)
         roles = store.load(repo)
-        _require_group(roles, group)
+        require_group(roles, group)
         if bundle_target(bundle_sha256) not in roles.targets.signed.targets:
             raise ConfigError(f"no bundle {bundle_sha256} was released from {repo}")
         content = released_manifest_bytes(repo, bundle_sha256)
-        desired = _desired(parse_manifest(content), bundle_sha256, len(content), group, select)
+        desired = desired_state(parse_manifest(content), bundle_sha256, len(content), group, select)
         signing = _signing(repo, keys, passphrase, now)
         return _wanted(repo, roles, desired, signing, contents={}, changed=[])
 
@@ -178,26 +185,29 @@ def released_manifest_bytes(repo: Path, bundle_sha256: str) -> bytes:
     return content
 
 
-def _release(bundle: Path, version: int | None) -> _Release:
+def read_release(bundle: Path, version: int | None) -> ReleaseFiles:
+    """Check a bundle and give it its release number; raises `BundleError`, `ConfigError`."""
     verify(bundle)
     manifest = edgekd_agent.read_manifest(bundle / MANIFEST_NAME)
     if version is not None:
         if version < 1:
             raise ConfigError(f"version {version} is below 1")
         manifest = dataclasses.replace(manifest, version=version)
-    return _Release(manifest, manifest_bytes(manifest), bundle)
+    return ReleaseFiles(manifest, manifest_bytes(manifest), bundle)
 
 
 def _signing(repo: Path, keys: Path, passphrase: Passphrase, now: datetime | None) -> Signing:
     return Signing(keys, passphrase, store.read_lifetimes(repo), now or utc_now())
 
 
-def _require_group(roles: Roles, group: str) -> None:
+def require_group(roles: Roles, group: str) -> None:
+    """Raise `ConfigError` unless there is such a group."""
     if group not in roles.groups:
         raise unknown_name("group", group, roles.groups)
 
 
-def _require_free_version(repo: Path, roles: Roles, release: _Release) -> None:
+def require_free_version(repo: Path, roles: Roles, release: ReleaseFiles) -> None:
+    """Raise `ConfigError` when the release number belongs to a bundle with other content."""
     for path, info in roles.targets.signed.targets.items():
         sha256 = info.hashes["sha256"]
         if path != bundle_target(sha256) or sha256 == release.sha256:
@@ -210,7 +220,7 @@ def _require_free_version(repo: Path, roles: Roles, release: _Release) -> None:
             )
 
 
-def _keep_blobs(repo: Path, release: _Release) -> None:
+def _keep_blobs(repo: Path, release: ReleaseFiles) -> None:
     """Copy the bundle's files into the repository under their digests; equal ones are there already."""
     for artifact in release.manifest.artifacts:
         target = repo / "blobs" / artifact.sha256
@@ -231,7 +241,7 @@ def _is_whole(path: Path, artifact: Artifact) -> bool:
     return digest.hexdigest() == artifact.sha256
 
 
-def _list_release(targets: Targets, release: _Release) -> dict[str, bytes]:
+def _list_release(targets: Targets, release: ReleaseFiles) -> dict[str, bytes]:
     """Make the bundle, its files and its statement targets; return the new small ones by their path on disk."""
     if bundle_target(release.sha256) in targets.targets:
         return {}
@@ -251,9 +261,10 @@ def _add_target(targets: Targets, path: str, content: bytes) -> str:
     return f"targets/{staged_name(path, sha256)}"
 
 
-def _desired(
+def desired_state(
     manifest: Manifest, bundle_sha256: str, size_bytes: int, group: str, select: Mapping[str, str] | None
 ) -> DesiredState:
+    """Return what a group will want: the devices that the bundle is for, with further facts; raises `ConfigError`."""
     devices = sorted({target.device for target in manifest.targets})
     selectors = tuple({"device": device, **(select or {})} for device in devices)
     desired = DesiredState(1, group, manifest.name, manifest.version, bundle_sha256, size_bytes, selectors)

@@ -20,7 +20,7 @@ from edgekd.core.errors import ConfigError, SignatureError, unknown_name
 from edgekd.ship.trust import store
 from edgekd.ship.trust.ceremony import RootChange, Rotated, finished, opened
 from edgekd.ship.trust.creating import group_role
-from edgekd.ship.trust.keys import Passphrase, make_key, passphrase_from_environment
+from edgekd.ship.trust.keys import Passphrase, make_key, new_keys, passphrase_from_environment
 from edgekd.ship.trust.roles import ONLINE, Roles
 from edgekd.ship.trust.signing import Signing, reissued, require_later
 
@@ -52,9 +52,7 @@ def rotate(
         PreconditionError: A key that must sign is not here.
     """
     with opened(repo, keys, passphrase, now) as (roles, signing):
-        if role not in dict(roles):
-            raise unknown_name("role", role, dict(roles))
-        return _replaced(repo, roles, [key.keyid for key in roles.keys_of(role)], signing)
+        return _replaced(repo, roles, keys_to_replace(roles, role), signing)
 
 
 def revoke(
@@ -82,11 +80,7 @@ def revoke(
         PreconditionError: A key that must sign is not here.
     """
     with opened(repo, keys, passphrase, now) as (roles, signing):
-        known = {key.keyid for role, _ in roles for key in roles.keys_of(role)}
-        found = [known_id for known_id in sorted(known) if known_id.startswith(keyid)]
-        if len(keyid) < _MIN_ID_CHARS or len(found) != 1:
-            raise ConfigError(f"{keyid!r} names {len(found)} keys; give {_MIN_ID_CHARS} or more digits of one in use")
-        return _replaced(repo, roles, found, signing)
+        return _replaced(repo, roles, [find_key(roles, keyid)], signing)
 
 
 def add_group(
@@ -114,8 +108,7 @@ def add_group(
         PreconditionError: A key that must sign is not here.
     """
     with opened(repo, keys, passphrase, now) as (current, signing):
-        if not is_group_name(group) or group in current.groups:
-            raise ConfigError(f"group {group!r}: choose a new name of a-z, 0-9 and -, not that of a role of TUF")
+        require_new_group(current, group)
         require_later(current, signing.now)
         empty = Metadata(Targets())
         empty.signed.version = 0
@@ -124,10 +117,11 @@ def add_group(
         if delegations is None or delegations.roles is None:
             raise SignatureError(f"the targets of {repo} delegate to nobody; it was not made by edgekd")
         delegations.roles[group] = group_role(group)
-        key = make_key(keys, group, passphrase()).public_key
-        roles.targets.signed.add_key(key, group)
-        store.write(repo, reissued(roles, ["targets", group], signing), {})
-    return key.keyid
+        with new_keys(keys) as made:
+            made.append(make_key(keys, group, passphrase()).public_key)
+            roles.targets.signed.add_key(made[0], group)
+            store.write(repo, reissued(roles, ["targets", group], signing), {})
+    return made[0].keyid
 
 
 def renew_root(
@@ -138,30 +132,58 @@ def renew_root(
         return _replaced(repo, roles, [], signing)
 
 
+def keys_to_replace(roles: Roles, role: str) -> list[str]:
+    """Return the keys of a role; raises `ConfigError` when there is no such role."""
+    if role not in dict(roles):
+        raise unknown_name("role", role, dict(roles))
+    return [key.keyid for key in roles.keys_of(role)]
+
+
+def find_key(roles: Roles, keyid: str) -> str:
+    """Return the one key whose identifier starts so; raises `ConfigError` when none or several do."""
+    known = {key.keyid for role, _ in roles for key in roles.keys_of(role)}
+    found = [known_id for known_id in sorted(known) if known_id.startswith(keyid)]
+    if len(keyid) < _MIN_ID_CHARS or len(found) != 1:
+        raise ConfigError(f"{keyid!r} names {len(found)} keys; give {_MIN_ID_CHARS} or more digits of one in use")
+    return found[0]
+
+
+def require_new_group(roles: Roles, group: str) -> None:
+    """Raise `ConfigError` unless a group may be added under this name."""
+    if not is_group_name(group) or group in roles.groups:
+        raise ConfigError(f"group {group!r}: choose a new name of a-z, 0-9 and -, not that of a role of TUF")
+
+
+def signed_anew(roles: Roles, keyids: Sequence[str]) -> set[str]:
+    """Return the roles that sign with these keys, and the one that names the keys of groups."""
+    affected = {role for keyid in keyids for role in roles.roles_of(keyid)}
+    return affected | ({"targets"} if affected & set(roles.groups) else set())
+
+
 def _replaced(repo: Path, roles: Roles, keyids: Sequence[str], signing: Signing) -> Rotated:
     old = copy.deepcopy(roles.root.signed)
     replaced: dict[str, str] = {}
-    affected: set[str] = set()
-    for keyid in keyids:
-        names = roles.roles_of(keyid)
-        label = ONLINE if set(names) & {"snapshot", "timestamp"} else names[0]
-        new = make_key(signing.keys, label, signing.passphrase()).public_key
-        _swap(roles, keyid, new, names)
-        replaced[keyid] = new.keyid
-        affected |= set(names)
-    changed = affected - {"root"} | ({"targets"} if affected & set(roles.groups) else set())
-    if affected and affected <= set(roles.groups):
-        require_later(roles, signing.now)
-        store.write(repo, reissued(roles, changed, signing), {})
-        return Rotated(replaced, tuple(sorted(changed)), old.version)
-    roles.root.signatures.clear()
-    roles.root.signed.version += 1
-    roles.root.signed.expires = signing.now + signing.lifetimes.of("root")
-    return finished(repo, RootChange(roles, old, tuple(sorted(changed)), replaced), signing)
+    changed = signed_anew(roles, keyids) - {"root"}
+    affected = {role for keyid in keyids for role in roles.roles_of(keyid)}
+    with new_keys(signing.keys) as made:
+        for keyid in keyids:
+            made.append(_swap(roles, keyid, signing))
+            replaced[keyid] = made[-1].keyid
+        if affected and affected <= set(roles.groups):
+            require_later(roles, signing.now)
+            store.write(repo, reissued(roles, changed, signing), {})
+            return Rotated(replaced, tuple(sorted(changed)), old.version)
+        roles.root.signatures.clear()
+        roles.root.signed.version += 1
+        roles.root.signed.expires = signing.now + signing.lifetimes.of("root")
+        return finished(repo, RootChange(roles, old, tuple(sorted(changed)), replaced), signing)
 
 
-def _swap(roles: Roles, old: str, new: Key, names: Sequence[str]) -> None:
+def _swap(roles: Roles, old: str, signing: Signing) -> Key:
+    names = roles.roles_of(old)
+    label = ONLINE if set(names) & {"snapshot", "timestamp"} else names[0]
+    new = make_key(signing.keys, label, signing.passphrase()).public_key
     for role in names:
-        delegator = roles.delegator(role)
-        delegator.revoke_key(old, role)
-        delegator.add_key(new, role)
+        roles.delegator(role).revoke_key(old, role)
+        roles.delegator(role).add_key(new, role)
+    return new

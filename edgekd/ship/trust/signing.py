@@ -53,9 +53,9 @@ def reissued(roles: Roles, changed: Collection[str], signing: Signing) -> dict[s
         PreconditionError: A key is not in the folder.
     """
     files: dict[str, Metadata[Any]] = {}
+    everything = with_listings(changed)
     for role, metadata in roles:
-        is_listing = role in ("snapshot", "timestamp")
-        if role == "root" or not (role in changed or (is_listing and changed and set(changed) != {"timestamp"})):
+        if role not in everything:
             continue
         _date(role, metadata, signing)
         if role == "timestamp":
@@ -65,6 +65,12 @@ def reissued(roles: Roles, changed: Collection[str], signing: Signing) -> dict[s
         _list(roles, role, metadata)
         files["timestamp.json" if role == "timestamp" else f"{metadata.signed.version}.{role}.json"] = metadata
     return files
+
+
+def with_listings(changed: Collection[str]) -> set[str]:
+    """Return changed roles together with those that list them; the root is listed by none."""
+    names = set(changed) - {"root"}
+    return names | ({"snapshot", "timestamp"} if names - {"timestamp"} else set())
 
 
 def _date(role: str, metadata: Metadata[Any], signing: Signing) -> None:

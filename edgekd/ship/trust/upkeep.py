@@ -15,8 +15,8 @@ from edgekd.ship.trust import store
 from edgekd.ship.trust.ceremony import opened, pending_root
 from edgekd.ship.trust.keys import Passphrase, key_file, passphrase_from_environment
 from edgekd.ship.trust.publishing import desired_of, released_manifest_bytes
-from edgekd.ship.trust.roles import Roles, utc_now
-from edgekd.ship.trust.signing import Signing, reissued, require_later
+from edgekd.ship.trust.roles import Lifetimes, Roles, utc_now
+from edgekd.ship.trust.signing import reissued, require_later, with_listings
 from edgekd.ship.trust.statement import statement_target
 
 
@@ -100,17 +100,16 @@ def refresh(
         PreconditionError: A key of the timestamp or of a role that was asked for is missing, or the clock is behind.
     """
     with opened(repo, keys, passphrase, now, with_pending=True) as (current, signing):
-        for role in roles:
-            if role not in dict(current) or role == "root":
-                raise unknown_name("role", role, set(dict(current)) - {"root"})
+        require_renewable(current, roles)
         require_later(current, signing.now)
-        old = _in_second_half(current, signing)
-        here = {role for role in old if role != "root" and _can_sign(current, role, keys)}
+        old = in_second_half(current, signing.lifetimes, signing.now)
+        here = {role for role in old if role != "root" and can_sign(current, role, keys)}
         changed = {*here, *roles, "timestamp"}
+        everything = with_listings(changed)
         store.write(repo, reissued(current, changed, signing), {})
     return Refreshed(
-        roles=tuple(sorted(changed | ({"snapshot"} if changed != {"timestamp"} else set()))),
-        waiting=tuple(sorted(old - changed)),
+        roles=tuple(sorted(everything)),
+        waiting=tuple(sorted(old - everything)),
         signed_until=min(metadata.signed.expires for _, metadata in current),
     )
 
@@ -140,21 +139,33 @@ def withdraw(
     """
     with opened(repo, keys, passphrase, now) as (roles, signing):
         require_later(roles, signing.now)
+        dropped = only_of(repo, roles, bundle_sha256)
         targets = roles.targets.signed.targets
-        if bundle_target(bundle_sha256) not in targets:
-            raise ConfigError(f"no bundle {bundle_sha256} was released from {repo}")
-        wants = {group: desired_of(repo, roles, group) for group in roles.groups}
-        wanting = [group for group, want in wants.items() if want and want.bundle_sha256 == bundle_sha256]
-        if wanting:
-            raise ConfigError(f"{', '.join(wanting)} want this bundle: publish another one for them first")
-        kept = {item for digest in _releases(roles) if digest != bundle_sha256 for item in _blobs(repo, digest)}
-        dropped = sorted(set(_blobs(repo, bundle_sha256)) - kept)
         for path in (bundle_target(bundle_sha256), statement_target(bundle_sha256), *map(blob_target, dropped)):
             targets.pop(path, None)
         store.write(repo, reissued(roles, ["targets"], signing), {})
         for digest in dropped:
             (repo / "blobs" / digest).unlink(missing_ok=True)
     return tuple(dropped)
+
+
+def require_renewable(current: Roles, roles: Sequence[str]) -> None:
+    """Raise `ConfigError` unless these are roles that `refresh` may sign."""
+    for role in roles:
+        if role not in dict(current) or role == "root":
+            raise unknown_name("role", role, set(dict(current)) - {"root"})
+
+
+def only_of(repo: Path, roles: Roles, bundle_sha256: str) -> list[str]:
+    """Return the files that no other bundle has; raises `ConfigError` when it was not released or is still wanted."""
+    if bundle_target(bundle_sha256) not in roles.targets.signed.targets:
+        raise ConfigError(f"no bundle {bundle_sha256} was released from {repo}")
+    wants = {group: desired_of(repo, roles, group) for group in roles.groups}
+    wanting = [group for group, want in wants.items() if want and want.bundle_sha256 == bundle_sha256]
+    if wanting:
+        raise ConfigError(f"{', '.join(wanting)} want this bundle: publish another one for them first")
+    kept = {item for digest in releases_of(roles) if digest != bundle_sha256 for item in blobs_of(repo, digest)}
+    return sorted(set(blobs_of(repo, bundle_sha256)) - kept)
 
 
 def show(repo: Path, keys: Path | None = None, *, now: datetime | None = None) -> RepositoryFacts:
@@ -172,7 +183,7 @@ def show(repo: Path, keys: Path | None = None, *, now: datetime | None = None) -
     with store.locked(repo):
         roles = store.load(repo)
         facts = tuple(_role_facts(repo, roles, role, keys, now) for role, _ in roles)
-        manifests = [(parse_manifest(released_manifest_bytes(repo, digest)), digest) for digest in _releases(roles)]
+        manifests = [(parse_manifest(released_manifest_bytes(repo, digest)), digest) for digest in releases_of(roles)]
         releases = sorted((manifest.name, manifest.version, digest) for manifest, digest in manifests)
         return RepositoryFacts(facts, pending_root(repo, roles.root.signed.version), tuple(releases))
 
@@ -194,21 +205,24 @@ def _role_facts(repo: Path, roles: Roles, role: str, keys: Path | None, now: dat
     )
 
 
-def _in_second_half(roles: Roles, signing: Signing) -> set[str]:
-    return {role for role, one in roles if one.signed.expires - signing.now < signing.lifetimes.of(role) / 2}
+def in_second_half(roles: Roles, lifetimes: Lifetimes, now: datetime) -> set[str]:
+    """Return the roles that have less than half of their life left."""
+    return {role for role, one in roles if one.signed.expires - now < lifetimes.of(role) / 2}
 
 
-def _can_sign(roles: Roles, role: str, keys: Path) -> bool:
+def can_sign(roles: Roles, role: str, keys: Path) -> bool:
+    """Tell whether a folder has enough keys of a role."""
     here = sum(key_file(keys, key) is not None for key in roles.keys_of(role))
     return here >= roles.delegator(role).get_delegated_role(role).threshold
 
 
-def _releases(roles: Roles) -> list[str]:
+def releases_of(roles: Roles) -> list[str]:
     """Return the digests of all released bundles."""
     targets = roles.targets.signed.targets
     return [info.hashes["sha256"] for path, info in targets.items() if path == bundle_target(info.hashes["sha256"])]
 
 
-def _blobs(repo: Path, bundle_sha256: str) -> list[str]:
+def blobs_of(repo: Path, bundle_sha256: str) -> list[str]:
+    """Return the digests of the files of a released bundle."""
     manifest = parse_manifest(released_manifest_bytes(repo, bundle_sha256))
     return [artifact.sha256 for artifact in manifest.artifacts]

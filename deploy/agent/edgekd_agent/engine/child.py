@@ -103,8 +103,8 @@ def run(part: str, job: Mapping[str, Any], *, folder: Path, log: Path, limits: L
         OSError: The disk refused, or no process could be started.
     """
     durable.remove_tree(folder)
-    durable.make_folder(folder)
-    durable.make_folder(log.parent)
+    durable.mkdir(folder)
+    durable.make_folder_lightly(log.parent)
     documents.write_lightly(folder / JOB, {"part": part, **job})
     began = time.monotonic()
     with open(durable.open_append(log), "ab") as stream:
