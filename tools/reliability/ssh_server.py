@@ -50,6 +50,13 @@ def unavailable() -> str:
     return ""
 
 
+def login_into(home: Path, script: Path) -> Path:
+    """Write a login that lands in a folder, whatever it runs, so that one machine can stand for many devices."""
+    script.write_text(f"#!/bin/sh\ncd '{home}' || exit 1\nexec /bin/sh -c \"$SSH_ORIGINAL_COMMAND\"\n")
+    script.chmod(0o755)
+    return script
+
+
 def write_keys(folder: Path) -> None:
     """Make the keys of host and user in a folder."""
     for name in ("host", "user"):

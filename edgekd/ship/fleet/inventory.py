@@ -141,11 +141,11 @@ class Agent(StrictModel):
 
     Attributes:
         command: Words that start it.
-        root: Its data folder.
+        root: Its data folder; one that is not absolute lies in the home of the login.
     """
 
     command: Annotated[tuple[str, ...], Field(min_length=1)] = AgentPlace().command
-    root: Annotated[str, Field(pattern="^/")] = AgentPlace().root
+    root: Annotated[str, Field(pattern="^[A-Za-z0-9._/][^\n]*$")] = AgentPlace().root
 
 
 class Fleet(StrictModel):
