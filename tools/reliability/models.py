@@ -53,6 +53,7 @@ class Recipe:
         max_memory_mib: Memory ceiling.
         shift: What is added to the expected answers, to make a good model wrong.
         extra: Further files by path.
+        backend: What is planned to run it.
     """
 
     version: int = 1
@@ -63,6 +64,7 @@ class Recipe:
     max_memory_mib: int | None = None
     shift: float = 0.0
     extra: dict[str, bytes] = field(default_factory=dict)
+    backend: str = "onnxruntime"
 
 
 def bundle(recipe: Recipe) -> Bundle:
@@ -202,14 +204,14 @@ def _manifest(recipe: Recipe, files: dict[str, bytes]) -> dict[str, Any]:
         ],
         "artifacts": [_artifact(path, content) for path, content in sorted(files.items())],
         "build": {
-            "backend": "onnxruntime",
+            "backend": recipe.backend,
             "model": "model-fp32.onnx",
             "precision": "fp32",
             "strongly_typed": False,
             "flags": [],
             "opt_profile": {"input_name": INPUT, "min": [1, *SHAPE], "opt": [1, *SHAPE], "max": [4, *SHAPE]},
             "workspace_mib": 64,
-            "timing_cache": "none",
+            "timing_cache": "equal-key-only" if recipe.backend == "tensorrt" else "none",
         },
         "health": {
             "golden": "golden.npz",

@@ -6,13 +6,16 @@ import argparse
 import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import edgekd_agent
 from edgekd_agent.commands.answer import Answer
+from edgekd_agent.device import Site, read_site
 from edgekd_agent.errors import AgentError
 from edgekd_agent.layout import DEFAULT_ROOT, Layout
 
+_Command = Callable[[Site, argparse.Namespace], Answer]
 _COMMANDS = {
     "hello": ("asking", "say who this device is"),
     "want": ("asking", "verify pushed metadata, list the blobs to push"),
@@ -58,16 +61,15 @@ def _answer(options: argparse.Namespace) -> Answer:
         from edgekd_agent.commands.checking import check
 
         return check(options)
+    if options.command == "version":
+        return Answer({"schema_version": 1, "agent": edgekd_agent.__version__}, edgekd_agent.__version__)
     if options.command == "upgrade":
         from edgekd_agent.commands.upgrading import upgrade
 
         return upgrade(options)
-    from edgekd_agent.device import read_site
-
     module, _ = _COMMANDS[options.command]
-    command = getattr(importlib.import_module(f"edgekd_agent.commands.{module}"), options.command)
-    answer: Answer = command(read_site(Layout(options.root.absolute())), options)
-    return answer
+    command: _Command = getattr(importlib.import_module(f"edgekd_agent.commands.{module}"), options.command)
+    return command(read_site(Layout(options.root.absolute())), options)
 
 
 def _fail(error: AgentError, *, is_json: bool) -> int:
@@ -95,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     added["unlock"].add_argument("--force", action="store_true", help="even when another has it")
     added["serve"].add_argument("--port", type=int, help="port on 127.0.0.1, 0 for none")
     added["serve"].add_argument("--socket", type=Path, help="path of the Unix socket")
+    _add(commands, "version", "print the version of this agent")
     verify = _add(commands, "verify", "compare a bundle folder with its manifest")
     verify.add_argument("folder", type=Path, metavar="DIR", help="the bundle")
     upgrade = _add(commands, "upgrade", "put a new agent in the place of this one")

@@ -59,27 +59,27 @@ def close(descriptor: int) -> None:
 
 def rename(source: Path, target: Path) -> None:
     """Give a file another name, in the place of what had that name."""
-    os.rename(source, target)
+    source.rename(target)
 
 
 def symlink(text: str, path: Path) -> None:
     """Make a link that says `text`."""
-    os.symlink(text, path)
+    path.symlink_to(text)
 
 
 def unlink(path: Path) -> None:
     """Remove a file or link."""
-    os.unlink(path)
+    path.unlink()
 
 
 def mkdir(path: Path) -> None:
     """Make a folder that was not there."""
-    os.mkdir(path, 0o755)
+    path.mkdir(0o755)
 
 
 def rmdir(path: Path) -> None:
     """Remove an empty folder."""
-    os.rmdir(path)
+    path.rmdir()
 
 
 def chmod(path: Path, mode: int) -> None:
@@ -94,6 +94,12 @@ def fsync_folder(path: Path) -> None:
         fsync(descriptor)
     finally:
         close(descriptor)
+
+
+def make_folder_lightly(path: Path) -> None:
+    """Make a folder whose loss does no harm; nothing happens when it is there."""
+    if not path.is_dir():
+        mkdir(path)
 
 
 def make_folder(path: Path) -> None:
@@ -121,11 +127,16 @@ def write_new(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Put a file in place whole or not at all, durably."""
+    replace_whole(path, content)
+    fsync_folder(path.parent)
+
+
+def replace_whole(path: Path, content: bytes) -> None:
+    """Put a file in place; after a power loss it is the old one or the new one, whole either way."""
     temporary = path.with_name(path.name + NEW)
     remove(temporary)
     write_new(temporary, content)
     rename(temporary, path)
-    fsync_folder(path.parent)
 
 
 def replace_lightly(path: Path, content: bytes) -> None:

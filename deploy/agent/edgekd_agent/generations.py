@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +73,7 @@ def read(folder: Path) -> Generation | None:
 def linked(link: Path) -> Generation | None:
     """Return the generation that `current` or `previous` leads to, or None."""
     try:
-        name = Path(os.readlink(link)).name
+        name = link.readlink().name
     except OSError:
         return None
     return read(link.parent / "generations" / name)

@@ -1,4 +1,4 @@
-"""What the agent is doing and has done: JSON lines with sequence number and checksum, each durable before the next step.
+"""What the agent does and has done: JSON lines with sequence number and checksum, each durable before the next step.
 
 A last line cut short by a power loss is dropped when the next one is written. A journal damaged anywhere else is set
 aside: the agent then goes on from what `current` says.

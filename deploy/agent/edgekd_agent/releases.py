@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import edgekd_agent
-from edgekd_agent.errors import AgentError
+from edgekd_agent.errors import AgentError, Kind
 from edgekd_agent.layout import Layout
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def desired(layout: Layout) -> Release:
     try:
         release = desired_release(layout.trust, layout.metadata, device(layout), now=now, clock_floor=built)
     except TrustError as error:
-        kind = "incompatible" if error.kind in _NOT_FOR_US else "trust"
+        kind: Kind = "incompatible" if error.kind in _NOT_FOR_US else "trust"
         raise AgentError(kind, f"{error.kind}: {error.message}") from error
     _require_agent(release.manifest.min_agent)
     return release

@@ -125,7 +125,7 @@ def _with_options(site: Site, options: Namespace) -> Site:
 
 def _detached(site: Site, work: Callable[[], object]) -> Answer:
     """Go on in a process that outlives this one and its terminal; it keeps the lock that is held now."""
-    durable.make_folder(site.layout.logs)
+    durable.make_folder_lightly(site.layout.logs)
     sequence = report.status(site)["sequence"]
     pid = os.fork()
     if pid:

@@ -9,14 +9,13 @@ import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -31,11 +30,14 @@ _MIB = 1 << 20
 _OUT_OF_MEMORY = ("out of memory", "OutOfMemory", "std::bad_alloc", "Cannot allocate memory", "MemoryError")
 JOB, RESULT = "job.json", "result.json"
 
-# Asks the kernel to kill this process when the agent dies (PR_SET_PDEATHSIG), then becomes the part of the agent.
+# Asks the kernel to kill this process when the agent dies (PR_SET_PDEATHSIG), limits itself, then does its part.
 _PRELUDE = """\
-import ctypes, os, sys
+import ctypes, os, resource, sys
 ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
 if os.getppid() != int(sys.argv[1]): sys.exit(1)
+os.nice(int(sys.argv[4]))
+for name, most in zip(("CORE", "FSIZE", "DATA"), sys.argv[5].split(",")):
+    if most: resource.setrlimit(getattr(resource, "RLIMIT_" + name), (int(most), int(most)))
 sys.path.insert(0, sys.argv[2])
 from edgekd_agent.engine.part import main
 sys.exit(main(sys.argv[3]))
@@ -101,8 +103,8 @@ def run(part: str, job: Mapping[str, Any], *, folder: Path, log: Path, limits: L
         OSError: The disk refused, or no process could be started.
     """
     durable.remove_tree(folder)
-    durable.make_folder(folder)
-    durable.make_folder(log.parent)
+    durable.mkdir(folder)
+    durable.make_folder_lightly(log.parent)
     documents.write_lightly(folder / JOB, {"part": part, **job})
     began = time.monotonic()
     with open(durable.open_append(log), "ab") as stream:
@@ -112,7 +114,8 @@ def run(part: str, job: Mapping[str, Any], *, folder: Path, log: Path, limits: L
         finally:
             _end(child)
     document, tail = documents.read(folder / RESULT) or {}, log_tail(log)
-    ending, message = _verdict(part, child.returncode, watched, document, tail, limits)
+    found = replace(watched, code=child.returncode, document=document, tail=tail)
+    ending, message = _verdict(part, found, limits)
     result = dict(document["result"]) if ending == "done" else {}
     peak = max(watched.peak_bytes, int(result.get("peak_memory_bytes", 0)))
     kind = str(document.get("kind", "")) if ending == "refused" else ""
@@ -125,7 +128,9 @@ def program_path() -> Path:
 
 
 def _start(folder: Path, log: IO[bytes], limits: Limits) -> subprocess.Popen[bytes]:
-    arguments = [sys.executable, "-c", _PRELUDE, str(os.getpid()), str(program_path()), str(folder)]
+    most = f"0,{_MAX_FILE_BYTES},{limits.data_bytes or ''}"
+    words = [str(os.getpid()), str(program_path()), str(folder), str(limits.nice), most]
+    arguments = [sys.executable, "-c", _PRELUDE, *words]
     return subprocess.Popen(
         [*_scope(limits), *arguments],
         stdin=subprocess.DEVNULL,
@@ -134,7 +139,6 @@ def _start(folder: Path, log: IO[bytes], limits: Limits) -> subprocess.Popen[byt
         cwd=folder,
         start_new_session=True,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        preexec_fn=lambda: _limit(limits),
     )
 
 
@@ -149,19 +153,14 @@ def _scope(limits: Limits) -> list[str]:
     return [systemd_run, "--scope", "--quiet", "--collect", *ceiling, "--"]
 
 
-def _limit(limits: Limits) -> None:
-    os.nice(limits.nice)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_FILE_BYTES, _MAX_FILE_BYTES))
-    if limits.data_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (limits.data_bytes, limits.data_bytes))
-
-
 @dataclass(frozen=True)
 class _Watched:
     peak_bytes: int
     is_late: bool = False
     is_too_big: bool = False
+    code: int = 0
+    document: Mapping[str, Any] = field(default_factory=dict)
+    tail: str = ""
 
 
 def _watch(child: subprocess.Popen[bytes], deadline: float, memory_bytes: int | None) -> _Watched:
@@ -201,22 +200,20 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def _verdict(
-    part: str, code: int, watched: _Watched, document: Mapping[str, Any], tail: str, limits: Limits
-) -> tuple[Ending, str]:
-    said = str(document.get("refusal", ""))
-    if watched.is_late:
+def _verdict(part: str, found: _Watched, limits: Limits) -> tuple[Ending, str]:
+    said = str(found.document.get("refusal", ""))
+    if found.is_late:
         return "timeout", f"the {part} took longer than {limits.timeout_s:g} s and was stopped"
-    if code == 0 and isinstance(document.get("result"), dict) and not watched.is_too_big:
+    if found.code == 0 and isinstance(found.document.get("result"), dict) and not found.is_too_big:
         return "done", ""
-    seen = f"{watched.peak_bytes // _MIB} MiB seen"
-    if watched.is_too_big or any(words in tail + said for words in _OUT_OF_MEMORY):
+    seen = f"{found.peak_bytes // _MIB} MiB seen"
+    if found.is_too_big or any(words in found.tail + said for words in _OUT_OF_MEMORY):
         return "out_of_memory", f"the {part} ran out of memory ({seen}){': ' + said if said else ''}"
     if said:
         return "refused", said
-    if code == -signal.SIGKILL:
+    if found.code == -signal.SIGKILL:
         return "out_of_memory", f"the {part} was killed, most likely by the kernel for lack of memory ({seen})"
-    how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    how = signal.Signals(-found.code).name if found.code < 0 else f"exit status {found.code}"
     return "crash", f"the {part} ended with {how}"
 
 

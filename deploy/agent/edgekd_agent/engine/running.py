@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -85,7 +85,7 @@ def require_build(build: Path) -> Mapping[str, Any]:
     return about
 
 
-def run_all(engine: Engine, inputs: NDArray[Any], batch: tuple[int, int]) -> NDArray[Any]:
+def run_all(engine: Engine, inputs: NDArray[Any], batch: tuple[int, int]) -> dict[str, NDArray[Any]]:
     """Run any number of inputs in batches that an engine takes.
 
     Args:
@@ -94,21 +94,15 @@ def run_all(engine: Engine, inputs: NDArray[Any], batch: tuple[int, int]) -> NDA
         batch: Smallest and largest batch.
 
     Returns:
-        Its first output `[N, ...]`.
+        Its outputs `[N, ...]`, first output first.
     """
-    return _in_batches(lambda part: next(iter(engine.run(part).values())), inputs, batch)
-
-
-def _in_batches(
-    run: Callable[[NDArray[Any]], NDArray[Any]], inputs: NDArray[Any], batch: tuple[int, int]
-) -> NDArray[Any]:
     import numpy as np
 
     smallest, largest = batch
-    rows = []
+    parts: list[dict[str, NDArray[Any]]] = []
     for start in range(0, len(inputs), largest):
         part = inputs[start : start + largest]
         padding = max(0, smallest - len(part))
         whole = np.concatenate([part, np.repeat(part[-1:], padding, axis=0)]) if padding else part
-        rows.append(run(whole)[: len(part)])
-    return np.concatenate(rows)
+        parts.append({name: value[: len(part)] for name, value in engine.run(whole).items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

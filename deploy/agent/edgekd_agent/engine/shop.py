@@ -151,8 +151,8 @@ class Shop:
 
     def _keep_timing(self, made: Path, key: str) -> None:
         if made.is_file():
-            durable.make_folder(self._site.layout.timing)
-            durable.replace_file(self._site.layout.timing_cache(key), made.read_bytes())
+            durable.make_folder_lightly(self._site.layout.timing)
+            durable.replace_whole(self._site.layout.timing_cache(key), made.read_bytes())
 
     def _require_room(self) -> None:
         available, hottest = facts.available_memory_bytes(), facts.hottest_c()
