@@ -387,6 +387,22 @@ def _other_version(scene: Scene) -> None:
     _resigned(scene)
 
 
+@attack("wrong software: the release key lists another bundle under the digest of this one", "digest")
+def _other_under_digest(scene: Scene) -> None:
+    repository, other = scene.repository, sample_bundle(4)
+    repository.release(other)
+    repository.want("canary", sample_bundle(2), bundle_size_bytes=len(other))
+    path = f"bundles/{sha256(sample_bundle(2))}/bundle.json"
+    repository.targets.targets[path] = TargetFile(len(other), {"sha256": sha256(other)}, path)
+    _resigned(scene)
+
+
+@attack("wrong software: the desired state gives a bundle another length", "length")
+def _other_bundle_length(scene: Scene) -> None:
+    scene.repository.want("canary", sample_bundle(2), bundle_size_bytes=len(sample_bundle(2)) + 1)
+    _resigned(scene)
+
+
 @attack("malicious mirror: nothing at all", "missing")
 def _nothing(scene: Scene) -> None:
     scene.brings({})
