@@ -8,6 +8,7 @@ afterwards exactly what it trusted before, the untouched second root aside.
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import shutil
 import tarfile
@@ -52,12 +53,12 @@ class Count:
     changed_trust: list[str] = field(default_factory=list)
 
 
-def run(scratch: Path, *, step: int = 1, places: int = 1000, seed: int = 0, **_: Any) -> dict[str, Any]:
+def run(scratch: Path, *, every: int = 1, places: int = 1000, seed: int = 0, **_: Any) -> dict[str, Any]:
     """Tamper with everything a device reads.
 
     Args:
         scratch: A folder for the repository, the bundle and the device.
-        step: Change every `step`-th byte of each metadata file; 1 for all of them.
+        every: Try every n-th damaged file of the metadata and of the tar; 1 for all of them.
         places: Number of places in each blob where a bit is changed.
         seed: Of the random choices.
 
@@ -67,9 +68,9 @@ def run(scratch: Path, *, step: int = 1, places: int = 1000, seed: int = 0, **_:
     rng = random.Random(seed)  # noqa: S311 - repeatable damage, not secrets
     count = Count()
     bundle, files, root = _repository(scratch)
-    _tamper_metadata(Brought(scratch / "device", files, root), count, rng, step)
+    _tamper_metadata(Brought(scratch / "device", files, root), count, rng, every)
     _tamper_bundle(bundle, count, rng, places)
-    _tamper_archive(scratch, bundle, count, rng, step=step, places=places)
+    _tamper_archive(scratch, bundle, count, rng, every=every, places=places)
     return {
         "tampered": sum(count.tampered.values()),
         "accepted": len(count.accepted),
@@ -146,9 +147,9 @@ class Brought:
             count.changed_trust.append(f"{kind}: {name}")
 
 
-def _tamper_metadata(brought: Brought, count: Count, rng: random.Random, step: int) -> None:
+def _tamper_metadata(brought: Brought, count: Count, rng: random.Random, every: int) -> None:
     staging = brought.device.staging
-    for kind, name, tampered in _metadata_changes(brought.files, rng, step):
+    for kind, name, tampered in itertools.islice(_metadata_changes(brought.files, rng), 0, None, every):
         brought.forget()
         for path, content in tampered.items():
             (staging / path).unlink()
@@ -167,10 +168,10 @@ def _tamper_metadata(brought: Brought, count: Count, rng: random.Random, step: i
 
 
 def _metadata_changes(
-    files: Mapping[str, bytes], rng: random.Random, step: int
+    files: Mapping[str, bytes], rng: random.Random
 ) -> Iterator[tuple[str, str, dict[str, bytes | None]]]:
     for name, content in files.items():
-        for position in range(0, len(content), step):
+        for position in range(len(content)):
             other = content[position] ^ rng.randrange(1, 256)
             changed = content[:position] + bytes([other]) + content[position + 1 :]
             yield "metadata: one byte changed", f"{name} at {position}", {name: changed}
@@ -244,14 +245,14 @@ def _judge_place(bundle: Path, path: Path, judge: Callable[[str, str], None]) ->
         (bundle / more).unlink()
 
 
-def _tamper_archive(scratch: Path, bundle: Path, count: Count, rng: random.Random, *, step: int, places: int) -> None:
+def _tamper_archive(scratch: Path, bundle: Path, count: Count, rng: random.Random, *, every: int, places: int) -> None:
     archive, folder = scratch / "bundle.tar", scratch / "unpacked"
     write_archive(bundle, archive)
     content = archive.read_bytes()
     headers = [offset for offset in range(0, len(content), 512) if content[offset + 257 : offset + 262] == b"ustar"]
     ends = range(len(content) - 2048, len(content))
     spots = [offset + index for offset in headers for index in range(512)] + [*ends]
-    for position in [*spots[::step], *rng.choices(range(len(content)), k=places)]:
+    for position in [*spots[::every], *rng.choices(range(len(content)), k=places)]:
         changed = content[:position] + bytes([content[position] ^ rng.randrange(1, 256)]) + content[position + 1 :]
         _judge_archive(archive, folder, changed, ("tar: one byte changed", f"at {position}"), count)
     for length in [0, 1, 511, 512, 513, len(content) - 1, *rng.choices(range(len(content)), k=places // 10)]:

@@ -375,6 +375,15 @@ def _other_release(scene: Scene) -> None:
     scene.brings({**scene.current, wanted: scene.old[other]})
 
 
+@attack("wrong software: the desired state of the release before under the name of the new one", "digest", "length")
+def _other_desired(scene: Scene) -> None:
+    _resigned(scene)
+    contents = {path: path.read_bytes() for path in scene.device.staging.glob("*.desired.json")}
+    (new,) = (path for path, content in contents.items() if b'"canary"' in content and b'"version":2' in content)
+    (old,) = (content for content in contents.values() if b'"canary"' in content and b'"version":1' in content)
+    new.write_bytes(old)
+
+
 @attack("wrong software: the desired state calls a bundle by another name", "schema")
 def _other_name(scene: Scene) -> None:
     scene.repository.want("canary", sample_bundle(2), name="faces-student")
