@@ -347,6 +347,13 @@ def _other_length(scene: Scene) -> None:
     _resigned(scene)
 
 
+@attack("extraneous dependencies: another file is signed under the digest that the bundle lists", "digest")
+def _other_digest(scene: Scene) -> None:
+    scene.repository.release(sample_bundle(4))
+    scene.repository.targets.targets[f"blobs/{sha256(b'golden')}"].hashes = {"sha256": "0" * 64}
+    _resigned(scene)
+
+
 @attack("mix and match: old targets under the name of the new ones", "digest", "length", "rollback")
 def _mixed_targets(scene: Scene) -> None:
     _resigned(scene)

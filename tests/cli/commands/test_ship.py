@@ -230,6 +230,29 @@ def test_signing_elsewhere_and_importing(edgekd, fleet, tmp_path):
     assert edgekd("ship", "keys", "import", copy, *fleet).exit_code == 2
 
 
+def test_export_fills_the_staging_of_a_device(edgekd, fleet, bundle, tmp_path):
+    from datetime import datetime, timezone
+
+    from edgekd_agent.trust import Device, desired_release
+
+    words = ["ship", "export", "--group", "canary", *fleet[:2], "-o", tmp_path / "stick" / "staging"]
+    assert edgekd(*words).exit_code == 2
+    published = _document(edgekd("ship", "publish", bundle, "--group", "canary", *fleet, "--json"))
+    assert edgekd(*words, "--dry-run").exit_code == 0
+    assert not (tmp_path / "stick").exists()
+    assert edgekd(*words).exit_code == 0
+    assert edgekd(*words).exit_code == 2
+    assert edgekd(*words, "--force").exit_code == 0
+    staging, trust, now = tmp_path / "stick" / "staging", tmp_path / "trust", datetime.now(timezone.utc)
+    trust.mkdir()
+    (trust / "root.json").write_bytes((tmp_path / "repo" / "metadata" / "1.root.json").read_bytes())
+    device = Device("robot-7", "canary", {"device": "cpu"})
+    release = desired_release(trust, staging / "metadata", device, now=now, clock_floor=now)
+    assert release.bundle_sha256 == published["bundle_sha256"]
+    for artifact in release.manifest.artifacts:
+        assert (staging / "blobs" / f"{artifact.sha256}.part").read_bytes() == (bundle / artifact.path).read_bytes()
+
+
 def test_withdraw_takes_back_what_nobody_wants(edgekd, fleet, bundle, tmp_path):
     first = _document(edgekd("ship", "publish", bundle, "--group", "canary", *fleet, "--json"))["bundle_sha256"]
     assert edgekd("ship", "withdraw", first, *fleet).exit_code == 2
@@ -295,8 +318,8 @@ def test_missing_packages_say_which_extra_installs_them(edgekd, tmp_path, monkey
 
 @pytest.mark.parametrize(
     "words",
-    [["pack"], ["inspect"], ["verify"], ["publish"], ["refresh"], ["withdraw"], ["keys", "init"], ["keys", "rotate"],
-     ["keys", "revoke"], ["keys", "renew"], ["keys", "add"], ["keys", "sign"], ["keys", "import"], ["keys", "show"]],
+    [["pack"], ["inspect"], ["verify"], ["publish"], ["export"], ["refresh"], ["withdraw"], ["keys", "init"],
+     ["keys", "rotate"], ["keys", "revoke"], ["keys", "renew"], ["keys", "add"], ["keys", "sign"], ["keys", "import"], ["keys", "show"]],
     ids=" ".join,
 )  # fmt: skip
 def test_every_command_has_json_and_an_example(edgekd, words):
