@@ -36,7 +36,17 @@ class Op(NamedTuple):
     """
 
     kind: Literal[
-        "create", "write", "truncate", "fsync", "fsync_folder", "rename", "symlink", "unlink", "mkdir", "rmdir", "promise"
+        "create",
+        "write",
+        "truncate",
+        "fsync",
+        "fsync_folder",
+        "rename",
+        "symlink",
+        "unlink",
+        "mkdir",
+        "rmdir",
+        "promise",
     ]
     path: str
     data: bytes = b""
@@ -109,7 +119,10 @@ class Disk:
         open_files = [path for path, node in shape.items() if node.kind == "file" and node.pending]
         heavy = [path for path in open_files if not self._is_light_path(path)]
         variants = [self._variants(shape[path]) for path in heavy]
-        base = {path: (node.kind, self._whole(node) if node.kind == "file" else node.content) for path, node in shape.items()}
+        base = {
+            path: (node.kind, self._whole(node) if node.kind == "file" else node.content)
+            for path, node in shape.items()
+        }
         combinations = list(itertools.islice(itertools.product(*variants), _MOST_STATES))
         for combination in combinations:
             yield {**base, **{path: ("file", content) for path, content in zip(heavy, combination, strict=True)}}
@@ -159,7 +172,9 @@ class Disk:
         seen, todo = {0}, [0]
         while todo:
             node = self._nodes[todo.pop()]
-            found = set(node.durable.values()) | {t for change in node.changes for t in change.values() if t is not None}
+            found = set(node.durable.values()) | {
+                t for change in node.changes for t in change.values() if t is not None
+            }
             for number in found - seen:
                 if self._nodes[number].kind == "dir":
                     seen.add(number)

@@ -102,7 +102,9 @@ def put_parts(root: Path, release: Bundle) -> None:
             (folder / f"{digest}.part").write_bytes(content)
 
 
-def install(root: Path, release: Bundle, verdicts: dict[str, str] | None = None, recorder: Recorder | None = None) -> None:
+def install(
+    root: Path, release: Bundle, verdicts: dict[str, str] | None = None, recorder: Recorder | None = None
+) -> None:
     """Recover and install, as the command does once the metadata are verified."""
     place = site(root)
     with pretended.tensorrt(recorder, verdicts=verdicts):
