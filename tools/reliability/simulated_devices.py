@@ -168,7 +168,7 @@ class SimulatedTransport:
 
     devices: Mapping[str, SimulatedDevice]
     source: SimulatedSource
-    chance: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311
+    chance: random.Random = field(default_factory=lambda: random.Random(0))
     drop_share: float = 0.0
     most_at_once: int = 0
     _open: int = 0
