@@ -238,7 +238,7 @@ def _device(scratch: Path, keys: Path, number: int) -> Iterator[Namespaced]:
         yield Namespaced(name, place, there, cable)
     finally:
         if process is not None:
-            process.terminate()
+            process.kill()  # unshare heeds nothing else; its child, and with it the whole device, dies with it
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
         subprocess.run(["ip", "netns", "del", name], check=False)

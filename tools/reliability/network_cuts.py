@@ -97,7 +97,7 @@ def _one(made: Lab, device: LabDevice, blob: Path, need: Need, trouble: Trouble)
     part = parts / f"{need.sha256}.part"
     wire, push = device.wire, _Push(part)
     sent, connections, cut = wire.bytes_sent, wire.connections, wire.cuts
-    is_slow = trouble.bytes_per_s is not None
+    is_slow, is_stalling = trouble.bytes_per_s is not None, trouble.stall_after_bytes is not None
     wire.trouble = trouble
 
     async def work() -> None:
@@ -116,7 +116,7 @@ def _one(made: Lab, device: LabDevice, blob: Path, need: Need, trouble: Trouble)
     is_frugal = 0 <= resent <= BLOCK_BYTES and wire.bytes_sent - sent <= limit + in_flight
     return {
         "connections": tries,
-        "stalls": int(trouble.stall_s == 1.0 and trouble.stall_after_bytes is None and not is_slow),
+        "stalls": int(is_stalling),
         "slow": int(is_slow),
         "largest_resent_bytes": resent,
         "failures": int(not (is_whole and is_frugal and wire.cuts > cut)),
