@@ -99,7 +99,9 @@ class Lab:
             for number, one in enumerate(self.devices.values())
         ]
         known = self.fleet / "known_hosts"
-        known.write_text("".join((one.server.keys(one.wire.port).known_hosts or known).read_text() for one in self._all))
+        known.write_text(
+            "".join((one.server.keys(one.wire.port).known_hosts or known).read_text() for one in self._all)
+        )
         any_server = next(iter(self.devices.values())).server
         document = {
             "schema_version": 1,
