@@ -93,7 +93,7 @@ def build(cls: type[T], document: Any, where: str, problems: list[str]) -> T | N
     if not isinstance(document, dict):
         problems.append(f"{where}: expected an object, found {_kind(document)}")
         return None
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # mypy does not see that a class is hashable
     found = len(problems)
     problems.extend(f"{where}: unknown key {key!r}" for key in sorted(document.keys() - hints.keys()))
     problems.extend(f"{where}.{key}: missing" for key in sorted(hints.keys() - document.keys()))
