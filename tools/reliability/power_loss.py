@@ -12,7 +12,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 import pretended
 from disk_model import Disk, Op, Tree
-from edgekd_agent import badmarks, generations, journal, locks, store
+from edgekd_agent import badmarks, generations, journal, locks
 from edgekd_agent.device import Settings, Site
 from edgekd_agent.engine.shop import Shop
 from edgekd_agent.errors import AgentError
@@ -32,6 +31,7 @@ from recording import Recorder, Stopped, lay_out, tree_of
 
 LIGHT = ("work", "logs", "status.json", "heartbeat.json", "facts.json", "confirmed.json", "lock", "staging")
 _SETTINGS = Settings(reserve_mib=0)
+_RECOVERING = b"recovering"
 _ILL = {"check": "its answers are NaN"}
 
 
@@ -128,24 +128,27 @@ def record(scenario: Scenario, scratch: Path, *, stop_at: int | None = None) -> 
     return Trace(scenario, start, recorder.ops)
 
 
-def judge(trace: Trace, scratch: Path, *, without: int | None = None, is_first_enough: bool = False) -> Judgement:
+def judge(
+    trace: Trace, scratch: Path, *, without: int | None = None, known: set[tuple[Any, ...]] | None = None
+) -> Judgement:
     """Judge every disk that a power loss may leave during a scenario.
 
     Args:
         trace: What was recorded.
         scratch: Folder for the disks; best in memory.
-        without: Place of an fsync that is left out.
-        is_first_enough: Stop at the first failure.
+        without: Place of an fsync that is left out; then the first failure is enough.
+        known: Disks that were judged already; those of this run are added.
     """
-    found, seen = Judgement(), set()
+    found, seen = Judgement(), set() if known is None else known
     disk = Disk(trace.start, LIGHT)
     promises: dict[str, str] = {}
+    begins = next((index for index, op in enumerate(trace.ops) if op.data == _RECOVERING), 0)
     for index, op in enumerate(trace.ops):
         if index != without:
             disk.apply(op)
         if op.kind == "promise":
             _note(promises, op.data.decode())
-        if without is not None and index < without:
+        if index < max(begins, without or 0):
             continue
         found.points += 1
         is_any_sampled = False
@@ -158,8 +161,8 @@ def judge(trace: Trace, scratch: Path, *, without: int | None = None, is_first_e
             found.states += 1
             for problem in _problems(tree, trace, promises, scratch):
                 found.failures.append(f"{trace.scenario.name}, after {index} ({op.kind} {op.path}): {problem}")
-            if found.failures and is_first_enough:
-                return found
+                if without is not None:
+                    return found
         found.sampled += is_any_sampled
     return found
 
@@ -172,8 +175,6 @@ def _note(promises: dict[str, str], words: str) -> None:
         promises[words] = "there"
     elif what == "withdrawn":
         promises.pop(value, None)
-    elif what == "released":
-        promises["reserved"] = ""
     else:
         promises[what] = value
 
@@ -208,14 +209,18 @@ def _raw_problems(root: Path, trace: Trace, promises: dict[str, str]) -> Iterato
     if reading.is_damaged or kept < int(promises.get("record", 0)):
         yield f"the journal ends at {kept}, {promises['record']} was durable"
     for link in ("current", "previous"):
-        if promises.get(link) not in (None, "None") and pretended.what_runs(root, link) is None:
-            yield f"{link} leads nowhere"
+        if link in promises and _number(root / link) != promises[link]:
+            yield f"{link} was led to {promises[link]}, and leads to {_number(root / link)}"
     yield from _broken_promises(root, promises)
     if runs is not None and "current" in trace.start:
         yield from _unwatched(root, trace, runs, reading)
     for path in (root / "timing").glob("*.cache"):
         if path.read_bytes() != b"timing":
             yield "a timing cache is torn"
+
+
+def _number(link: Path) -> str:
+    return link.readlink().name if link.is_symlink() else "None"
 
 
 def _broken_promises(root: Path, promises: dict[str, str]) -> Iterator[str]:
@@ -279,8 +284,10 @@ def mutations(trace: Trace, scratch: Path) -> tuple[int, list[str]]:
         How many there are, and which were not missed by any disk.
     """
     missed = []
+    known: set[tuple[Any, ...]] = set()
+    judge(trace, scratch, known=known)
     for index in trace.fsyncs():
-        if not judge(trace, scratch, without=index, is_first_enough=True).failures:
+        if not judge(trace, scratch, without=index, known=set(known)).failures:
             op = trace.ops[index]
             missed.append(f"{trace.scenario.name}: {index} {op.kind} {op.path or '.'} by {op.site}")
     return len(trace.fsyncs()), missed
@@ -289,6 +296,7 @@ def mutations(trace: Trace, scratch: Path) -> tuple[int, list[str]]:
 def scenarios() -> list[Scenario]:
     """Return everything the agent does to its disk."""
     old, middle, new = (bundle(Recipe(version, padding_bytes=64, backend="tensorrt")) for version in (1, 2, 3))
+    other = "0" * 64
 
     def nothing(root: Path) -> None:
         (root / "device.json").write_text("{}")
@@ -306,7 +314,8 @@ def scenarios() -> list[Scenario]:
 
     def reserved(root: Path) -> None:
         two_and_parts(root)
-        badmarks.mark(Layout(root), new.sha256, "health", "a trial")
+        for digest in (new.sha256, other):
+            badmarks.mark(Layout(root), digest, "health", "a trial")
 
     def good(root: Path, recorder: Recorder) -> None:
         install(root, new, recorder=recorder)
@@ -328,9 +337,9 @@ def scenarios() -> list[Scenario]:
 
     def small(root: Path, recorder: Recorder) -> None:
         layout = Layout(root)
+        recorder.note("promise", root, f"bad {other}".encode())
         badmarks.forgive(layout, new.sha256)
         locks.reserve(layout, "ann")
-        recorder.note("promise", root, b"withdrawn reserved")
         locks.release(layout, "ann")
         _reported(root, recorder, middle)
 
@@ -377,6 +386,7 @@ def cut_and_recovered(scenario: Scenario, stop_at: int) -> Scenario:
         with contextlib.suppress(Stopped):
             scenario.act(root, recorder)
         recorder.stop_at = None
+        recorder.note("promise", root, _RECOVERING)
         with pretended.tensorrt(recorder):
             place = site(root)
             recover.recover(place, Shop(place))

@@ -48,9 +48,9 @@ class Recorder:
             for name in _PRIMITIVES:
                 real = getattr(durable, name)
                 stack.enter_context(mock.patch.object(durable, name, self._wrapped(name, real)))
-            for module, name, promise in _PROMISES:
-                real = getattr(module, name)
-                stack.enter_context(mock.patch.object(module, name, self._promising(real, promise)))
+            for module, name, withdrawn, promise in _PROMISES:
+                wrapped = self._promising(getattr(module, name), withdrawn, promise)
+                stack.enter_context(mock.patch.object(module, name, wrapped))
             yield self
 
     def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,8 +112,14 @@ class Recorder:
         self._open[descriptor] = path.relative_to(self.root).as_posix()
         return descriptor
 
-    def _promising(self, real: Callable[..., Any], promise: Callable[..., str]) -> Callable[..., Any]:
+    def _promising(
+        self, real: Callable[..., Any], withdrawn: Callable[..., str] | None, promise: Callable[..., str]
+    ) -> Callable[..., Any]:
+        """Withdraw the older promise when a function begins, make the new one when it has returned."""
+
         def wrapped(*arguments: Any, **options: Any) -> Any:
+            if withdrawn is not None:
+                self.note("promise", self.root, f"withdrawn {withdrawn(*arguments)}".encode())
             result = real(*arguments, **options)
             self.note("promise", self.root, promise(result, *arguments, **options).encode())
             return result
@@ -168,15 +174,15 @@ def _point(_: Any, __: Any, link: Path, number: int | None) -> str:
     return f"{link.name} {number}"
 
 
-_PROMISES: tuple[tuple[Any, str, Callable[..., str]], ...] = (
-    (journal, "append", lambda record, *_: f"record {record.sequence}"),
-    (store, "admit", lambda _, __, artifact: f"blob {artifact.sha256}"),
-    (badmarks, "mark", lambda _, __, digest, *___: f"bad {digest}"),
-    (badmarks, "forgive", lambda _, __, digest: f"good {digest}"),
-    (generations, "make", lambda _, __, number, *___: f"generation {number}"),
-    (generations, "point", _point),
-    (locks, "reserve", lambda _, __, owner: f"reserved {owner}"),
-    (locks, "release", lambda *_, **__: "released"),
+_PROMISES: tuple[tuple[Any, str, Callable[..., str] | None, Callable[..., str]], ...] = (
+    (journal, "append", None, lambda record, *_: f"record {record.sequence}"),
+    (store, "admit", None, lambda _, __, artifact: f"blob {artifact.sha256}"),
+    (badmarks, "mark", lambda _, digest, *__: f"mark {digest}", lambda _, __, digest, *___: f"bad {digest}"),
+    (badmarks, "forgive", lambda _, digest: f"mark {digest}", lambda _, __, digest: f"good {digest}"),
+    (generations, "make", None, lambda _, __, number, *___: f"generation {number}"),
+    (generations, "point", lambda _, link, __: link.name, _point),
+    (locks, "reserve", None, lambda _, __, owner: f"reserved {owner}"),
+    (locks, "release", lambda *_: "reserved", lambda *_, **__: "reserved "),
 )
 
 

@@ -25,7 +25,7 @@ from edgekd.ship.trust.publishing import (
 from edgekd.ship.trust.roles import TOP_LEVEL, Roles, utc_now
 from edgekd.ship.trust.rotation import find_key, keys_to_replace, require_new_group, signed_anew
 from edgekd.ship.trust.signing import with_listings
-from edgekd.ship.trust.upkeep import Refreshed, can_sign, in_second_half, only_of, require_renewable
+from edgekd.ship.trust.upkeep import Refreshed, in_second_half, only_of, renewed_with, require_renewable
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ def check_refresh(repo: Path, keys: Path, *, roles: Sequence[str] = (), now: dat
         current = store.load(repo)
         require_renewable(current, roles)
         old = in_second_half(current, store.read_lifetimes(repo), now or utc_now())
-        here = {role for role in old if role != "root" and can_sign(current, role, keys)}
-        changed = with_listings({*here, *roles, "timestamp"})
+        changed = renewed_with(current, keys, {*roles}, old)
         first_end = min(one.signed.expires for _, one in current)
         return Refreshed(tuple(sorted(changed)), tuple(sorted(old - changed)), first_end)
 

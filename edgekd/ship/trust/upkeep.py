@@ -83,7 +83,7 @@ def refresh(
     passphrase: Passphrase = passphrase_from_environment,
     now: datetime | None = None,
 ) -> Refreshed:
-    """Sign again what must not expire: the timestamp always, and all in the second half of its life.
+    """Sign again what must not expire: snapshot and timestamp always, and all in the second half of its life.
 
     Args:
         repo: The repository.
@@ -103,10 +103,8 @@ def refresh(
         require_renewable(current, roles)
         require_later(current, signing.now)
         old = in_second_half(current, signing.lifetimes, signing.now)
-        here = {role for role in old if role != "root" and can_sign(current, role, keys)}
-        changed = {*here, *roles, "timestamp"}
-        everything = with_listings(changed)
-        store.write(repo, reissued(current, changed, signing), {})
+        everything = renewed_with(current, keys, {*roles}, old)
+        store.write(repo, reissued(current, everything, signing), {})
     return Refreshed(
         roles=tuple(sorted(everything)),
         waiting=tuple(sorted(old - everything)),
@@ -147,6 +145,11 @@ def withdraw(
         for digest in dropped:
             (repo / "blobs" / digest).unlink(missing_ok=True)
     return tuple(dropped)
+
+
+def renewed_with(current: Roles, keys: Path, asked: set[str], old: set[str]) -> set[str]:
+    """Return the roles to sign again: the two that live shortest, those asked for, and old ones whose keys are here."""
+    return with_listings(asked | {role for role in old if can_sign(current, role, keys)} | {"snapshot"})
 
 
 def require_renewable(current: Roles, roles: Sequence[str]) -> None:

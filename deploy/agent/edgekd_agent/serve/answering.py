@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         found: Service = self.server.service  # type: ignore[attr-defined]
         return found
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_GET(self) -> None:
         """Answer `/health` and `/metrics`."""
         if self.path == "/health":
             document = self.service.health()
@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._send_problem(404, "there are /health, /metrics and POST /v1/infer")
 
-    def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_POST(self) -> None:
         """Answer `/v1/infer`."""
         try:
             if self.path != "/v1/infer":
@@ -152,5 +152,5 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that http.server calls
+    def log_message(self, format: str, *args: object) -> None:
         """Keep quiet: requests are counted, not logged."""

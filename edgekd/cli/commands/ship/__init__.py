@@ -6,6 +6,7 @@ import typer
 
 from edgekd.cli.commands.ship import keys
 from edgekd.cli.commands.ship.bundles import inspect, pack, verify
+from edgekd.cli.commands.ship.program import agent
 from edgekd.cli.commands.ship.publishing import publish, refresh, withdraw
 from edgekd.cli.outcome import delivering
 
@@ -21,4 +22,5 @@ app.command("verify")(delivering(verify))
 app.command("publish")(delivering(publish))
 app.command("refresh")(delivering(refresh))
 app.command("withdraw")(delivering(withdraw))
+app.command("agent")(delivering(agent))
 app.add_typer(keys.app, name="keys")
