@@ -44,7 +44,7 @@ def releases(version: int) -> dict[str, tuple[Bundle, int, str]]:
         "another input": (
             bundle(Recipe(version, model=models.good_model(version).replace(b"input", b"other"))),
             1,
-            "does not take the model",
+            "the plan says",
         ),
     }
 

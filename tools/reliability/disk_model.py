@@ -13,6 +13,7 @@ After the ALICE and CrashMonkey papers (Pillai et al., OSDI 2014; Mohan et al., 
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ Tree = dict[str, tuple[str, bytes]]
 """Path to `("dir", b"")`, `("file", content)` or `("link", text)`; what can be reached from the root."""
 
 _MOST_STATES = 256
+_MOST_CONTENTS = 16
 
 
 class Op(NamedTuple):
@@ -109,7 +111,7 @@ class Disk:
             yield [number != index for number in range(count)]
             yield [number <= index for number in range(count)]
         generator = random.Random(seed)  # noqa: S311 - no secret
-        for _ in range(_MOST_STATES):
+        for _ in range(_MOST_STATES // 2):
             yield [generator.random() < 0.5 for _ in range(count)]
 
     def _contents(self, kept: set[tuple[int, int]]) -> Iterator[Tree]:
@@ -123,8 +125,7 @@ class Disk:
             path: (node.kind, self._whole(node) if node.kind == "file" else node.content)
             for path, node in shape.items()
         }
-        combinations = list(itertools.islice(itertools.product(*variants), _MOST_STATES))
-        for combination in combinations:
+        for combination in _combinations(variants):
             yield {**base, **{path: ("file", content) for path, content in zip(heavy, combination, strict=True)}}
         light = [path for path in open_files if path not in heavy]
         if light:
@@ -278,3 +279,15 @@ class Disk:
 
     def _promise(self, op: Op) -> None:
         del op
+
+
+def _combinations(variants: list[list[bytes]]) -> Iterator[tuple[bytes, ...]]:
+    """Yield every combination of contents; of very many, those in which one file differs from all whole or all lost."""
+    if math.prod(map(len, variants)) <= _MOST_CONTENTS:
+        yield from itertools.product(*variants)
+        return
+    for others in (0, -1):
+        base = [found[others] for found in variants]
+        yield tuple(base)
+        for index, found in enumerate(variants):
+            yield from ((*base[:index], content, *base[index + 1 :]) for content in found)

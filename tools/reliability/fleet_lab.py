@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -84,13 +83,7 @@ class Lab:
 
     def publish(self, recipe: models.Recipe) -> str:
         """Publish a bundle for the group; returns its digest."""
-        made = models.bundle(recipe)
-        folder = self.folder / "bundles" / made.sha256[:12]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "bundle.json").write_bytes(made.manifest)
-        for artifact in json.loads(made.manifest)["artifacts"]:
-            (folder / artifact["path"]).write_bytes(made.blobs[artifact["sha256"]])
-        return trust.publish(self.repository, self.keys, folder, GROUP).bundle_sha256
+        return published(self.repository, self.keys, self.folder / "bundles", recipe)
 
     def write_inventory(self, **rollout: Any) -> None:
         """Write `fleet.yaml`, the first device being the canary."""
@@ -176,6 +169,12 @@ def provision(root: Path, name: str, repository: Path) -> None:
     (root / "agent.json").write_text(json.dumps({"schema_version": 1, "reserve_mib": 1}))
 
 
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def published(repository: Path, keys: Path, bundles: Path, recipe: models.Recipe) -> str:
+    """Write a bundle and publish it for the group of the lab; returns its digest."""
+    made = models.bundle(recipe)
+    folder = bundles / made.sha256[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bundle.json").write_bytes(made.manifest)
+    for artifact in json.loads(made.manifest)["artifacts"]:
+        (folder / artifact["path"]).write_bytes(made.blobs[artifact["sha256"]])
+    return trust.publish(repository, keys, folder, GROUP).bundle_sha256

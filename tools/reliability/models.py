@@ -174,7 +174,7 @@ def _model(nodes: list[Any], values: dict[str, NDArray[Any]]) -> bytes:
         [flatten, *nodes],
         "student",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, batch)],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", values["weights"].shape[1]])],
         [numpy_helper.from_array(value, name) for name, value in values.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

@@ -31,6 +31,7 @@ from recording import Recorder, Stopped, lay_out, tree_of
 
 LIGHT = ("work", "logs", "status.json", "heartbeat.json", "facts.json", "confirmed.json", "lock", "staging")
 _SETTINGS = Settings(reserve_mib=0)
+_RECOVERING = b"recovering"
 _ILL = {"check": "its answers are NaN"}
 
 
@@ -141,12 +142,13 @@ def judge(
     found, seen = Judgement(), set() if known is None else known
     disk = Disk(trace.start, LIGHT)
     promises: dict[str, str] = {}
+    begins = next((index for index, op in enumerate(trace.ops) if op.data == _RECOVERING), 0)
     for index, op in enumerate(trace.ops):
         if index != without:
             disk.apply(op)
         if op.kind == "promise":
             _note(promises, op.data.decode())
-        if without is not None and index < without:
+        if index < max(begins, without or 0):
             continue
         found.points += 1
         is_any_sampled = False
@@ -159,8 +161,8 @@ def judge(
             found.states += 1
             for problem in _problems(tree, trace, promises, scratch):
                 found.failures.append(f"{trace.scenario.name}, after {index} ({op.kind} {op.path}): {problem}")
-            if found.failures and without is not None:
-                return found
+                if without is not None:
+                    return found
         found.sampled += is_any_sampled
     return found
 
@@ -384,6 +386,7 @@ def cut_and_recovered(scenario: Scenario, stop_at: int) -> Scenario:
         with contextlib.suppress(Stopped):
             scenario.act(root, recorder)
         recorder.stop_at = None
+        recorder.note("promise", root, _RECOVERING)
         with pretended.tensorrt(recorder):
             place = site(root)
             recover.recover(place, Shop(place))

@@ -10,12 +10,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from edgekd_agent import durable
+from edgekd_agent import durable, generations, journal
+from edgekd_agent.bundle import Manifest
 from edgekd_agent.engine import child, facts
+from edgekd_agent.reader import parse_manifest
 from recording import Recorder
 
 FACTS = {"machine": "pretended", "gpu": "pretended", "sm": 87, "tensorrt": "10.3.0", "onnxruntime": None, "l4t": None}
@@ -43,8 +46,18 @@ def tensorrt(recorder: Recorder | None = None, *, verdicts: Mapping[str, str] | 
         mock.patch.object(facts, "gather", lambda _: FACTS),
         mock.patch.object(facts, "available_memory_bytes", lambda: 8 << 30),
         mock.patch.object(facts, "hottest_c", lambda: None),
+        mock.patch.object(generations, "parse_manifest", _parsed),
+        mock.patch.object(journal, "_record", _RECORDS),
     ):
         yield
+
+
+_RECORDS = lru_cache(maxsize=4096)(journal._record)
+
+
+@lru_cache(maxsize=256)
+def _parsed(content: bytes) -> Manifest:
+    return parse_manifest(content)
 
 
 def plan_of(model: bytes) -> bytes:

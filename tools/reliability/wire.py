@@ -68,11 +68,12 @@ class Wire:
         self._loop.run_forever()
 
     async def _end(self) -> None:
+        """Drop connections and let their tasks end by themselves."""
+        self.trouble = Trouble(is_down=True)
         self._drop()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.trouble.is_down:
@@ -95,12 +96,16 @@ class Wire:
                     return
                 await self._held_up(len(piece))
                 self.bytes_sent += len(piece)
+                if writer.is_closing():
+                    return
                 writer.write(piece)
                 await writer.drain()
 
     async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while piece := await reader.read(_PIECE_BYTES):
+                if writer.is_closing():
+                    return
                 writer.write(piece)
                 await writer.drain()
 
@@ -122,13 +127,13 @@ class Wire:
     async def _held_up(self, length: int) -> None:
         trouble = self.trouble
         if trouble.bytes_per_s is not None:
-            await asyncio.sleep(length / trouble.bytes_per_s)
+            await asyncio.sleep(min(length / trouble.bytes_per_s, 2.0))
         if trouble.stall_after_bytes is not None:
             trouble.stall_after_bytes -= length
             if trouble.stall_after_bytes < 0:
                 trouble.stall_after_bytes = None
                 until = time.monotonic() + trouble.stall_s
-                while time.monotonic() < until:
+                while time.monotonic() < until and not self.trouble.is_down:
                     await asyncio.sleep(0.05)
 
     def _drop(self) -> None:

@@ -15,6 +15,7 @@ from edgekd_agent.layout import Layout
 
 _TIMING_CACHES_KEPT = 8
 _LOGS_KEPT = 16
+_METADATA_KEPT = 128
 _ABANDONED_S = 14 * 86400.0
 
 
@@ -62,7 +63,8 @@ def _wanted(kept: list[Generation]) -> set[str]:
 
 
 def _remove_small_things(layout: Layout) -> None:
-    for folder, count in ((layout.timing, _TIMING_CACHES_KEPT), (layout.logs, _LOGS_KEPT)):
+    small = ((layout.timing, _TIMING_CACHES_KEPT), (layout.logs, _LOGS_KEPT), (layout.metadata, _METADATA_KEPT))
+    for folder, count in small:
         newest = sorted(_entries(folder), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in newest[count:]:
             durable.remove_tree(path)

@@ -45,6 +45,9 @@ class Settings:
     max_request_mib: int = 64
 
 
+_WHOLE = ("confirm_beats", "build_memory_mib", "reserve_mib", "port", "max_request_mib")
+
+
 @dataclass(frozen=True)
 class Site:
     """A device as the agent works on it.
@@ -87,7 +90,6 @@ def _is_allowed(key: str, value: Any) -> bool:
         return isinstance(value, str)
     if value is None:
         return key in ("build_memory_mib", "max_temperature_c")
-    default = getattr(Settings(), key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return False
-    return value >= 0 and (isinstance(value, int) or not isinstance(default, int))
+    return value >= 0 and (isinstance(value, int) or key not in _WHOLE)

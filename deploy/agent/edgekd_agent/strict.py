@@ -11,6 +11,7 @@ import json
 import math
 import types
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -92,7 +93,7 @@ def build(cls: type[T], document: Any, where: str, problems: list[str]) -> T | N
     if not isinstance(document, dict):
         problems.append(f"{where}: expected an object, found {_kind(document)}")
         return None
-    hints = get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # mypy does not see that a class is hashable
     found = len(problems)
     problems.extend(f"{where}: unknown key {key!r}" for key in sorted(document.keys() - hints.keys()))
     problems.extend(f"{where}.{key}: missing" for key in sorted(hints.keys() - document.keys()))
@@ -100,6 +101,12 @@ def build(cls: type[T], document: Any, where: str, problems: list[str]) -> T | N
         key: _value(hint, document[key], f"{where}.{key}", problems) for key, hint in hints.items() if key in document
     }
     return cls(**values) if len(problems) == found else None
+
+
+@lru_cache(maxsize=64)
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """Return the annotations of a dataclass; evaluating them takes longer than reading the file."""
+    return get_type_hints(cls)
 
 
 def _value(hint: Any, value: Any, where: str, problems: list[str]) -> Any:

@@ -202,10 +202,15 @@ def read_fleet(path: Path) -> Fleet:
         ConfigError: Lists every problem with its key.
     """
     path = path / FLEET_FILE if path.is_dir() else path
-    document = _with_defaults(read_yaml(path))
+    return fleet_from(read_yaml(path), str(path))
+
+
+def fleet_from(document: Mapping[str, Any], origin: str) -> Fleet:
+    """Check the content of `fleet.yaml`; raises `ConfigError` that lists every problem, named after `origin`."""
+    document = _with_defaults(document)
     problems = [*problems_of(Fleet, document), *_mismatches(document)]
     if problems:
-        raise config_error(str(path), problems)
+        raise config_error(origin, problems)
     return Fleet.model_validate(document)
 
 
@@ -272,7 +277,7 @@ def _path(text: str, folder: Path) -> Path:
     return folder / Path(text).expanduser()
 
 
-def _with_defaults(document: dict[str, Any]) -> dict[str, Any]:
+def _with_defaults(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """Fill what a group's roll-out leaves out with the fleet's, two levels deep."""
     whole, groups = document.get("rollout"), document.get("groups")
     if not isinstance(whole, dict) or not isinstance(groups, dict):

@@ -26,11 +26,16 @@ async def ended(work: Work, device: Device, action: Callable[[Session], Awaitabl
     Returns:
         Its result, or what went wrong; nothing of that is raised.
     """
+    return await result_of(work, device, lambda: _done(work, device, action))
+
+
+async def result_of(work: Work, device: Device, action: Callable[[], Awaitable[DeviceResult]]) -> DeviceResult:
+    """Do something about a device; its result, or what went wrong as one."""
     clock = asyncio.get_running_loop().time
     started = clock()
     work.listener(Event("start", device.id, device.address))
     try:
-        result = await asyncio.wait_for(_done(work, device, action), work.timeouts.device_s)
+        result = await asyncio.wait_for(action(), work.timeouts.device_s)
     except asyncio.TimeoutError:
         reason = f"no end after {work.timeouts.device_s:g} s"
         result = DeviceResult(device.id, device.group, "timed-out", reason, exit_code=ExitCode.TARGET)

@@ -249,7 +249,7 @@ async def _installed(work: Work, session: Session, device: Device, desired: Mode
         last = status.last
         is_cut_off = status.state != "idle" or (last is not None and last.kind == "interrupted")
         if not is_cut_off and last is not None and last.bundle_sha256 == desired.bundle_sha256:
-            raise NotDone("failed", f"{last.result}: {last.reason}", exit_code_of_kind(last.kind))
+            raise NotDone("failed", f"{last.kind or last.result}: {last.reason}", exit_code_of_kind(last.kind))
     raise NotDone(
         "failed", f"its agent began the install {_STARTS} times and did not end it; see logs/install.log there"
     )

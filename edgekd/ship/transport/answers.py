@@ -183,9 +183,9 @@ def _last(document: Mapping[str, Any], host: str) -> Last:
 
 
 def _progress_words(progress: Any) -> str:
-    if not isinstance(progress, Mapping):
+    if not isinstance(progress, Mapping) or "step" not in progress:
         return ""
-    return ", ".join(f"{key} {value}" for key, value in list(progress.items())[:4])[:120]
+    return f"(step {progress['step']} of {progress.get('steps')})"[:60]
 
 
 def _field(document: Mapping[str, Any], key: str, kind: type[K], host: str) -> K:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Collection, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
@@ -15,6 +18,11 @@ if TYPE_CHECKING:
 
 _MAX_DIMENSIONS = 8
 _KINDS = "fiu"
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SyntaxError, EOFError, OSError),
+    *(ValueError, TypeError, KeyError, OverflowError, RuntimeError),
+)
+"""What zipfile and numpy raise on damaged bytes; numpy reads the header of an npy as a Python literal."""
 
 
 class NotAnNpz(Exception):
@@ -45,7 +53,7 @@ def read(stream: IO[bytes], names: Collection[str], most_bytes: int) -> dict[str
             if sum(member.file_size for member in members) > most_bytes:
                 raise NotAnNpz(f"longer than {most_bytes} bytes")
             return {member.filename[: -len(".npy")]: _array(archive.read(member)) for member in members}
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except _UNREADABLE as error:
         raise NotAnNpz(f"not an npz: {error}") from error
 
 

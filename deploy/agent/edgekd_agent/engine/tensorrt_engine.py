@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MIB = 1 << 20
+_DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT64": "int64", "INT32": "int32", "INT8": "int8", "UINT8": "uint8"}
 
 
 def build(model: Path, plan: Mapping[str, Any], *, out: Path, timing: bytes, timing_out: Path) -> None:
@@ -95,10 +96,8 @@ class TensorRtEngine:
         if len(inputs) != 1:
             raise Refused("health", f"the engine has inputs {', '.join(inputs) or 'none'}; one is needed")
         self.input_name: str = inputs[0]
-        self.input_dtype: np.dtype[Any] = np.dtype(trt.nptype(engine.get_tensor_dtype(self.input_name)))
-        self._outputs = {
-            name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names if name not in inputs
-        }
+        self.input_dtype = _dtype(engine, self.input_name)
+        self._outputs = {name: _dtype(engine, name) for name in names if name not in inputs}
         self._buffers: dict[str, tuple[int, int]] = {}
 
     def run(self, inputs: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
@@ -181,6 +180,13 @@ class Cuda:
     def _ok(self, code: int) -> None:
         if code:
             raise Refused("health", f"CUDA error {code}{' (out of memory)' if code == 2 else ''}")
+
+
+def _dtype(engine: Any, name: str) -> np.dtype[Any]:
+    word = engine.get_tensor_dtype(name).name
+    if word not in _DTYPES:
+        raise Refused("health", f"{name} is {word}; {', '.join(_DTYPES)} are known")
+    return np.dtype(_DTYPES[word])
 
 
 def _config(trt: Any, builder: Any, plan: Mapping[str, Any]) -> Any:

@@ -7,6 +7,7 @@ import typer
 from edgekd.cli.commands.fleet.deploy import deploy
 from edgekd.cli.commands.fleet.history import history
 from edgekd.cli.commands.fleet.init import init
+from edgekd.cli.commands.fleet.provision import provision
 from edgekd.cli.commands.fleet.rollback import rollback
 from edgekd.cli.commands.fleet.status import status
 from edgekd.cli.commands.fleet.unlock import unlock
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 
 app.command("init")(delivering(init))
+app.command("provision")(delivering(provision))
 app.command("status")(delivering(status))
 app.command("deploy")(delivering(deploy))
 app.command("rollback")(delivering(rollback))

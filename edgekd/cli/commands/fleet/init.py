@@ -29,22 +29,20 @@ def init(
       edgekd fleet init plant --group line --target jetson-orin-nx-16gb --device orin-1=edgekd@192.168.1.20
     """
     from edgekd.core.atomic import write_text
-    from edgekd.core.config import config_error, problems_of
-    from edgekd.ship.fleet.inventory import FLEET_FILE, Fleet
+    from edgekd.ship.fleet.inventory import FLEET_FILE, fleet_from
     from edgekd.ship.fleet.template import fleet_text, parsed
 
     path = folder / FLEET_FILE
     require_free(path, is_forced=force)
     text = fleet_text(name, group or ["line"], target, device or [])
-    if problems := problems_of(Fleet, parsed(text)):
-        raise config_error("edgekd fleet init", problems)
+    fleet_from(parsed(text), "edgekd fleet init")
     if dry_run:
         return planned(path, f"the fleet {name}")
     write_text(path, text)
     groups = " ".join(f"--group {one}" for one in group or ["line"])
     following = (
         f"{path}\nnext: add your devices to it, then\n"
-        f"  edgekd ship keys init {folder / 'fleet-repo'} --keys KEYS {groups}\n"
+        f"  edgekd ship keys init --repo {folder / 'fleet-repo'} --keys KEYS {groups}\n"
         f"  edgekd fleet provision -f {folder}"
     )
     return Outcome({"file": str(path)}, following)
