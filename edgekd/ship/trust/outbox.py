@@ -47,7 +47,7 @@ def outbox(repo: Path, group: str, *, root_version: int) -> Outbox:
         SignatureError: The repository was changed by another hand.
         StorageError: It cannot be read.
     """
-    with store.locked(repo):
+    with store.reading(repo):
         roles = store.load(repo)
         if group not in roles.groups:
             raise unknown_name("group", group, roles.groups)

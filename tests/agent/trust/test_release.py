@@ -126,6 +126,19 @@ def test_root_of_trust_must_be_signed_by_its_own_keys(device, repository):
     with pytest.raises(TrustError) as caught:
         device.ask()
     assert caught.value.kind == "signature"
+    with pytest.raises(TrustError) as caught:
+        trusted_root_version(device.trust)
+    assert caught.value.kind == "signature"
+
+
+@pytest.mark.parametrize("signers", [0, 1, 2])
+def test_root_that_nobody_should_follow_does_not_count_though_it_lies_in_the_chain(device, repository, signers):
+    repository.root.version = 2
+    stranger = Repository(sample_bundle()).signers["root"]
+    content = repository.signed(repository.root, [stranger[:2], repository.signers["root"][:1], []][signers])
+    (device.trust / "root_history").mkdir()
+    (device.trust / "root_history" / "2.root.json").write_bytes(content)
+    assert trusted_root_version(device.trust) == 1
 
 
 def test_damaged_root_in_the_chain_is_fetched_again(device, repository):

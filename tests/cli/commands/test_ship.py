@@ -319,7 +319,8 @@ def test_missing_packages_say_which_extra_installs_them(edgekd, tmp_path, monkey
 @pytest.mark.parametrize(
     "words",
     [["pack"], ["inspect"], ["verify"], ["publish"], ["export"], ["refresh"], ["withdraw"], ["keys", "init"],
-     ["keys", "rotate"], ["keys", "revoke"], ["keys", "renew"], ["keys", "add"], ["keys", "sign"], ["keys", "import"], ["keys", "show"]],
+     ["keys", "rotate"], ["keys", "revoke"], ["keys", "renew"], ["keys", "add"], ["keys", "sign"], ["keys", "import"],
+     ["keys", "show"]],
     ids=" ".join,
 )  # fmt: skip
 def test_every_command_has_json_and_an_example(edgekd, words):
