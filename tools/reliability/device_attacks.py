@@ -1,4 +1,4 @@
-"""Attacks that shipping engines adds to the specification: what is signed, but for others, and clocks that are wrong."""
+"""Attacks that shipping engines adds to the specification: what is signed, but for others; clocks that are wrong."""
 
 from __future__ import annotations
 
