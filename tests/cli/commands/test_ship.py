@@ -198,7 +198,7 @@ def test_dry_run_writes_nothing_and_then_the_real_one_does_what_it_said(edgekd, 
     assert real.exit_code == 0, real.output
     did = _document(real)
     assert _tree(tmp_path) != before
-    for fact in ("root_version", "bundle_sha256"):
+    for fact in ("root_version", "bundle_sha256", "roles"):
         assert said.get(fact) == did.get(fact)
 
 
