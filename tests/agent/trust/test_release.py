@@ -141,6 +141,14 @@ def test_root_that_nobody_should_follow_does_not_count_though_it_lies_in_the_cha
     assert trusted_root_version(device.trust) == 1
 
 
+@pytest.mark.parametrize("version", [1, 3])
+def test_root_in_the_place_of_another_version_does_not_count(device, repository, version):
+    repository.root.version = version
+    (device.trust / "root_history").mkdir()
+    (device.trust / "root_history" / "2.root.json").write_bytes(repository.sign_root())
+    assert trusted_root_version(device.trust) == 1
+
+
 def test_damaged_root_in_the_chain_is_fetched_again(device, repository):
     repository.root.version = 2
     repository.sign_root()
