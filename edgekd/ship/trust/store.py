@@ -235,6 +235,7 @@ def write(repo: Path, metadata: Mapping[str, Metadata[Any]], contents: Mapping[s
         try:
             for path, content in {**contents, **files}.items():
                 atomic.write_bytes(staging / path, content)
+            atomic.fsync_folder(staging)  # its folders; what is in them is durable already
             staging.rename(repo / _NEXT)
             atomic.fsync_folder(repo)
         finally:
@@ -250,7 +251,9 @@ def _finish(repo: Path) -> None:
     for path in sorted(following.rglob("*"), key=lambda path: path.name == "timestamp.json"):
         if path.is_file():
             target = repo / path.relative_to(following)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.parent.is_dir():
+                target.parent.mkdir(parents=True)
+                atomic.fsync_folder(repo)
             os.replace(path, target)
             atomic.fsync_folder(target.parent)
     shutil.rmtree(following, ignore_errors=True)
