@@ -238,7 +238,18 @@ def _vendored(folder: Path) -> Path:
     return folder
 
 
-def test_device_needs_neither_cryptography_nor_urllib3(device, tmp_path):
+def _interpreters() -> list[str]:
+    found = [path for minor in range(10, 15) if (path := shutil.which(f"python3.{minor}"))]
+    works = [
+        path
+        for path in found
+        if not subprocess.run([path, "-I", "-c", ""], capture_output=True, check=False).returncode
+    ]
+    return [sys.executable, *works]
+
+
+@pytest.mark.parametrize("python", _interpreters())
+def test_device_needs_neither_cryptography_nor_urllib3(device, tmp_path, python):
     paths = [str(_vendored(tmp_path / "vendored")), str(Path(edgekd_agent.__file__).parents[1])]
     code = f"""
 import sys
@@ -260,7 +271,7 @@ except TrustError as error:
 found = {{name.partition(".")[0] for name in sys.modules}}
 print(sorted(found - set(sys.stdlib_module_names) - {{"__main__"}}))
 """
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([python, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["3", "signature", "['edgekd_agent', 'securesystemslib', 'tuf']"]
 
