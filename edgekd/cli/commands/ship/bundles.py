@@ -60,8 +60,8 @@ def pack(
 ) -> Outcome:
     """Pack a bundle: model, golden inputs, build plan, health check, and what a device made for others of its kind.
 
-    The same input gives the same bytes; its time is that of the ONNX file. An engine or timing cache is used only by devices with exactly the same facts;
-    others build their own.
+    The same input gives the same bytes; a bundle of an ONNX file bears the time of that file. An engine or timing cache
+    is used only by devices with exactly the same facts; others build their own.
 
     Examples:
       edgekd ship pack runs/demo -o bundle --version 2
