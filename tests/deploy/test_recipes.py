@@ -86,7 +86,7 @@ def test_the_playbook_sends_what_the_script_reads():
             path = filled(source, DEPLOY)
             if "{{" not in path and "edgekd-agent.pyz" not in path:
                 assert Path(path).exists(), path
-    wanted = {name for name in device_files(FLEET, FLEET.devices[0], Path(__file__), Path(__file__))}
+    wanted = set(device_files(FLEET, FLEET.devices[0], Path(__file__), Path(__file__)))
     assert {name for name in wanted if not name.startswith("systemd/")} <= sent
 
 
