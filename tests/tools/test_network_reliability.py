@@ -1,8 +1,11 @@
 """Small slices of the experiments on network and fleet; the whole ones are run by hand."""
 
+import importlib
+
 import pytest
 
 from tools.reliability import fleet_simulation, namespaces, network_cuts, ssh_server, throughput
+from tools.reliability.wire import Trouble
 
 pytest.importorskip("asyncssh")
 pytest.importorskip("tuf")
@@ -17,7 +20,8 @@ def test_fleets_halt_as_configured_and_lose_no_device(tmp_path):
 
 
 def test_the_simulation_notices_halt_rules_that_do_not_work(tmp_path, monkeypatch):
-    monkeypatch.setattr("edgekd.ship.fleet.deploy.halt_reason", lambda *args, **counts: "")
+    module = importlib.import_module("edgekd.ship.fleet.deploy")  # the package has a function of that name
+    monkeypatch.setattr(module, "halt_reason", lambda *args, **counts: "")
     assert fleet_simulation.run(tmp_path, devices=40, seeds=1, share_percent=10)["failures"] == 1
 
 
@@ -32,7 +36,9 @@ def test_pushes_that_are_cut_resume_with_at_most_one_block_sent_twice(tmp_path):
 @needs_ssh
 def test_the_experiment_notices_a_push_that_starts_anew(tmp_path, monkeypatch):
     monkeypatch.setattr("edgekd.ship.transport.push.agreeing_bytes", lambda blob, blocks: 0)
-    assert network_cuts.run(tmp_path, cuts=1, mib=24, seed=3)["failures"] == 1
+    late = Trouble(cut_after_bytes=20 << 20)
+    monkeypatch.setattr(network_cuts, "_trouble", lambda number, size_bytes, chance: late)
+    assert network_cuts.run(tmp_path, cuts=1, mib=24)["failures"] == 1
 
 
 @needs_ssh
