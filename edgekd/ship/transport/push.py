@@ -130,7 +130,7 @@ async def _acknowledgement(task: asyncio.Task[Any], course: Course) -> None:
 def _reading(path: Path) -> Iterator[BinaryIO]:
     """Open a file here; that it cannot be opened is no drop of the connection."""
     try:
-        stream = path.open("rb")  # noqa: SIM115 - closed below; only its opening is told apart
+        stream = path.open("rb")
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}; the repository is damaged") from error
     with stream:
