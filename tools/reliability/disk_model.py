@@ -110,7 +110,7 @@ class Disk:
             yield [number == index for number in range(count)]
             yield [number != index for number in range(count)]
             yield [number <= index for number in range(count)]
-        generator = random.Random(seed)  # noqa: S311 - no secret
+        generator = random.Random(seed)
         for _ in range(_MOST_STATES // 2):
             yield [generator.random() < 0.5 for _ in range(count)]
 

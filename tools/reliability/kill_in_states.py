@@ -57,7 +57,7 @@ def kill_in(root: Path, state: str, delay_s: float) -> bool:
 
 def try_one(device: Template, root: Path, state: str, kills: int, seed: int) -> Result:
     """Kill an install so often in one state, judging in between, then let one come to its end."""
-    generator, result = random.Random(seed), Result(state, 0)  # noqa: S311 - no secret
+    generator, result = random.Random(seed), Result(state, 0)
     device.copy(root)
     for _ in range(kills):
         result.kills += kill_in(root, state, generator.uniform(0, _LATEST_S.get(state, 0.01)))

@@ -14,6 +14,9 @@ from typing import Any
 
 import edgekd_agent
 import numpy as np
+from edgekd_agent import report
+from edgekd_agent.device import Site
+from edgekd_agent.layout import Layout
 from models import INPUT, Bundle, Recipe, bundle
 from provisioned import Signer, provision, push_files
 
@@ -79,9 +82,8 @@ def agent(root: Path, *words: str, before: tuple[str, ...] = ()) -> subprocess.C
 
 
 def status(root: Path) -> dict[str, Any]:
-    """Return what the agent says of itself."""
-    found: dict[str, Any] = json.loads(agent(root, "status", "--json").stdout)
-    return found
+    """Return what the agent's `status` says."""
+    return report.status(Site(Layout(root)))
 
 
 def what_runs(root: Path) -> str:

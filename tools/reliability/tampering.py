@@ -65,7 +65,7 @@ def run(scratch: Path, *, every: int = 1, places: int = 1000, seed: int = 0, **_
     Returns:
         Number of tampered files, of those accepted, and of those after which the device trusted something else.
     """
-    rng = random.Random(seed)  # noqa: S311 - repeatable damage, not secrets
+    rng = random.Random(seed)
     count = Count()
     bundle, files, root = _repository(scratch)
     _tamper_metadata(Brought(scratch / "device", files, root), count, rng, every)
