@@ -10,107 +10,17 @@ import copy
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from edgekd_agent.trust import Device, TrustError
+import device_attacks  # noqa: F401 - adds its own
+from attack_scene import ATTACKS, Scene, attack, outcome, resigned
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import DelegatedRole, TargetFile
-from tuf_device import TrustingDevice
-from tuf_repository import BOARD, NOW, Repository, canonical, sample_bundle, sha256
+from tuf.api.metadata import TargetFile
+from tuf_repository import NOW, Repository, canonical, sample_bundle, sha256
 
 _HUGE_BYTES = 1 << 33
-
-
-@dataclass
-class Scene:
-    """What an attack works with.
-
-    Attributes:
-        repository: As the device last saw it; the attacker may have some of its keys.
-        device: The device.
-        old: What was brought to it for release 1.
-        current: What was brought to it for release 2.
-    """
-
-    repository: Repository
-    device: TrustingDevice
-    old: dict[str, bytes]
-    current: dict[str, bytes]
-
-    def brings(self, files: dict[str, bytes]) -> None:
-        """Bring these files instead."""
-        self.device.push(files)
-
-    def renamed(self, source: str, target: str) -> None:
-        """Bring one current file under the name of another."""
-        self.brings({**self.current, target: self.current[source]})
-
-
-@dataclass(frozen=True)
-class Attack:
-    """An attack.
-
-    Attributes:
-        name: Name in the specification, then the variant.
-        kinds: Reasons that are right for refusing it.
-        act: Does it; what the device accepts meanwhile it was right to accept.
-        keeps_root: Whether a root that is signed as it must be comes with it; the device keeps that one.
-    """
-
-    name: str
-    kinds: tuple[str, ...]
-    act: Callable[[Scene], None]
-    keeps_root: bool = False
-
-
-Act = Callable[[Scene], None]
-ATTACKS: list[Attack] = []
-
-
-def attack(name: str, *kinds: str, keeps_root: bool = False) -> Callable[[Act], Act]:
-    """Register an attack under its name with the right reasons to refuse it."""
-
-    def register(act: Act) -> Act:
-        ATTACKS.append(Attack(name, kinds, act, keeps_root))
-        return act
-
-    return register
-
-
-def staged(folder: Path) -> Scene:
-    """Make a device that accepted release 1, then release 2."""
-    repository = Repository(sample_bundle(1))
-    device = TrustingDevice(folder).provision(repository.roots[1])
-    old = repository.pour()
-    device.push(old)
-    device.ask()
-    repository.release(sample_bundle(2))
-    repository.bump()
-    current = repository.pour()
-    device.push(current)
-    device.ask()
-    return Scene(repository, device, old, current)
-
-
-def outcome(one: Attack, folder: Path) -> tuple[str, bool]:
-    """Run one attack; return what came of it (`"accepted"` or a reason) and whether the device is unchanged."""
-    scene = staged(folder)
-    one.act(scene)
-    before = _state(scene, one)
-    try:
-        scene.device.ask()
-        found = "accepted"
-    except TrustError as error:
-        found = error.kind
-    return found, _state(scene, one) == before
-
-
-def _state(scene: Scene, one: Attack) -> dict[str, str | bytes]:
-    state = scene.device.state()
-    return {path: content for path, content in state.items() if not (one.keeps_root and "root_history" in path)}
 
 
 def run(scratch: Path, **_: Any) -> dict[str, Any]:
@@ -134,12 +44,6 @@ def run(scratch: Path, **_: Any) -> dict[str, Any]:
         "failures": len(wrong),
         "reasons": {name: kind for name, (kind, _) in found.items()},
     }
-
-
-def _resigned(scene: Scene) -> None:
-    """Raise all versions and bring the repository as it is now."""
-    scene.repository.bump()
-    scene.brings(scene.repository.pour())
 
 
 @attack("arbitrary software: another bundle.json in the place of the signed one", "digest", "length")
@@ -170,7 +74,7 @@ def _own_root(scene: Scene) -> None:
 def _group_key_alone(scene: Scene) -> None:
     scene.repository.want("canary", sample_bundle(7))
     scene.repository.files[f"{sha256(sample_bundle(7))}.bundle.json"] = sample_bundle(7)
-    _resigned(scene)
+    resigned(scene)
 
 
 @attack("arbitrary software: a group key lists the bundle in its own role", "missing")
@@ -231,7 +135,7 @@ def _after_fast_forward(scene: Scene) -> None:
 def _expire(scene: Scene, role: str) -> None:
     payload = scene.repository.groups.get(role) or getattr(scene.repository, role)
     payload.expires = NOW - timedelta(hours=1)
-    _resigned(scene)
+    resigned(scene)
 
 
 @attack("indefinite freeze: the same files for ever", "expired")
@@ -263,12 +167,12 @@ def _expired_desired(scene: Scene) -> None:
 def _clock_set_back(scene: Scene) -> None:
     # The device has seen a time that was signed six days later than its clock says now.
     scene.repository.signed_at = NOW + timedelta(days=6)
-    _resigned(scene)
+    resigned(scene)
     scene.device.ask()
     scene.device.now = NOW - timedelta(days=300)
     scene.repository.timestamp.expires = NOW + timedelta(days=5)
     scene.repository.signed_at = NOW + timedelta(days=4)
-    _resigned(scene)
+    resigned(scene)
 
 
 def _endless(scene: Scene, name: str) -> None:
@@ -289,25 +193,25 @@ def _endless_root(scene: Scene) -> None:
 
 @attack("endless data: snapshot", "length")
 def _endless_snapshot(scene: Scene) -> None:
-    _resigned(scene)
+    resigned(scene)
     _endless_of(scene, "snapshot")
 
 
 @attack("endless data: targets", "length")
 def _endless_targets(scene: Scene) -> None:
-    _resigned(scene)
+    resigned(scene)
     _endless_of(scene, "targets")
 
 
 @attack("endless data: desired state", "length")
 def _endless_desired(scene: Scene) -> None:
-    _resigned(scene)
+    resigned(scene)
     _endless_of(scene, "desired")
 
 
 @attack("endless data: bundle.json", "length")
 def _endless_bundle(scene: Scene) -> None:
-    _resigned(scene)
+    resigned(scene)
     _endless_of(scene, "bundle")
 
 
@@ -320,7 +224,7 @@ def _endless_of(scene: Scene, kind: str) -> None:
 @attack("endless data: a group signs a desired state beyond all bounds", "length")
 def _endless_signed(scene: Scene) -> None:
     scene.repository.want_bytes("canary", b" " * (1 << 20))
-    _resigned(scene)
+    resigned(scene)
 
 
 @attack("extraneous dependencies: a bundle with a file more than was signed", "digest", "length")
@@ -337,31 +241,38 @@ def _unsigned_file(scene: Scene) -> None:
     bundle = canonical({**document, "artifacts": [*document["artifacts"], more]})
     scene.repository.release(bundle)
     del scene.repository.targets.targets[f"blobs/{'0' * 64}"]
-    _resigned(scene)
+    resigned(scene)
 
 
 @attack("extraneous dependencies: a signed bundle lists a file with another length than was signed", "length")
 def _other_length(scene: Scene) -> None:
     scene.repository.release(sample_bundle(4))
     scene.repository.targets.targets[f"blobs/{sha256(b'golden')}"].length += 1
-    _resigned(scene)
+    resigned(scene)
+
+
+@attack("extraneous dependencies: another file is signed under the digest that the bundle lists", "digest")
+def _other_digest(scene: Scene) -> None:
+    scene.repository.release(sample_bundle(4))
+    scene.repository.targets.targets[f"blobs/{sha256(b'golden')}"].hashes = {"sha256": "0" * 64}
+    resigned(scene)
 
 
 @attack("mix and match: old targets under the name of the new ones", "digest", "length", "rollback")
 def _mixed_targets(scene: Scene) -> None:
-    _resigned(scene)
+    resigned(scene)
     _mix(scene, "targets")
 
 
 @attack("mix and match: old snapshot under the name of the new one", "digest", "length", "rollback")
 def _mixed_snapshot(scene: Scene) -> None:
-    _resigned(scene)
+    resigned(scene)
     _mix(scene, "snapshot")
 
 
 @attack("mix and match: old desired state under the name of the new one", "digest", "length", "rollback")
 def _mixed_group(scene: Scene) -> None:
-    _resigned(scene)
+    resigned(scene)
     _mix(scene, "canary")
 
 
@@ -377,7 +288,7 @@ def _other_release(scene: Scene) -> None:
 
 @attack("wrong software: the desired state of the release before under the name of the new one", "digest", "length")
 def _other_desired(scene: Scene) -> None:
-    _resigned(scene)
+    resigned(scene)
     contents = {path: path.read_bytes() for path in scene.device.staging.glob("*.desired.json")}
     (new,) = (path for path, content in contents.items() if b'"canary"' in content and b'"version":2' in content)
     (old,) = (content for content in contents.values() if b'"canary"' in content and b'"version":1' in content)
@@ -387,13 +298,13 @@ def _other_desired(scene: Scene) -> None:
 @attack("wrong software: the desired state calls a bundle by another name", "schema")
 def _other_name(scene: Scene) -> None:
     scene.repository.want("canary", sample_bundle(2), name="faces-student")
-    _resigned(scene)
+    resigned(scene)
 
 
 @attack("wrong software: the desired state calls an old bundle new", "schema")
 def _other_version(scene: Scene) -> None:
     scene.repository.want("canary", sample_bundle(1), version=9)
-    _resigned(scene)
+    resigned(scene)
 
 
 @attack("wrong software: the release key lists another bundle under the digest of this one", "digest")
@@ -403,13 +314,13 @@ def _other_under_digest(scene: Scene) -> None:
     repository.want("canary", sample_bundle(2), bundle_size_bytes=len(other))
     path = f"bundles/{sha256(sample_bundle(2))}/bundle.json"
     repository.targets.targets[path] = TargetFile(len(other), {"sha256": sha256(other)}, path)
-    _resigned(scene)
+    resigned(scene)
 
 
 @attack("wrong software: the desired state gives a bundle another length", "length")
 def _other_bundle_length(scene: Scene) -> None:
     scene.repository.want("canary", sample_bundle(2), bundle_size_bytes=len(sample_bundle(2)) + 1)
-    _resigned(scene)
+    resigned(scene)
 
 
 @attack("malicious mirror: nothing at all", "missing")
@@ -424,7 +335,7 @@ def _no_folder(scene: Scene) -> None:
 
 def _without(kind: str) -> Callable[[Scene], None]:
     def act(scene: Scene) -> None:
-        _resigned(scene)
+        resigned(scene)
         for path in scene.device.staging.glob(kind):
             path.unlink()
 
@@ -466,10 +377,10 @@ def _after_replacing(role: str) -> Callable[[Scene], None]:
         repository.root.version = 2
         stolen = repository.new_keys(role)
         repository.sign_root()
-        _resigned(scene)
+        resigned(scene)
         scene.device.ask()
         repository.signers[role] = stolen
-        _resigned(scene)
+        resigned(scene)
 
     return act
 
@@ -485,10 +396,10 @@ def _revoked_group(scene: Scene) -> None:
     repository.targets.revoke_key(stolen[0].public_key.keyid, "canary")
     repository.signers["canary"] = [CryptoSigner.generate_ed25519()]
     repository.targets.add_key(repository.signers["canary"][0].public_key, "canary")
-    _resigned(scene)
+    resigned(scene)
     scene.device.ask()
     repository.signers["canary"] = stolen
-    _resigned(scene)
+    resigned(scene)
 
 
 @attack("below threshold: a root signed by one of two old keys", "signature")
@@ -496,7 +407,7 @@ def _one_root_key(scene: Scene) -> None:
     repository = scene.repository
     repository.root.version = 2
     repository.sign_root(repository.signers["root"][:1])
-    _resigned(scene)
+    resigned(scene)
 
 
 @attack("below threshold: a root that two old keys signed, but not enough of its own", "signature")
@@ -505,7 +416,7 @@ def _new_root_unsigned(scene: Scene) -> None:
     repository.root.version = 2
     old = repository.new_keys("root", 3)
     repository.sign_root(old[:2])
-    _resigned(scene)
+    resigned(scene)
 
 
 @attack("below threshold: one signature twice", "signature", "schema")
@@ -515,7 +426,7 @@ def _twice(scene: Scene) -> None:
     document = json.loads(repository.sign_root(repository.signers["root"][:1]))
     document["signatures"] *= 2
     repository.roots[2] = canonical(document)
-    _resigned(scene)
+    resigned(scene)
 
 
 @attack("below threshold: one key under two names", "signature")
@@ -525,7 +436,7 @@ def _two_names(scene: Scene) -> None:
     document = json.loads(repository.sign_root(repository.signers["root"][:1]))
     document["signatures"].append({**document["signatures"][0], "keyid": repository.root.roles["root"].keyids[1]})
     repository.roots[2] = canonical(document)
-    _resigned(scene)
+    resigned(scene)
 
 
 @attack("below threshold: nobody signed the timestamp", "signature")
@@ -542,84 +453,4 @@ def _expired_root(scene: Scene) -> None:
     repository.root.expires = NOW - timedelta(days=1)
     repository.root.version = 2
     repository.sign_root()
-    _resigned(scene)
-
-
-@attack("wrong device: the desired state is for another board", "wrong-device")
-def _other_board(scene: Scene) -> None:
-    scene.repository.want("canary", sample_bundle(2), selectors=[{"device": "jetson-orin-nx-16gb"}])
-    _resigned(scene)
-
-
-@attack("wrong device: the desired state is for another robot", "wrong-device")
-def _other_robot(scene: Scene) -> None:
-    scene.repository.want("canary", sample_bundle(2), selectors=[{"device": BOARD, "device_id": "robot-8"}])
-    _resigned(scene)
-
-
-@attack("wrong device: a released bundle of another board, wanted by a stolen group key", "wrong-device")
-def _other_bundles_board(scene: Scene) -> None:
-    other = sample_bundle(5, device="jetson-orin-nx-16gb")
-    scene.repository.release(other)
-    scene.repository.want("canary", other, selectors=[{"device": BOARD}])
-    _resigned(scene)
-
-
-@attack("wrong device: a device that does not say what board it is", "wrong-device")
-def _no_facts(scene: Scene) -> None:
-    scene.device.device = Device("robot-7", "canary", {})
-
-
-@attack("wrong group: the desired state of another group, signed by it", "signature", "digest", "length")
-def _other_groups_role(scene: Scene) -> None:
-    scene.renamed("2.fleet.json", "2.canary.json")
-    _forget(scene, "canary")
-
-
-def _forget(scene: Scene, role: str) -> None:
-    """Push as the attacker did, but to a device of the same group that sees this for the first time."""
-    files = {path.name: path.read_bytes() for path in scene.device.staging.iterdir()}
-    scene.device.provision(scene.repository.roots[1])
-    scene.device.push(files)
-
-
-@attack("wrong group: the desired state of this group names another", "wrong-group")
-def _names_other_group(scene: Scene) -> None:
-    scene.repository.want("canary", sample_bundle(2), group="fleet")
-    _resigned(scene)
-
-
-@attack("wrong group: a group that nobody signed for", "wrong-group")
-def _unknown_group(scene: Scene) -> None:
-    scene.device.device = Device("robot-7", "lab", {"device": BOARD})
-
-
-@attack("wrong group: one group's key signs in the folder of another", "wrong-group", "missing")
-def _other_folder(scene: Scene) -> None:
-    repository = scene.repository
-    repository.targets.delegations.roles["lab"] = DelegatedRole("lab", [], 1, True, ["fleet/*"])
-    repository.targets.add_key(repository.signers["fleet"][0].public_key, "lab")
-    repository.signers["lab"] = repository.signers["fleet"]
-    repository.groups["lab"] = copy.deepcopy(repository.groups["fleet"])
-    scene.device.device = Device("robot-7", "lab", {"device": BOARD})
-    _resigned(scene)
-
-
-@attack("clock: a device whose clock is far in the future", "clock")
-def _far_future(scene: Scene) -> None:
-    scene.device.now = NOW + timedelta(days=365 * 70)
-
-
-@attack("clock: a time that was signed after its own end", "clock")
-def _signed_after_end(scene: Scene) -> None:
-    scene.repository.signed_at = scene.repository.timestamp.expires + timedelta(days=1)
-    _resigned(scene)
-
-
-@attack("clock: a timestamp that does not say when it was signed", "clock")
-def _no_time(scene: Scene) -> None:
-    scene.repository.bump()
-    files = scene.repository.pour()
-    del scene.repository.timestamp.unrecognized_fields["x-edgekd-signed-at"]
-    files["timestamp.json"] = scene.repository.signed(scene.repository.timestamp, scene.repository.signers["timestamp"])
-    scene.brings(files)
+    resigned(scene)

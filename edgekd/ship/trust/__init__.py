@@ -6,7 +6,7 @@ Importing this imports `tuf` and `cryptography`; commands do it when they run.
 from edgekd.ship.trust.ceremony import Rotated, import_root, sign_root
 from edgekd.ship.trust.creating import Initialised, check_init, init
 from edgekd.ship.trust.keys import PASSPHRASE_VARIABLE, Passphrase, passphrase_from_environment
-from edgekd.ship.trust.outbox import Outbox, outbox
+from edgekd.ship.trust.outbox import Outbox, export, outbox
 from edgekd.ship.trust.planning import (
     KeyChange,
     check_group,
@@ -44,6 +44,7 @@ __all__ = [
     "check_refresh",
     "check_withdraw",
     "describe_root",
+    "export",
     "import_root",
     "init",
     "outbox",

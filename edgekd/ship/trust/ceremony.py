@@ -21,7 +21,7 @@ from edgekd.core.errors import ConfigError, PreconditionError, SignatureError
 from edgekd.ship.trust import store
 from edgekd.ship.trust.keys import Passphrase, load_private, passphrase_from_environment, require_apart
 from edgekd.ship.trust.roles import Roles, utc_now
-from edgekd.ship.trust.signing import Signing, reissued, require_later, sign_with
+from edgekd.ship.trust.signing import Signing, reissued, require_later, sign_with, with_listings
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def finished(repo: Path, change: RootChange, signing: Signing) -> Rotated:
     root, old = change.roles.root, change.old
     sign_with(root, _demands(root.signed, old), signing, role="root", must_be_complete=False)
     name = f"{root.signed.version}.root.json"
-    signed_anew = tuple(sorted({*change.changed, "root"}))
+    signed_anew = tuple(sorted({*with_listings(change.changed), "root"}))
     missing = _missing(root, old)
     if missing:
         atomic.write_bytes(repo / "pending" / name, root.to_bytes())

@@ -61,7 +61,9 @@ def make_key(folder: Path, label: str, passphrase: str | None) -> CryptoSigner:
     content = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
     path = folder / f"{label}.{signer.public_key.keyid[:_ID_CHARS]}.pem"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, parents=True)
+            fsync_folder(folder.parent)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as stream:
             stream.write(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from edgekd_agent import parse_manifest
 from edgekd_agent.trust import DESIRED_NAME, bundle_target, desired_target
 from edgekd_agent.trust.names import staged_name
 
+from edgekd.core import atomic
 from edgekd.core.errors import ConfigError, unknown_name
+from edgekd.ship.placement import replacing_folder
 from edgekd.ship.trust import store
 from edgekd.ship.trust.publishing import desired_of, released_manifest_bytes
 
@@ -44,7 +47,7 @@ def outbox(repo: Path, group: str, *, root_version: int) -> Outbox:
         SignatureError: The repository was changed by another hand.
         StorageError: It cannot be read.
     """
-    with store.locked(repo):
+    with store.reading(repo):
         roles = store.load(repo)
         if group not in roles.groups:
             raise unknown_name("group", group, roles.groups)
@@ -66,4 +69,34 @@ def outbox(repo: Path, group: str, *, root_version: int) -> Outbox:
     return Outbox(
         metadata={name: repo / "metadata" / name for name in names} | {name: repo / "targets" / name for name in small},
         blobs={artifact.sha256: repo / "blobs" / artifact.sha256 for artifact in manifest.artifacts},
+    )
+
+
+def export(repo: Path, group: str, folder: Path, *, root_version: int = 1) -> Outbox:
+    """Write what a device of a group needs into a folder that takes the place of its `staging`, to be carried by hand.
+
+    Args:
+        repo: The repository.
+        group: Group of the device.
+        folder: The folder to make; replaced as a whole when it is there.
+        root_version: Newest root that the device trusts; the first one, which every device has, by default.
+
+    Returns:
+        The files that were written, where they lie now.
+
+    Raises:
+        ConfigError: As `outbox`.
+        SignatureError: The repository was changed by another hand.
+        StorageError: The file system refused.
+    """
+    box = outbox(repo, group, root_version=root_version)
+    names = {f"metadata/{name}": path for name, path in box.metadata.items()}
+    names |= {f"blobs/{sha256}.part": path for sha256, path in box.blobs.items()}
+    with replacing_folder(folder.absolute()) as staging:
+        for name, path in names.items():
+            with atomic.replacing(staging / name) as temporary:
+                shutil.copyfile(path, temporary)
+    return Outbox(
+        metadata={name: folder / "metadata" / name for name in box.metadata},
+        blobs={sha256: folder / "blobs" / f"{sha256}.part" for sha256 in box.blobs},
     )

@@ -55,7 +55,7 @@ def check_publish(
     """Tell what `publish` would do, or raise as it would; `signed_until` is that of today's signatures."""
     require_apart(repo, keys)
     release = read_release(bundle, version)
-    with store.locked(repo):
+    with store.reading(repo):
         store.require_anchor(repo, keys)
         roles = store.load(repo)
         require_group(roles, group)
@@ -75,7 +75,7 @@ def check_publish(
 
 def check_refresh(repo: Path, keys: Path, *, roles: Sequence[str] = (), now: datetime | None = None) -> Refreshed:
     """Tell what `refresh` would do; `signed_until` is that of today's signatures."""
-    with store.locked(repo):
+    with store.reading(repo):
         current = store.load(repo)
         require_renewable(current, roles)
         old = in_second_half(current, store.read_lifetimes(repo), now or utc_now())
@@ -86,39 +86,39 @@ def check_refresh(repo: Path, keys: Path, *, roles: Sequence[str] = (), now: dat
 
 def check_withdraw(repo: Path, bundle_sha256: str) -> tuple[str, ...]:
     """Return the files that `withdraw` would drop, or raise as it would."""
-    with store.locked(repo):
+    with store.reading(repo):
         return tuple(only_of(repo, store.load(repo), bundle_sha256))
 
 
 def check_group(repo: Path, group: str) -> None:
     """Raise `ConfigError` when `add_group` would."""
-    with store.locked(repo):
+    with store.reading(repo):
         require_new_group(store.load(repo), group)
 
 
 def plan_rotation(repo: Path, role: str) -> KeyChange:
     """Tell what `rotate` would do, or raise as it would."""
-    with store.locked(repo):
+    with store.reading(repo):
         roles = _without_pending(repo)
         return _change(roles, keys_to_replace(roles, role))
 
 
 def plan_revocation(repo: Path, keyid: str) -> KeyChange:
     """Tell what `revoke` would do, or raise as it would."""
-    with store.locked(repo):
+    with store.reading(repo):
         roles = _without_pending(repo)
         return _change(roles, [find_key(roles, keyid)])
 
 
 def plan_renewal(repo: Path) -> KeyChange:
     """Tell what `renew_root` would do, or raise as it would."""
-    with store.locked(repo):
+    with store.reading(repo):
         return KeyChange((), ("root",), _without_pending(repo).root.signed.version + 1)
 
 
 def check_import(repo: Path, path: Path) -> int:
     """Return how many signatures would still be missing after `import_root`, or raise as it would."""
-    with store.locked(repo):
+    with store.reading(repo):
         return missing_signatures(repo, store.load(repo), path)
 
 

@@ -22,7 +22,7 @@ from edgekd.ship.trust.ceremony import RootChange, Rotated, finished, opened
 from edgekd.ship.trust.creating import group_role
 from edgekd.ship.trust.keys import Passphrase, make_key, new_keys, passphrase_from_environment
 from edgekd.ship.trust.roles import ONLINE, Roles
-from edgekd.ship.trust.signing import Signing, reissued, require_later
+from edgekd.ship.trust.signing import Signing, reissued, require_later, with_listings
 
 _MIN_ID_CHARS = 8
 
@@ -172,7 +172,7 @@ def _replaced(repo: Path, roles: Roles, keyids: Sequence[str], signing: Signing)
         if affected and affected <= set(roles.groups):
             require_later(roles, signing.now)
             store.write(repo, reissued(roles, changed, signing), {})
-            return Rotated(replaced, tuple(sorted(changed)), old.version)
+            return Rotated(replaced, tuple(sorted(with_listings(changed))), old.version)
         roles.root.signatures.clear()
         roles.root.signed.version += 1
         roles.root.signed.expires = signing.now + signing.lifetimes.of("root")

@@ -49,8 +49,7 @@ def locked(repo: Path) -> Iterator[None]:
         RunLocked: Another operator is at work, and still was after some seconds.
         StorageError: The file system refused.
     """
-    if not (repo / FACTS_NAME).is_file():
-        raise ConfigError(f"{repo} is no repository: edgekd ship keys init makes one")
+    _require_repository(repo)
     with only_operator(repo):
         try:
             _finish(repo)
@@ -60,24 +59,48 @@ def locked(repo: Path) -> Iterator[None]:
 
 
 @contextmanager
+def reading(repo: Path) -> Iterator[None]:
+    """Keep operators from changing a repository while it is read; any number may read. Raises as `locked` does."""
+    _require_repository(repo)
+    while True:
+        with _held(repo, fcntl.LOCK_SH):
+            if not (repo / _NEXT).exists():
+                yield
+                return
+        with locked(repo):
+            pass  # the change that was cut short is finished now
+
+
+@contextmanager
 def only_operator(repo: Path) -> Iterator[None]:
     """Hold the lock of a folder that may not be a repository yet."""
+    with _held(repo, fcntl.LOCK_EX):
+        yield
+
+
+def _require_repository(repo: Path) -> None:
+    if not (repo / FACTS_NAME).is_file():
+        raise ConfigError(f"{repo} is no repository: edgekd ship keys init makes one")
+
+
+@contextmanager
+def _held(repo: Path, kind: int) -> Iterator[None]:
     try:
         descriptor = os.open(repo / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise StorageError(f"cannot lock {repo}: {error.strerror}") from error
     try:
-        _wait_for(descriptor, repo)
+        _wait_for(descriptor, repo, kind)
         yield
     finally:
         os.close(descriptor)
 
 
-def _wait_for(descriptor: int, repo: Path) -> None:
+def _wait_for(descriptor: int, repo: Path, kind: int) -> None:
     end = time.monotonic() + _LOCK_WAIT_S
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return
         except BlockingIOError as error:
             if time.monotonic() > end:
@@ -212,6 +235,7 @@ def write(repo: Path, metadata: Mapping[str, Metadata[Any]], contents: Mapping[s
         try:
             for path, content in {**contents, **files}.items():
                 atomic.write_bytes(staging / path, content)
+            atomic.fsync_folder(staging)  # its folders; what is in them is durable already
             staging.rename(repo / _NEXT)
             atomic.fsync_folder(repo)
         finally:
@@ -227,7 +251,9 @@ def _finish(repo: Path) -> None:
     for path in sorted(following.rglob("*"), key=lambda path: path.name == "timestamp.json"):
         if path.is_file():
             target = repo / path.relative_to(following)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.parent.is_dir():
+                target.parent.mkdir(parents=True)
+                atomic.fsync_folder(repo)
             os.replace(path, target)
             atomic.fsync_folder(target.parent)
     shutil.rmtree(following, ignore_errors=True)

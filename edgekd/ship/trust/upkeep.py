@@ -183,7 +183,7 @@ def show(repo: Path, keys: Path | None = None, *, now: datetime | None = None) -
         SignatureError: It was changed by another hand than the keys'.
     """
     now = now or utc_now()
-    with store.locked(repo):
+    with store.reading(repo):
         roles = store.load(repo)
         facts = tuple(_role_facts(repo, roles, role, keys, now) for role, _ in roles)
         manifests = [(parse_manifest(released_manifest_bytes(repo, digest)), digest) for digest in releases_of(roles)]

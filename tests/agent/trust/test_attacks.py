@@ -1,7 +1,8 @@
 """Every attack of the TUF specification by name, and those of shipping engines: refused, rightly, without a trace."""
 
 import pytest
-from tuf_attacks import ATTACKS, outcome
+import tuf_attacks  # noqa: F401 - registers its attacks
+from attack_scene import ATTACKS, outcome
 from tuf_repository import sample_bundle
 
 NAMES = {

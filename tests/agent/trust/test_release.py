@@ -126,6 +126,27 @@ def test_root_of_trust_must_be_signed_by_its_own_keys(device, repository):
     with pytest.raises(TrustError) as caught:
         device.ask()
     assert caught.value.kind == "signature"
+    with pytest.raises(TrustError) as caught:
+        trusted_root_version(device.trust)
+    assert caught.value.kind == "signature"
+
+
+@pytest.mark.parametrize("signers", [0, 1, 2])
+def test_root_that_nobody_should_follow_does_not_count_though_it_lies_in_the_chain(device, repository, signers):
+    repository.root.version = 2
+    stranger = Repository(sample_bundle()).signers["root"]
+    content = repository.signed(repository.root, [stranger[:2], repository.signers["root"][:1], []][signers])
+    (device.trust / "root_history").mkdir()
+    (device.trust / "root_history" / "2.root.json").write_bytes(content)
+    assert trusted_root_version(device.trust) == 1
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_root_in_the_place_of_another_version_does_not_count(device, repository, version):
+    repository.root.version = version
+    (device.trust / "root_history").mkdir()
+    (device.trust / "root_history" / "2.root.json").write_bytes(repository.sign_root())
+    assert trusted_root_version(device.trust) == 1
 
 
 def test_damaged_root_in_the_chain_is_fetched_again(device, repository):
@@ -217,7 +238,18 @@ def _vendored(folder: Path) -> Path:
     return folder
 
 
-def test_device_needs_neither_cryptography_nor_urllib3(device, tmp_path):
+def _interpreters() -> list[str]:
+    found = [path for minor in range(10, 15) if (path := shutil.which(f"python3.{minor}"))]
+    works = [
+        path
+        for path in found
+        if not subprocess.run([path, "-I", "-c", ""], capture_output=True, check=False).returncode
+    ]
+    return [sys.executable, *works]
+
+
+@pytest.mark.parametrize("python", _interpreters())
+def test_device_needs_neither_cryptography_nor_urllib3(device, tmp_path, python):
     paths = [str(_vendored(tmp_path / "vendored")), str(Path(edgekd_agent.__file__).parents[1])]
     code = f"""
 import sys
@@ -239,7 +271,7 @@ except TrustError as error:
 found = {{name.partition(".")[0] for name in sys.modules}}
 print(sorted(found - set(sys.stdlib_module_names) - {{"__main__"}}))
 """
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([python, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["3", "signature", "['edgekd_agent', 'securesystemslib', 'tuf']"]
 

@@ -112,6 +112,7 @@ def test_pack_refuses_to_overwrite_and_writes_nothing_on_a_dry_run(edgekd, onnx,
         (["{tmp}/absent", "-o", "{tmp}/new"], 2, "no such bundle"),
         (["{tmp}/empty", "-o", "{tmp}/new"], 2, "neither a bundle nor a finished run"),
         (["{golden}", "-o", "{tmp}/new"], 6, "not to be trusted"),
+        (["{onnx}", "--golden", "{tmp}/absent.npz", "-o", "{tmp}/new"], 2, "absent.npz"),
         (["{onnx}", "--golden", "{onnx}", "-o", "{tmp}/new"], 6, "not a golden npz"),
         (["{bundle}", "-o", "{tmp}/new", "--engine", "{golden}"], 2, "need one --facts"),
         (["{bundle}", "-o", "{tmp}/new", "--engine", "{golden}", "--facts", "{golden}"], 2, "hello"),
@@ -198,7 +199,7 @@ def test_dry_run_writes_nothing_and_then_the_real_one_does_what_it_said(edgekd, 
     assert real.exit_code == 0, real.output
     did = _document(real)
     assert _tree(tmp_path) != before
-    for fact in ("root_version", "bundle_sha256"):
+    for fact in ("root_version", "bundle_sha256", "roles"):
         assert said.get(fact) == did.get(fact)
 
 
@@ -228,6 +229,29 @@ def test_signing_elsewhere_and_importing(edgekd, fleet, tmp_path):
         assert done["signatures_missing"] == 1 - number
     assert done["pending"] is None
     assert edgekd("ship", "keys", "import", copy, *fleet).exit_code == 2
+
+
+def test_export_fills_the_staging_of_a_device(edgekd, fleet, bundle, tmp_path):
+    from datetime import datetime, timezone
+
+    from edgekd_agent.trust import Device, desired_release
+
+    words = ["ship", "export", "--group", "canary", *fleet[:2], "-o", tmp_path / "stick" / "staging"]
+    assert edgekd(*words).exit_code == 2
+    published = _document(edgekd("ship", "publish", bundle, "--group", "canary", *fleet, "--json"))
+    assert edgekd(*words, "--dry-run").exit_code == 0
+    assert not (tmp_path / "stick").exists()
+    assert edgekd(*words).exit_code == 0
+    assert edgekd(*words).exit_code == 2
+    assert edgekd(*words, "--force").exit_code == 0
+    staging, trust, now = tmp_path / "stick" / "staging", tmp_path / "trust", datetime.now(timezone.utc)
+    trust.mkdir()
+    (trust / "root.json").write_bytes((tmp_path / "repo" / "metadata" / "1.root.json").read_bytes())
+    device = Device("robot-7", "canary", {"device": "cpu"})
+    release = desired_release(trust, staging / "metadata", device, now=now, clock_floor=now)
+    assert release.bundle_sha256 == published["bundle_sha256"]
+    for artifact in release.manifest.artifacts:
+        assert (staging / "blobs" / f"{artifact.sha256}.part").read_bytes() == (bundle / artifact.path).read_bytes()
 
 
 def test_withdraw_takes_back_what_nobody_wants(edgekd, fleet, bundle, tmp_path):
@@ -295,8 +319,9 @@ def test_missing_packages_say_which_extra_installs_them(edgekd, tmp_path, monkey
 
 @pytest.mark.parametrize(
     "words",
-    [["pack"], ["inspect"], ["verify"], ["publish"], ["refresh"], ["withdraw"], ["keys", "init"], ["keys", "rotate"],
-     ["keys", "revoke"], ["keys", "renew"], ["keys", "add"], ["keys", "sign"], ["keys", "import"], ["keys", "show"]],
+    [["pack"], ["inspect"], ["verify"], ["publish"], ["export"], ["refresh"], ["withdraw"], ["keys", "init"],
+     ["keys", "rotate"], ["keys", "revoke"], ["keys", "renew"], ["keys", "add"], ["keys", "sign"], ["keys", "import"],
+     ["keys", "show"]],
     ids=" ".join,
 )  # fmt: skip
 def test_every_command_has_json_and_an_example(edgekd, words):

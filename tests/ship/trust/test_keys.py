@@ -1,7 +1,9 @@
 """Private keys are for their owner only, lie apart, are encrypted on request, and are Ed25519."""
 
 import os
+import shutil
 import stat
+import subprocess
 from datetime import timedelta
 
 import pytest
@@ -58,6 +60,17 @@ def test_passphrase_comes_from_the_environment(tmp_path, bundle, monkeypatch):
     monkeypatch.delenv("EDGEKD_KEY_PASSPHRASE")
     with pytest.raises(PreconditionError, match="is encrypted"):
         refresh(tmp_path / "repo", tmp_path / "keys", now=START)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command is absent")
+def test_key_that_openssl_encrypted_again_with_scrypt_is_read(tmp_path, bundle):
+    repo, keys = tmp_path / "repo", tmp_path / "keys"
+    init(repo, keys, ["canary"], passphrase=lambda: "weak", now=START)
+    for key in keys.glob("*.pem"):
+        words = ["openssl", "pkcs8", "-topk8", "-scrypt", "-in", key, "-passin", "pass:weak", "-passout", "pass:strong"]
+        subprocess.run([*words, "-out", tmp_path / "again.pem"], check=True, capture_output=True)
+        key.write_bytes((tmp_path / "again.pem").read_bytes())
+    assert publish(repo, keys, bundle, "canary", passphrase=lambda: "strong", now=START).is_changed
 
 
 def test_unencrypted_keys_ask_for_nothing(field, bundle):

@@ -79,6 +79,17 @@ def test_second_operator_waits_and_both_changes_stand(field, bundle):
     assert wants["canary"][:2] == wants["fleet"][:2] == ("digits-student", 1)
 
 
+def test_many_may_read_at_once(field):
+    with store.reading(field.repo), store.reading(field.repo):
+        assert show(field.repo).roles
+
+
+def test_nobody_changes_what_is_being_read(field, monkeypatch):
+    monkeypatch.setattr(store, "_LOCK_WAIT_S", 0.1)
+    with store.reading(field.repo), pytest.raises(RunLocked):
+        refresh(field.repo, field.keys, now=START)
+
+
 def test_operator_who_takes_too_long_is_named_as_the_reason(field, monkeypatch):
     monkeypatch.setattr(store, "_LOCK_WAIT_S", 0.1)
     with store.locked(field.repo), pytest.raises(RunLocked, match="another operator"):

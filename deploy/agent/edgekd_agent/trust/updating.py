@@ -63,6 +63,8 @@ def newest_root_version(trust: Path) -> int:
 
 def _root_from(content: bytes, previous: Root | None = None) -> Root:
     metadata = Metadata[Root].from_bytes(content)
+    if previous is not None and metadata.signed.version != previous.version + 1:
+        raise exceptions.BadVersionNumberError(f"root {metadata.signed.version} does not follow {previous.version}")
     for root in filter(None, (previous, metadata.signed)):
         root.verify_delegate(Root.type, metadata.signed_bytes, metadata.signatures)
     return metadata.signed

@@ -7,7 +7,7 @@ import typer
 from edgekd.cli.commands.ship import keys
 from edgekd.cli.commands.ship.bundles import inspect, pack, verify
 from edgekd.cli.commands.ship.program import agent
-from edgekd.cli.commands.ship.publishing import publish, refresh, withdraw
+from edgekd.cli.commands.ship.publishing import export, publish, refresh, withdraw
 from edgekd.cli.outcome import delivering
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command("pack")(delivering(pack))
 app.command("inspect")(delivering(inspect))
 app.command("verify")(delivering(verify))
 app.command("publish")(delivering(publish))
+app.command("export")(delivering(export))
 app.command("refresh")(delivering(refresh))
 app.command("withdraw")(delivering(withdraw))
 app.command("agent")(delivering(agent))

@@ -28,34 +28,40 @@ def pack(
     tar: Annotated[Path | None, typer.Option(dir_okay=False, help="Write it as one file to carry by hand.")] = None,
     version: Annotated[int | None, typer.Option(min=1, help="Release number; 1, or that of the bundle.")] = None,
     golden: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Of an ONNX file: npz with inputs and the expected logits.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Of an ONNX file: npz with inputs and the expected logits."),
     ] = None,
     target: Annotated[str | None, typer.Option(help="Of an ONNX file: device it is for; cpu by default.")] = None,
     name: Annotated[str | None, typer.Option(help="Of an ONNX file: model line; the file's name by default.")] = None,
     budget: Annotated[str | None, typer.Option(help='Of an ONNX file: limits on the device, "p99<8ms".')] = None,
     tolerance: Annotated[float | None, typer.Option(min=0.0, help="Of an ONNX file: largest error of a logit.")] = None,
     recipe: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Of an ONNX file: how it was made, kept as a digest.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Of an ONNX file: how it was made, kept as a digest."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Of an ONNX file: what it was trained on, kept as a digest.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Of an ONNX file: what it was trained on, kept as a digest."),
     ] = None,
     engine: Annotated[
-        list[Path] | None, typer.Option(dir_okay=False, help="An engine that a device built; may be repeated.")
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="An engine that a device built; may be repeated."),
     ] = None,
     timing: Annotated[
-        list[Path] | None, typer.Option(dir_okay=False, help="A timing cache that a device wrote; may be repeated.")
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="A timing cache that a device wrote; may be repeated."),
     ] = None,
     facts: Annotated[
-        list[Path] | None, typer.Option(dir_okay=False, help="What its agent's hello says: one per engine and cache.")
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="What its agent's hello says: one per engine and cache."),
     ] = None,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> Outcome:
     """Pack a bundle: model, golden inputs, build plan, health check, and what a device made for others of its kind.
 
-    The same input gives the same bytes. An engine or timing cache is used only by devices with exactly the same facts;
-    others build their own.
+    The same input gives the same bytes; a bundle of an ONNX file bears the time of that file. An engine or timing cache
+    is used only by devices with exactly the same facts; others build their own.
 
     Examples:
       edgekd ship pack runs/demo -o bundle --version 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from edgekd.cli.commands.ship.bundles import BundlePath
 from edgekd.cli.commands.ship.signing_options import DEFAULT_REPO, Keys, Repo, passphrase_prompt, require_tuf
 from edgekd.cli.outcome import Outcome
-from edgekd.cli.writing import DryRun
+from edgekd.cli.writing import DryRun, Force, planned, require_free
 from edgekd.core.errors import ConfigError
 
 
@@ -54,6 +55,38 @@ def publish(
     is_new = "now wants" if published.is_changed else "wants already"
     text = f"{group} {is_new} {published.name} version {published.version}, bundle {published.bundle_sha256}\n"
     return Outcome(_document(published), f"{text}installable until {published.signed_until:%Y-%m-%d %H:%M} UTC")
+
+
+def export(
+    *,
+    group: Annotated[str, typer.Option(help="Group of the device.")],
+    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder to make.")],
+    repo: Repo = DEFAULT_REPO,
+    root_version: Annotated[int, typer.Option(min=1, help="Newest root that the device trusts.")] = 1,
+    force: Force = False,
+    dry_run: DryRun = False,
+) -> Outcome:
+    """Write what a device of a group needs into a folder, to carry it there by hand.
+
+    On the device, put it in the place of staging, and run: edgekd-agent.pyz --root DIR install
+
+    Example:
+      edgekd ship export --group canary -o /media/stick/staging
+    """
+    require_tuf()
+    from edgekd.ship.trust import export as write_out
+    from edgekd.ship.trust import outbox
+
+    require_free(output, is_forced=force)
+    if dry_run:
+        box = outbox(repo, group, root_version=root_version)
+        return planned(output, f"{len(box.metadata)} metadata files and {len(box.blobs)} blobs")
+    box = write_out(repo, group, output, root_version=root_version)
+    size_bytes = sum(path.stat().st_size for path in (*box.metadata.values(), *box.blobs.values()))
+    document = {"folder": str(output), "metadata": len(box.metadata), "blobs": len(box.blobs), "size_bytes": size_bytes}
+    return Outcome(
+        document, f"{output}: {len(box.metadata)} metadata files, {len(box.blobs)} blobs, {size_bytes:,} bytes"
+    )
 
 
 def refresh(
