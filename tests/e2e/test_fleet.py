@@ -44,11 +44,16 @@ def outcomes(document):
 
 
 @pytest.fixture
-def lab(tmp_path):
+def lab(request, tmp_path):
+    """A fleet of as many devices as the test says, two if it says nothing."""
     from tools.reliability import fleet_lab
 
-    with fleet_lab.lab(tmp_path / "lab", ["a", "b"]) as made:
+    names = ["a", "b"][: getattr(request, "param", 2)]
+    with fleet_lab.lab(tmp_path / "lab", names) as made:
         yield made
+
+
+alone = pytest.mark.parametrize("lab", [1], indirect=True)
 
 
 def answered(request):
@@ -115,6 +120,7 @@ def wait_until(condition, timeout_s=60):
         time.sleep(0.02)
 
 
+@alone
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_an_operator_who_vanishes_is_no_loss_and_the_same_command_goes_on(lab, how):
     digest = lab.publish(models.Recipe(version=1))
@@ -130,6 +136,7 @@ def test_an_operator_who_vanishes_is_no_loss_and_the_same_command_goes_on(lab, h
     assert run(lab, "history", "--verify")[1] == 0
 
 
+@alone
 def test_two_operators_at_once(lab):
     lab.publish(models.Recipe(version=1))
     first = start(lab, "deploy", "--owner", "ann@desk")
@@ -152,6 +159,7 @@ def test_a_device_that_was_off_converges_when_it_is_back(lab):
     assert all(one["is_as_desired"] for one in document["devices"])
 
 
+@alone
 def test_a_repository_that_was_tampered_with_reaches_no_device(lab):
     lab.publish(models.Recipe(version=1))
     run(lab, "deploy")

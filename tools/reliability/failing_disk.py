@@ -114,78 +114,85 @@ def try_one(start: Any, scenario: power_loss.Scenario, refusing: Refusing, scrat
     return problems
 
 
-def real_full(scratch: Path, size_kib: int) -> tuple[str, list[str]]:
-    """Install on a real file system that becomes full; return the kind of end and what was wrong.
+def real_full(scratch: Path, size_kib: int = 768, step_bytes: int = 8192) -> tuple[int, list[str]]:
+    """Install on a real file system with less and less room taken, until the release fits.
+
+    Returns:
+        How many installs found the disk full, and what was wrong.
 
     Raises:
         PermissionError: This user may not mount.
     """
-    place = scratch / f"small-{size_kib}"
+    place = scratch / "small"
     place.mkdir()
-    options = f"size={size_kib}k"
-    words = ["/bin/mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    words = ["/bin/mount", "-t", "tmpfs", "-o", f"size={size_kib}k", "tmpfs", str(place)]
     done = subprocess.run(words, capture_output=True, check=False)
     if done.returncode:
         raise PermissionError(done.stderr.decode())
     try:
-        return _on_small_disk(place / "device")
+        return _on_small_disk(place / "device", step_bytes)
     finally:
         subprocess.run(["/bin/umount", str(place)], check=True)
 
 
-def _on_small_disk(root: Path) -> tuple[str, list[str]]:
-    problems = []
-    signer, first = Signer(), bundle(Recipe(1))
+def _on_small_disk(root: Path, step_bytes: int) -> tuple[int, list[str]]:
+    """Fill the disk, then free a little more for each attempt."""
+    problems: list[str] = []
+    signer, first, second = Signer(), bundle(Recipe(1)), bundle(Recipe(2, padding_bytes=30000))
     provision(root, signer, settings={"reserve_mib": 0})
     push(root, signer, first)
     if agent(root, "install").returncode:
-        return "first release does not fit", problems
-    filler = root / "filler"
-    free = shutil.disk_usage(root).free
-    second = bundle(Recipe(2))
+        return 0, ["the first release could not be installed"]
     push(root, signer, second)
-    for left in range(free // 4096):
-        filler.write_bytes(b"\0" * max(0, free - 4096 * (left + 1)))
+    filler = root / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(root).free))
+    attempts = 0
+    while filler.stat().st_size > step_bytes:
+        os.truncate(filler, filler.stat().st_size - step_bytes)
+        with contextlib.suppress(OSError):
+            push(root, signer, second)
         done = agent(root, "install", "--json")
         if what_runs(root) not in (first.sha256, second.sha256):
-            problems.append(f"with {left} blocks free another bundle runs")
+            problems.append("something else runs")
         if done.returncode == 0:
-            break
-        push_again(root, signer, second)
-    return ("installed" if done.returncode == 0 else f"ended with {done.returncode}"), problems
+            return attempts, problems
+        if done.returncode not in (1, 5):
+            problems.append(f"a full disk ended with {done.returncode}: {done.stderr.strip()}")
+        attempts += 1
+    return attempts, [*problems, "it never fitted"]
 
 
-def push_again(root: Path, signer: Signer, release: Any) -> None:
-    """Push once more, as far as there is room."""
-    with contextlib.suppress(OSError):
-        push(root, signer, release)
-
-
-def run(scratch: Path, *, every: int = 1) -> dict[str, Any]:
-    """Refuse every `every`-th change of every scenario that installs, in every way.
+def run(scratch: Path, *, every: int = 1, is_real: bool = True) -> dict[str, Any]:
+    """Refuse every `every`-th change of an update, in every way; then fill real file systems.
 
     Args:
         scratch: Folder for the devices.
         every: Take every so-many-th change.
+        is_real: Fill real file systems too; needs the right to mount.
 
     Returns:
         Plain figures.
     """
     failures: list[str] = []
     counts = dict.fromkeys(ERRORS, 0)
-    for scenario in power_loss.scenarios()[1:2]:
-        root = scratch / "start"
-        root.mkdir()
-        scenario.before(root)
-        start = tree_of(root)
-        counting = Refusing(0, None, is_lasting=False)
-        with counting.refusing(), pretended.tensorrt():
-            power_loss.install(root, scenario.wanted)
-        shutil.rmtree(root)
-        for name, code in ERRORS.items():
-            for at in range(0, counting.changes, every):
-                for is_lasting in (False, True):
-                    found = try_one(start, scenario, Refusing(code, at, is_lasting=is_lasting), scratch)
-                    failures += [f"{name} at {at}{' and on' if is_lasting else ''}: {text}" for text in found]
-                    counts[name] += 1
-    return {"injected": sum(counts.values()), "by_kind": counts, "changes": counting.changes, "failures": failures}
+    scenario = power_loss.scenarios()[1]
+    root = scratch / "start"
+    root.mkdir()
+    scenario.before(root)
+    start = tree_of(root)
+    counting = Refusing(0, None, is_lasting=False)
+    with counting.refusing(), pretended.tensorrt():
+        power_loss.install(root, scenario.wanted)
+    shutil.rmtree(root)
+    for name, code in ERRORS.items():
+        for at in range(0, counting.changes, every):
+            for is_lasting in (False, True):
+                found = try_one(start, scenario, Refusing(code, at, is_lasting=is_lasting), scratch)
+                failures += [f"{name} at {at}{' and on' if is_lasting else ''}: {text}" for text in found]
+                counts[name] += 1
+    figures = {"injected": sum(counts.values()), "by_kind": counts, "changes": counting.changes, "failures": failures}
+    if is_real:
+        attempts, problems = real_full(scratch)
+        figures["real_full_disks"] = attempts
+        failures += problems
+    return figures

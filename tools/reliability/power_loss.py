@@ -68,7 +68,8 @@ class Trace:
 
     def fsyncs(self) -> list[int]:
         """Return where the fsyncs are."""
-        return [index for index, op in enumerate(self.ops) if op.kind in ("fsync", "fsync_folder")]
+        own = (index for index, op in enumerate(self.ops) if op.site != "the host")
+        return [index for index in own if self.ops[index].kind in ("fsync", "fsync_folder")]
 
 
 @dataclass
@@ -125,11 +126,24 @@ def record(scenario: Scenario, scratch: Path, *, stop_at: int | None = None) -> 
     recorder = Recorder(root, stop_at)
     with recorder.recording(), contextlib.suppress(Stopped):
         scenario.act(root, recorder)
-    return Trace(scenario, start, recorder.ops)
+    return Trace(scenario, *_with_arrivals(start, recorder.ops))
+
+
+def _with_arrivals(start: Tree, ops: list[Op]) -> tuple[Tree, list[Op]]:
+    """Let pushed blobs arrive as a host's do: named, written, and never fsynced."""
+    parts = {path: content for path, (_, content) in start.items() if path.startswith("staging/blobs/")}
+    arrivals = [op for path, content in parts.items() for op in (Op("create", path), Op("write", path, content))]
+    named = [Op("fsync_folder", "staging/blobs", b"", "the host")] if parts else []
+    return {path: entry for path, entry in start.items() if path not in parts}, [*arrivals, *named, *ops]
 
 
 def judge(
-    trace: Trace, scratch: Path, *, without: int | None = None, known: set[tuple[Any, ...]] | None = None
+    trace: Trace,
+    scratch: Path,
+    *,
+    without: int | None = None,
+    known: set[tuple[Any, ...]] | None = None,
+    every: int = 1,
 ) -> Judgement:
     """Judge every disk that a power loss may leave during a scenario.
 
@@ -138,6 +152,7 @@ def judge(
         scratch: Folder for the disks; best in memory.
         without: Place of an fsync that is left out; then the first failure is enough.
         known: Disks that were judged already; those of this run are added.
+        every: Lose the power only after each so-many-th change.
     """
     found, seen = Judgement(), set() if known is None else known
     disk = Disk(trace.start, LIGHT)
@@ -148,7 +163,7 @@ def judge(
             disk.apply(op)
         if op.kind == "promise":
             _note(promises, op.data.decode())
-        if index < max(begins, without or 0):
+        if index < max(begins, without or 0) or index % every:
             continue
         found.points += 1
         is_any_sampled = False
@@ -171,7 +186,7 @@ def _note(promises: dict[str, str], words: str) -> None:
     what, _, value = words.partition(" ")
     if what in ("bad", "good"):
         promises[f"mark {value}"] = what
-    elif what in ("blob", "generation"):
+    elif what in ("blob", "generation", "engine"):
         promises[words] = "there"
     elif what == "withdrawn":
         promises.pop(value, None)
@@ -239,6 +254,11 @@ def _broken_promises(root: Path, promises: dict[str, str]) -> Iterator[str]:
             path = layout.blob(name)
             if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != name:
                 yield f"blob {name[:8]} was in the store"
+        if kind == "engine" and not is_collected:
+            plan = layout.build(name) / "model.plan"
+            if not plan.is_file() or not plan.read_bytes().startswith(b"plan of "):
+                yield f"engine {name[:8]} was built"
+            json.loads((layout.build(name) / "build.json").read_bytes())
         if kind == "generation" and not is_collected and generations.read(layout.generation(int(name))) is None:
             yield f"generation {name} was made"
 

@@ -11,6 +11,7 @@ from unittest import mock
 
 from disk_model import Op, Tree
 from edgekd_agent import badmarks, durable, generations, journal, locks, store
+from edgekd_agent.engine.shop import Shop
 
 
 class Stopped(BaseException):
@@ -179,6 +180,7 @@ _PROMISES: tuple[tuple[Any, str, Callable[..., str] | None, Callable[..., str]],
     (store, "admit", None, lambda _, __, artifact: f"blob {artifact.sha256}"),
     (badmarks, "mark", lambda _, digest, *__: f"mark {digest}", lambda _, __, digest, *___: f"bad {digest}"),
     (badmarks, "forgive", lambda _, digest: f"mark {digest}", lambda _, __, digest: f"good {digest}"),
+    (Shop, "_keep", None, lambda _, __, candidate, *___, **____: f"engine {candidate.engine_key}"),
     (generations, "make", None, lambda _, __, number, *___: f"generation {number}"),
     (generations, "point", lambda _, link, __: link.name, _point),
     (locks, "reserve", None, lambda _, __, owner: f"reserved {owner}"),

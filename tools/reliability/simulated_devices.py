@@ -163,6 +163,8 @@ class SimulatedTransport:
         source: The repository.
         chance: Where drops and delays come from.
         drop_share: Share of calls that fail because the link is gone for a moment.
+        slow: Seconds that commands of these names take longer.
+        begun: Names of the commands that were begun.
         most_at_once: Most sessions that were open at once.
     """
 
@@ -170,6 +172,8 @@ class SimulatedTransport:
     source: SimulatedSource
     chance: random.Random = field(default_factory=lambda: random.Random(0))
     drop_share: float = 0.0
+    slow: dict[str, float] = field(default_factory=dict)
+    begun: list[str] = field(default_factory=list)
     most_at_once: int = 0
     _open: int = 0
 
@@ -197,6 +201,8 @@ class _SimulatedSession:
     device: SimulatedDevice
 
     async def agent(self, *words: str) -> Answer:
+        self.transport.begun.append(words[0])
+        await asyncio.sleep(self.transport.slow.get(words[0], 0.0))
         await self._pass()
         return self.device.answer(words, self.transport.source)
 

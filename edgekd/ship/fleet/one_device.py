@@ -164,7 +164,7 @@ async def reserved(work: Work, session: Session, host: str) -> AsyncIterator[Non
         yield
     finally:  # also when the order was cut off: it may have arrived
         if not is_others:
-            await _given_back(work, session)
+            await _given_back(work, session, host)
 
 
 async def status_of(session: Session, device: Device) -> Status:
@@ -255,12 +255,13 @@ async def _installed(work: Work, session: Session, device: Device, desired: Mode
     )
 
 
-async def _given_back(work: Work, session: Session) -> None:
+async def _given_back(work: Work, session: Session, host: str) -> None:
     """Release the device even when this task is being cancelled; a device that is gone keeps the lock for its owner."""
     unlocking = asyncio.ensure_future(patiently(work, session, "unlock", "--owner", work.owner))
     try:
         await asyncio.wait_for(asyncio.shield(unlocking), _UNLOCK_S)
     except asyncio.CancelledError:
+        work.listener(Event("note", host, f"stopping; giving the device back, for at most {_UNLOCK_S:.0f} s"))
         await asyncio.wait({unlocking}, timeout=_UNLOCK_S)
         raise
     except (EdgeKDError, asyncio.TimeoutError):

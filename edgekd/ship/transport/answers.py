@@ -151,7 +151,7 @@ def exit_code_of_kind(kind: str) -> int:
 
 def _need(entry: Any, host: str) -> Need:
     if not isinstance(entry, Mapping):
-        raise TargetError(f"{host}: a missing blob is {entry!r}")
+        raise TargetError(f"{host}: a missing blob is {repr(entry)[:100]}")
     sha256, size_bytes = _field(entry, "sha256", str, host), _field(entry, "size_bytes", int, host)
     blocks = _field(entry, "blocks", list, host)
     if not _SHA256.fullmatch(sha256) or size_bytes < 0:
@@ -163,7 +163,7 @@ def _model(document: Any, host: str) -> Model | None:
     if document is None:
         return None
     if not isinstance(document, Mapping):
-        raise TargetError(f"{host}: a release is {document!r}")
+        raise TargetError(f"{host}: a release is {repr(document)[:100]}")
     name, version = _field(document, "name", str, host), _field(document, "version", int, host)
     digest = _field(document, "bundle_sha256", str, host)
     if not _SHA256.fullmatch(digest):
@@ -191,5 +191,6 @@ def _progress_words(progress: Any) -> str:
 def _field(document: Mapping[str, Any], key: str, kind: type[K], host: str) -> K:
     value = document.get(key)
     if type(value) is not kind:
-        raise TargetError(f"{host}: its agent's answer has {key} {value!r}; update it: edgekd fleet provision")
+        shown = repr(value)[:100]
+        raise TargetError(f"{host}: its agent's answer has {key} {shown}; update it: edgekd fleet provision")
     return value

@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -64,7 +65,7 @@ async def write_blob(sftp: Any, blob: Path, target: PurePosixPath, need: Need, c
 
     async with sftp.open(str(target), asyncssh.FXF_WRITE | asyncssh.FXF_CREAT, **_OPTIONS) as file:
         await file.truncate(start)  # what lies behind the agreement is another file's, or was torn
-        with open(blob, "rb") as source:
+        with _reading(blob) as source:
             source.seek(start)
             await _write_from(source, start, file, _pace(sftp), course)
     return start
@@ -73,7 +74,7 @@ async def write_blob(sftp: Any, blob: Path, target: PurePosixPath, need: Need, c
 def agreeing_bytes(blob: Path, blocks: tuple[str, ...]) -> int:
     """Return how much of a file agrees with the digests of complete blocks, up to the first that does not."""
     agreeing = 0
-    with open(blob, "rb") as stream:
+    with _reading(blob) as stream:
         for digest in blocks:
             block = stream.read(BLOCK_BYTES)
             if len(block) < BLOCK_BYTES or hashlib.sha256(block).hexdigest() != digest:
@@ -87,8 +88,10 @@ async def write_small(sftp: Any, source: Path, target: PurePosixPath, course: Co
     import asyncssh
 
     part = f"{target}.part"
+    if not source.is_file():
+        raise StorageError(f"{source} is missing: the repository is damaged")
     async with sftp.open(part, asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_TRUNC, **_OPTIONS) as file:
-        with open(source, "rb") as stream:
+        with _reading(source) as stream:
             await _write_from(stream, 0, file, _pace(sftp), course)
     await sftp.posix_rename(part, str(target))
 
@@ -123,6 +126,17 @@ async def _acknowledgement(task: asyncio.Task[Any], course: Course) -> None:
     task.result()
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """Open a file here; that it cannot be opened is no drop of the connection."""
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}; the repository is damaged") from error
+    with stream:
+        yield stream
+
+
 class _Chunks:
     """A file read in large pieces off the event loop, and handed out in small ones."""
 
@@ -131,10 +145,16 @@ class _Chunks:
 
     async def next(self, size_bytes: int) -> bytes:
         if self._position >= len(self._held):
-            self._held, self._position = await asyncio.to_thread(self._source.read, _READ_BYTES), 0
+            self._held, self._position = await asyncio.to_thread(self._read), 0
         piece = self._held[self._position : self._position + size_bytes]
         self._position += len(piece)
         return piece
+
+    def _read(self) -> bytes:
+        try:
+            return self._source.read(_READ_BYTES)
+        except OSError as error:
+            raise StorageError(f"{self._source.name}: {error.strerror}; the repository is damaged") from error
 
 
 def _pace(sftp: Any) -> Pace:

@@ -1,8 +1,9 @@
 import dataclasses
+import fcntl
 import hashlib
 import itertools
 import json
-import multiprocessing
+import threading
 
 import pytest
 
@@ -143,20 +144,30 @@ def test_appending_after_damage_does_not_hide_it(tmp_path):
     assert log.verify().broken_at == 2
 
 
-def append_some(folder):
-    filled(folder, 20)
+def test_a_record_that_was_left_out_shows_although_all_behind_it_was_resealed(tmp_path):
+    log, found = filled(tmp_path), lines(tmp_path)
+    forged = found[:2]
+    for line in found[3:]:
+        forged.append(resealed(line, previous=hashlib.sha256(forged[-1].rstrip(b"\n")).hexdigest()))
+    write(tmp_path, forged)
+    (tmp_path / HEAD_NAME).write_text(json.dumps({"sha256": hashlib.sha256(forged[-1].rstrip(b"\n")).hexdigest()}))
+    verdict = log.verify()
+    assert verdict.broken_at == 3
+    assert "says it is record 4" in verdict.problem
 
 
-def test_two_processes_make_one_chain(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=append_some, args=(tmp_path,)) for _ in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(60)
-    verdict = AuditLog(tmp_path).verify()
-    assert verdict.is_whole
-    assert verdict.records == 40
+def test_an_append_waits_for_the_one_of_another_process(tmp_path):
+    log = filled(tmp_path, 1)
+    with open(tmp_path / LOG_NAME, "ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=log.append, args=(RECORD,))
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+        assert log.verify().records == 1
+    waiting.join(30)
+    assert log.verify().records == 2
+    assert log.verify().is_whole
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):

@@ -1,3 +1,4 @@
+import asyncio
 import json
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from edgekd.core.errors import ConfigError, ExitCode, StorageError
 from edgekd.ship.fleet import deploy, exit_code_of
 from edgekd.ship.fleet.inventory import Halt, Rollout, Timeouts
+from tools.reliability import virtual_time
 from tools.reliability.simulated_devices import model
 
 
@@ -194,8 +196,6 @@ def test_a_device_of_another_group_is_refused(make_world):
     world = make_world(3)
     inventory = world.inventory
     world.devices["canary-0"].group = "elsewhere"
-    from tools.reliability import virtual_time
-
     done = virtual_time.run(deploy(world.work, world.books, "line", inventory, Rollout()))
     assert world.outcomes(done)["canary-0"] == "refused"
 
@@ -242,6 +242,25 @@ def test_cut_off_at_any_moment_no_device_stays_reserved(make_world, interrupted,
         interrupted(deploy(world.work, world.books, "line", world.inventory, rollout), after_s=after_ds / 10)
         assert {one.operator for one in world.devices.values()} == {""}, after_ds
     assert world.books.log.verify().is_whole
+
+
+@pytest.mark.parametrize("word", ["lock", "unlock"])
+def test_cut_off_while_it_takes_or_gives_back_a_device_the_device_is_given_back(make_world, word):
+    world = make_world(2)
+    world.transport.slow[word] = 5.0
+
+    async def cut():
+        deploying = asyncio.ensure_future(
+            deploy(world.work, world.books, "line", world.inventory, Rollout(timeouts=world.timeouts))
+        )
+        while word not in world.transport.begun:
+            await asyncio.sleep(0.1)
+        deploying.cancel()
+        await asyncio.gather(deploying, return_exceptions=True)
+
+    world.devices["canary-0"].operator = world.owner if word == "lock" else ""  # as if the order had arrived
+    virtual_time.run(cut())
+    assert {one.operator for one in world.devices.values()} == {""}
 
 
 def test_a_device_that_still_installs_what_a_killed_command_began_is_waited_for(make_world):

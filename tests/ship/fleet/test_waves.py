@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgekd.ship.fleet.inventory import Device, Halt
@@ -38,6 +38,7 @@ def test_no_devices_no_waves():
     assert planned_waves(("canary", "10%", "100%"), []) == ()
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.integers(0, 300),
     st.sets(st.integers(0, 299), max_size=20),

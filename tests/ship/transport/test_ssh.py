@@ -236,6 +236,21 @@ def test_a_blob_of_another_length_is_the_repositorys_fault(bench, make_blob):
         push(bench, blob, Need(sha256, 1001))
 
 
+def test_a_file_that_is_missing_here_is_no_drop(bench, make_blob, tmp_path):
+    sha256, blob = make_blob(1000)
+    blob.unlink()
+    with pytest.raises(StorageError, match="the repository is damaged"):
+        push(bench, blob, Need(sha256, 1000))
+
+    async def work():
+        async with bench.session() as session:
+            await session.put_metadata({"timestamp.json": tmp_path / "missing.json"})
+
+    with pytest.raises(StorageError, match="the repository is damaged"):
+        asyncio.run(work())
+    assert bench.notes == []
+
+
 def with_place(bench, *command):
     transport = SshTransport(bench.server.keys(bench.wire.port), AgentPlace(command, str(bench.root)))
 
