@@ -71,6 +71,21 @@ def test_archive_that_announces_more_than_it_has_stops_at_its_end(archive, tmp_p
     assert not (tmp_path / "out" / "golden.npz").exists()
 
 
+@pytest.mark.parametrize("name", ["bundle.json", "golden.npz"])
+def test_nothing_can_hide_in_what_fills_a_block(archive, tmp_path, name):
+    with tarfile.open(archive, "r:") as members:
+        member = members.getmember(name)
+    start = member.offset_data + member.size
+    end = start + -member.size % 512
+    assert start < end
+    content = archive.read_bytes()
+    for number, position in enumerate((start, end - 1)):
+        archive.write_bytes(content[:position] + b"!" + content[position + 1 :])
+        (tmp_path / f"out{number}").mkdir()
+        with pytest.raises(ManifestError, match="not exactly"):
+            unpack(archive, tmp_path / f"out{number}")
+
+
 def test_manifest_beyond_all_bounds_is_not_read(tmp_path):
     member = tarfile.TarInfo("bundle.json")
     member.size, member.mode = 1 << 32, 0o644
