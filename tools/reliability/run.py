@@ -71,8 +71,22 @@ def _keep(folder: Path, found: dict[str, Any]) -> None:
     path = folder / f"reliability_{_machine()}_{_commit()}.json"
     document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else _head()
     document["experiments"].update(found)
+    _forget(folder, set(found), but=path)
     path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     print(f"kept in {path}")
+
+
+def _forget(folder: Path, names: set[str], *, but: Path) -> None:
+    """Remove older figures of the same experiments, and files that then hold none."""
+    for path in folder.glob("reliability_*.json"):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        left = {name: figures for name, figures in document["experiments"].items() if name not in names}
+        if path == but or left == document["experiments"]:
+            continue
+        if left:
+            path.write_text(json.dumps({**document, "experiments": left}, indent=2, sort_keys=True) + "\n", "utf-8")
+        else:
+            path.unlink()
 
 
 def _head() -> dict[str, Any]:
@@ -93,7 +107,7 @@ def _processor() -> str:
 
 def _machine() -> str:
     words = re.findall(r"[A-Za-z0-9]+", _processor())
-    return "cpu-" + "-".join(words[:2])
+    return "cpu-" + "-".join(words[:5])
 
 
 def _commit() -> str:
