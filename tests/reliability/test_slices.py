@@ -11,9 +11,14 @@ import power_loss
 import pytest
 import real_device
 from edgekd_agent import durable
-from recording import Recorder
+from recording import Recorder, Stopped
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed here")
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory) -> real_device.Template:
+    return real_device.template(tmp_path_factory.mktemp("made"))
 
 
 def scenario(name: str) -> power_loss.Scenario:
@@ -21,7 +26,7 @@ def scenario(name: str) -> power_loss.Scenario:
     return found
 
 
-@pytest.mark.parametrize("name", ["rollback by an operator", "forgiven, reserved, released"])
+@pytest.mark.parametrize("name", ["rollback by an operator", "forgiven, reserved, released", "metadata taken in"])
 def test_no_power_loss_harms_and_every_fsync_is_missed(name, tmp_path) -> None:
     trace = power_loss.record(scenario(name), tmp_path)
     found = power_loss.judge(trace, tmp_path)
@@ -71,21 +76,22 @@ def test_every_change_goes_through_the_one_module(tmp_path) -> None:
 
 def test_killed_recorder_stops_before_the_change(tmp_path) -> None:
     recorder = Recorder(tmp_path, stop_at=1)
-    with recorder.recording(), pytest.raises(BaseException, match=""):
+    with recorder.recording(), pytest.raises(Stopped):
         durable.write_new(tmp_path / "a", b"content")
     assert (tmp_path / "a").read_bytes() == b""
 
 
 @needs_strace
-def test_killed_install_leaves_something_that_runs_and_the_next_converges(tmp_path) -> None:
-    figures = kill_everywhere.run(tmp_path, every=160)
-    assert figures["failures"] == []
-    assert figures["points"] == 3
+def test_killed_install_leaves_something_that_runs_and_the_next_converges(device, tmp_path) -> None:
+    points = kill_everywhere.points(device, tmp_path)
+    assert len(points) > 300
+    renames = [point for point in points if point.call == "rename"]
+    for point in (renames[len(renames) // 2], renames[-3]):
+        assert kill_everywhere.kill_at(device, point, tmp_path).failures == []
 
 
 @pytest.mark.parametrize(("state", "kills"), [("building", 2), ("confirming", 1)])
-def test_install_killed_in_a_state_converges(tmp_path, state, kills) -> None:
-    device = real_device.template(tmp_path)
+def test_install_killed_in_a_state_converges(device, tmp_path, state, kills) -> None:
     result = kill_in_states.try_one(device, tmp_path / "device", state, kills, 3)
     assert result.failures == []
     assert result.kills >= 1
@@ -97,8 +103,7 @@ def test_disk_that_refuses_is_survived(tmp_path) -> None:
     assert figures["injected"] >= 60
 
 
-def test_crashing_builder_is_a_result(tmp_path) -> None:
-    device = real_device.template(tmp_path)
+def test_crashing_builder_is_a_result(device, tmp_path) -> None:
     assert bad_models.crash(device, device.copy(tmp_path / "device"), tmp_path) == []
 
 

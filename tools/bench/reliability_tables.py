@@ -74,7 +74,7 @@ def _growth(figures: Figures) -> str:
     memory = (figures["last_memory_kib"] - figures["settled_memory_kib"]) / 1024
     disk = f"disk at most {_mib(figures['most_disk_bytes'])}"
     descriptors = figures["last_descriptors"] - figures["settled_descriptors"]
-    return f"{disk}; memory {memory:+.1f} MiB and descriptors {descriptors:+d} after the first tenth"
+    return f"{disk}; memory {memory:+.1f} MiB and descriptors {descriptors:+d} in the second half"
 
 
 def _cold(figures: Figures) -> str:
@@ -97,7 +97,9 @@ _ROWS: dict[str, tuple[str, Callable[[Figures], str], Callable[[Figures], str]]]
     "failing_disk": (
         "disk full, failing or read-only at every change of an install",
         _n("injected"),
-        lambda f: f"{f['changes']} changes, once and from then on; {f.get('real_full_disks', 0)} real full disks",
+        lambda f: (
+            f"{f['changes']} changes, once and from then on; {f.get('real_full_disks', 0)} times a real disk filled up"
+        ),
     ),
     "bad_models": (
         "signed releases that must not run",
@@ -116,7 +118,7 @@ _ROWS: dict[str, tuple[str, Callable[[Figures], str], Callable[[Figures], str]]]
         "chains of roots, legal and illegal",
         _n("chains"),
         lambda f: (
-            f"{f['legal_followed']} of {f['legal']} legal and {f['illegal_followed']} of {f['illegal']} illegal followed"
+            f"taken: {f['legal_followed']} of {f['legal']} legal, {f['illegal_followed']} of {f['illegal']} illegal"
         ),
     ),
     "parser_fuzzing": ("random input to the parsers", _n("inputs"), lambda f: f"{len(f['by_parser'])} parsers"),

@@ -13,8 +13,8 @@ from models import Recipe, bundle
 from provisioned import Signer, provision, push
 from real_device import what_runs
 
-_SETTLED = 0.1
-"""Share of the cycles after which everything has its size: caches are filled, the journal was compacted once."""
+_SETTLED = 0.5
+"""Share of the cycles after which everything has its size: caches are full, the journal was compacted."""
 
 
 def run(scratch: Path, *, count: int = 1000, is_pretended: bool = True) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ from edgekd_agent.errors import AgentError
 from edgekd_agent.install import recover
 from models import Recipe, bundle
 from provisioned import Signer, provision, push
-from real_device import agent, what_runs
+from real_device import ENVIRONMENT, agent, command, what_runs
 from recording import lay_out, tree_of
 
 ERRORS = {"full": errno.ENOSPC, "failing": errno.EIO, "read-only": errno.EROFS}
+_FILLED_IN = ("fetching", "verifying", "building", "checking", "switching", "confirming")
 _CHANGES = (
     "create",
     "open_append",
@@ -114,52 +116,68 @@ def try_one(start: Any, scenario: power_loss.Scenario, refusing: Refusing, scrat
     return problems
 
 
-def real_full(scratch: Path, size_kib: int = 768, step_bytes: int = 8192) -> tuple[int, list[str]]:
-    """Install on a real file system with less and less room taken, until the release fits.
+def real_full(scratch: Path, size_mib: int = 24) -> tuple[int, list[str]]:
+    """Let a real file system fill up while an install is in each of its states.
 
     Returns:
-        How many installs found the disk full, and what was wrong.
+        How often that was done, and what was wrong.
 
     Raises:
         PermissionError: This user may not mount.
     """
     place = scratch / "small"
     place.mkdir()
-    words = ["/bin/mount", "-t", "tmpfs", "-o", f"size={size_kib}k", "tmpfs", str(place)]
+    words = ["/bin/mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", str(place)]
     done = subprocess.run(words, capture_output=True, check=False)
     if done.returncode:
         raise PermissionError(done.stderr.decode())
     try:
-        return _on_small_disk(place / "device", step_bytes)
+        return _on_small_disk(place / "device")
     finally:
         subprocess.run(["/bin/umount", str(place)], check=True)
 
 
-def _on_small_disk(root: Path, step_bytes: int) -> tuple[int, list[str]]:
-    """Fill the disk, then free a little more for each attempt."""
+def _on_small_disk(root: Path) -> tuple[int, list[str]]:
     problems: list[str] = []
     signer, first, second = Signer(), bundle(Recipe(1)), bundle(Recipe(2, padding_bytes=30000))
     provision(root, signer, settings={"reserve_mib": 0})
     push(root, signer, first)
     if agent(root, "install").returncode:
         return 0, ["the first release could not be installed"]
-    push(root, signer, second)
-    filler = root / "filler"
-    filler.write_bytes(bytes(shutil.disk_usage(root).free))
-    attempts = 0
-    while filler.stat().st_size > step_bytes:
-        os.truncate(filler, filler.stat().st_size - step_bytes)
-        with contextlib.suppress(OSError):
-            push(root, signer, second)
-        done = agent(root, "install", "--json")
+    for state in _FILLED_IN:
+        push(root, signer, second)
+        code = _install_while_filling(root, state)
+        if code not in (0, 1, 5):
+            problems.append(f"filled while {state}: it ended with {code}")
         if what_runs(root) not in (first.sha256, second.sha256):
-            problems.append("something else runs")
-        if done.returncode == 0:
-            return attempts, problems
-        if done.returncode not in (1, 5):
-            problems.append(f"a full disk ended with {done.returncode}: {done.stderr.strip()}")
-        attempts += 1
-    return attempts, [*problems, "it never fitted"]
+            problems.append(f"filled while {state}: something else runs")
+        (root / "filler").unlink()
+        push(root, signer, second)
+        done = agent(root, "install")
+        if done.returncode or what_runs(root) != second.sha256:
+            problems.append(f"filled while {state}: the next install: {done.stderr.strip()}")
+        if agent(root, "rollback").returncode or agent(root, "forgive", second.sha256).returncode:
+            problems.append(f"filled while {state}: no way back to the first release")
+    return len(_FILLED_IN), problems
+
+
+def _install_while_filling(root: Path, state: str) -> int:
+    """Start an install, fill the disk as soon as it is in a state, and return how it ended."""
+    path = root / "journal"
+    before = len(journal.read(path).records)
+    process = subprocess.Popen(
+        command(root, "install"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+    )
+    while process.poll() is None:
+        if state in [record.state for record in journal.read(path).records[before:]]:
+            break
+        time.sleep(0.0005)
+    with contextlib.suppress(OSError), open(root / "filler", "wb", buffering=0) as filler:
+        for size in (1 << 20, 4096, 1):
+            with contextlib.suppress(OSError):
+                while filler.write(bytes(size)) == size:
+                    pass
+    return process.wait()
 
 
 def run(scratch: Path, *, every: int = 1, is_real: bool = True) -> dict[str, Any]:

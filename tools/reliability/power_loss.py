@@ -19,7 +19,7 @@ from typing import Any
 
 import pretended
 from disk_model import Disk, Op, Tree
-from edgekd_agent import badmarks, generations, journal, locks
+from edgekd_agent import badmarks, generations, journal, locks, releases
 from edgekd_agent.device import Settings, Site
 from edgekd_agent.engine.shop import Shop
 from edgekd_agent.errors import AgentError
@@ -27,6 +27,7 @@ from edgekd_agent.install import recover, steps, undo
 from edgekd_agent.layout import Layout
 from edgekd_agent.reader import parse_manifest
 from models import Bundle, Recipe, bundle
+from provisioned import Signer, provision, push
 from recording import Recorder, Stopped, lay_out, tree_of
 
 LIGHT = ("work", "logs", "status.json", "heartbeat.json", "facts.json", "confirmed.json", "lock", "staging")
@@ -184,6 +185,10 @@ def judge(
 
 def _note(promises: dict[str, str], words: str) -> None:
     what, _, value = words.partition(" ")
+    if what == "kept":
+        name, _, digest = value.partition(" ")
+        promises[f"kept {name}"] = digest
+        return
     if what in ("bad", "good"):
         promises[f"mark {value}"] = what
     elif what in ("blob", "generation", "engine"):
@@ -254,6 +259,10 @@ def _broken_promises(root: Path, promises: dict[str, str]) -> Iterator[str]:
             path = layout.blob(name)
             if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != name:
                 yield f"blob {name[:8]} was in the store"
+        if kind == "kept":
+            found = [path for path in (root / "trust").rglob(name) if "scratch" not in str(path)]
+            if not found or hashlib.sha256(found[0].read_bytes()).hexdigest() != value:
+                yield f"{name} was trusted"
         if kind == "engine" and not is_collected:
             plan = layout.build(name) / "model.plan"
             if not plan.is_file() or not plan.read_bytes().startswith(b"plan of "):
@@ -290,6 +299,8 @@ def _recovered_problems(root: Path, trace: Trace, promises: dict[str, str]) -> I
     if state and state[-1].state not in ("idle", "rolled_back"):
         yield f"recovery ended in {state[-1].state}"
     wanted = trace.scenario.wanted
+    if (root / "trust").is_dir() and releases.desired(place.layout).bundle_sha256 != wanted.sha256:
+        yield "the metadata that are here do not name the release any more"
     badmarks.forgive(place.layout, wanted.sha256)
     put_parts(root, wanted)
     install(root, wanted)
@@ -363,6 +374,20 @@ def scenarios() -> list[Scenario]:
         locks.release(layout, "ann")
         _reported(root, recorder, middle)
 
+    signer = Signer()
+
+    def trusting(root: Path) -> None:
+        provision(root, signer)
+        two(root)
+        push(root, signer, middle)
+        releases.desired(Layout(root))
+        push(root, signer, new)
+        shutil.rmtree(root / "staging" / "blobs")
+
+    def trusted(root: Path, recorder: Recorder) -> None:
+        releases.desired(Layout(root))
+        _reported(root, recorder, middle)
+
     return [
         Scenario("first install", nothing, good, new),
         Scenario("update", two_and_parts, good, new),
@@ -370,6 +395,7 @@ def scenarios() -> list[Scenario]:
         Scenario("not confirmed", two_and_parts, unconfirmed, new),
         Scenario("rollback by an operator", two, back, new),
         Scenario("forgiven, reserved, released", reserved, small, new),
+        Scenario("metadata taken in", trusting, trusted, new),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,7 @@ from unittest import mock
 from disk_model import Op, Tree
 from edgekd_agent import badmarks, durable, generations, journal, locks, store
 from edgekd_agent.engine.shop import Shop
+from edgekd_agent.trust import clock, keeping
 
 
 class Stopped(BaseException):
@@ -175,6 +177,10 @@ def _point(_: Any, __: Any, link: Path, number: int | None) -> str:
     return f"{link.name} {number}"
 
 
+def _kept(_: Any, path: Path, content: bytes) -> str:
+    return f"kept {path.name} {hashlib.sha256(content).hexdigest()}"
+
+
 _PROMISES: tuple[tuple[Any, str, Callable[..., str] | None, Callable[..., str]], ...] = (
     (journal, "append", None, lambda record, *_: f"record {record.sequence}"),
     (store, "admit", None, lambda _, __, artifact: f"blob {artifact.sha256}"),
@@ -183,6 +189,8 @@ _PROMISES: tuple[tuple[Any, str, Callable[..., str] | None, Callable[..., str]],
     (Shop, "_keep", None, lambda _, __, candidate, *___, **____: f"engine {candidate.engine_key}"),
     (generations, "make", None, lambda _, __, number, *___: f"generation {number}"),
     (generations, "point", lambda _, link, __: link.name, _point),
+    (keeping, "keep", lambda path, _: f"kept {path.name}", _kept),
+    (clock, "keep", lambda path, _: f"kept {path.name}", _kept),
     (locks, "reserve", None, lambda _, __, owner: f"reserved {owner}"),
     (locks, "release", lambda *_: "reserved", lambda *_, **__: "reserved "),
 )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd_agent import durable, store, strict
+from edgekd_agent import durable, space, store, strict
 from edgekd_agent.bundle import Manifest
 from edgekd_agent.device import Site
 from edgekd_agent.engine import child, facts, keys
@@ -19,6 +19,8 @@ from edgekd_agent.install.work import Candidate, prebuilt_engine
 
 _MIB = 1 << 20
 _BUILD_NICE = 10
+_DISK_FLOOR_BYTES = 1 << 18
+_DISK_FULL = "No space left on device"
 _MEMORY_SHARE = 0.85
 _MEMORY_FLOOR_BYTES = 256 * _MIB
 _DATA_MARGIN_BYTES = 2 << 30
@@ -75,6 +77,7 @@ class Shop:
         ended = child.run("check", job, folder=layout.work, log=self._log("check"), limits=limits)
         if ended.ending == "done":
             return {**ended.result, "seconds": ended.seconds}
+        self._require_disk(ended)
         kind: Kind = "memory" if ended.ending == "out_of_memory" else _KINDS.get(ended.kind, "health")
         raise AgentError("health" if kind == "build" else kind, ended.message)
 
@@ -102,6 +105,7 @@ class Shop:
         limits = child.Limits(self._site.settings.build_timeout_s, limit, _BUILD_NICE, data)
         ended = child.run("build", job, folder=layout.work, log=self._log("build"), limits=limits)
         if ended.ending != "done":
+            self._require_disk(ended)
             raise AgentError("build", ended.message)
         plan = self._plan(layout.work / PLAN) if backend == "tensorrt" else None
         about = {"backend": backend, "source": "built", "facts": dict(known), **ended.result}
@@ -163,6 +167,12 @@ class Shop:
             raise AgentError(
                 "precondition", f"the device is at {hottest:g} degrees, too hot to build (at most {most:g})"
             )
+
+    def _require_disk(self, ended: child.Ended) -> None:
+        """A child that failed because the disk is full says nothing of the release."""
+        free = space.free_bytes(self._site)
+        if free < _DISK_FLOOR_BYTES or _DISK_FULL in ended.message + ended.log:
+            raise AgentError("space", f"{ended.message}: the disk is full ({free} bytes are free)")
 
     def _memory_limit(self) -> int:
         given = self._site.settings.build_memory_mib
