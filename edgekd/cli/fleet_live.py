@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections import Counter
@@ -31,18 +32,34 @@ def fleet_progress(*, is_quiet: bool = False, stream: TextIO | None = None) -> I
         The listener to hand to the fleet's functions.
     """
     stream = sys.stderr if stream is None else stream
-    if is_quiet:
-        yield silent
-    elif not stream.isatty():
-        yield PlainProgress(stream)
-    else:
-        from rich.console import Console
-        from rich.live import Live
+    with _drops_told_once():
+        if is_quiet:
+            yield silent
+        elif not stream.isatty():
+            yield PlainProgress(stream)
+        else:
+            from rich.console import Console
+            from rich.live import Live
 
-        board = DeviceBoard()
-        with Live(console=Console(file=stream), get_renderable=board.table, refresh_per_second=4) as live:
-            board.live = live
-            yield board
+            board = DeviceBoard()
+            with Live(console=Console(file=stream), get_renderable=board.table, refresh_per_second=4) as live:
+                board.live = live
+                yield board
+
+
+@contextmanager
+def _drops_told_once() -> Iterator[None]:
+    """Keep asyncio from adding a line of its own for every write that was under way when a connection dropped."""
+    logger = logging.getLogger("asyncio")
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return record.getMessage() != "socket.send() raised exception."
+
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
 
 
 class DeviceBoard:

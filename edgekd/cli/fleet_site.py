@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from edgekd.core.errors import missing_package
 
 if TYPE_CHECKING:
     from edgekd.core.events import Listener
@@ -71,7 +74,9 @@ def open_site(path: Path, owner: str | None) -> FleetSite:
 
     Raises:
         ConfigError: The inventory is wrong, or there is no repository.
+        PreconditionError: A package that fleets need is not installed.
     """
+    _require_packages()
     from edgekd.ship.fleet import AuditLog, Books, Records, operator_name, read_fleet
     from edgekd.ship.fleet.inventory import repository_of
     from edgekd.ship.fleet.repository import RepositorySource, require_repository
@@ -83,3 +88,9 @@ def open_site(path: Path, owner: str | None) -> FleetSite:
     records = Records(repository)
     name = owner or operator_name()
     return FleetSite(fleet, folder, name, Books(records, AuditLog(records.folder)), RepositorySource(repository))
+
+
+def _require_packages() -> None:
+    for package in ("asyncssh", "tuf"):
+        if importlib.util.find_spec(package) is None:
+            raise missing_package(package, "ship", "bringing releases to devices")

@@ -1,6 +1,7 @@
 """Small slices of the experiments on network and fleet; the whole ones are run by hand."""
 
 import importlib
+import os
 
 import pytest
 
@@ -49,6 +50,9 @@ def test_push_and_scp_are_measured_in_one_run(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    "EDGEKD_TEST_NAMESPACES" not in os.environ, reason="takes minutes; EDGEKD_TEST_NAMESPACES=1 runs it"
+)
 @pytest.mark.skipif(bool(namespaces.unavailable()), reason=namespaces.unavailable() or "-")
 def test_devices_in_namespaces_are_provisioned_deployed_to_and_rolled_back(tmp_path):
     figures = namespaces.run(tmp_path, devices=1)

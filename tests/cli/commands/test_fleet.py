@@ -191,6 +191,14 @@ def test_init_refuses_what_would_not_read_back(tmp_path, words):
     assert not (tmp_path / "plant").exists()
 
 
+def test_a_missing_package_says_how_to_get_it(make_world, monkeypatch):
+    world = make_world()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = world.run("status")
+    assert result.exit_code == 5
+    assert "edgekd[ship]" in result.stderr
+
+
 def test_the_schema_is_published():
     result = CliRunner().invoke(app, ["schema", "fleet"])
     assert json.loads(result.stdout)["properties"]["groups"]

@@ -1,5 +1,6 @@
 """Keys change as the specification allows, devices follow, and what the old keys signed is worth nothing."""
 
+import json
 import shutil
 from datetime import timedelta
 
@@ -127,6 +128,32 @@ def test_import_refuses_another_root_a_stranger_and_the_same_signature_twice(pub
     import_root(published.repo, published.keys, carried, now=START + DAY)
     with pytest.raises(SignatureError, match="no new signature"):
         import_root(published.repo, published.keys, carried, now=START + DAY)
+
+
+def test_forged_signature_is_not_taken(published, offline, tmp_path):
+    rotated = rotate(published.repo, published.keys, "targets", now=START + DAY)
+    carried = shutil.copyfile(rotated.pending, tmp_path / "carried.json")
+    for home in offline[:2]:
+        sign_root(carried, home)
+    document = json.loads(carried.read_bytes())
+    for signature in document["signatures"]:
+        signature["sig"] = "00" * 64
+    carried.write_text(json.dumps(document))
+    with pytest.raises(SignatureError, match="no new signature"):
+        import_root(published.repo, published.keys, carried, now=START + DAY)
+    assert not (published.repo / "metadata" / "2.root.json").exists()
+
+
+def test_more_signatures_than_needed_are_dropped(published, offline, tmp_path):
+    rotated = rotate(published.repo, published.keys, "targets", now=START + DAY)
+    carried = shutil.copyfile(rotated.pending, tmp_path / "carried.json")
+    for home in offline:
+        sign_root(carried, home)
+    assert import_root(published.repo, published.keys, carried, now=START + DAY).pending is None
+    root = json.loads((published.repo / "metadata" / "2.root.json").read_bytes())
+    assert len(root["signatures"]) == 2
+    published.push()
+    assert published.release(DAY).version == 1
 
 
 def test_while_a_root_waits_no_other_change_of_keys_begins_but_releases_go_on(published, offline, bundle):

@@ -180,6 +180,19 @@ def test_full_disk_changes_nothing(published, monkeypatch):
     assert not list(published.repo.glob(".next*"))
 
 
+def test_timestamp_is_put_in_place_last_for_those_who_read_without_a_lock(field, bundle, monkeypatch):
+    real, placed = os.replace, []
+
+    def noted(source, target, **named):
+        placed.append(str(target))
+        return real(source, target, **named)
+
+    monkeypatch.setattr(os, "replace", noted)
+    publish(field.repo, field.keys, bundle, "canary", now=START)
+    assert placed[-1] == str(field.repo / "metadata" / "timestamp.json")
+    assert len(placed) > 6
+
+
 def test_same_times_and_keys_give_no_two_files_of_one_version(published):
     names = [path.name for path in (published.repo / "metadata").iterdir()]
     assert len(names) == len(set(names))
