@@ -78,8 +78,10 @@ def _growth(figures: Figures) -> str:
 
 
 def _cold(figures: Figures) -> str:
-    words = [f"`{name}` {figures[name]['p50_s']:.2f} s" for name in ("version", "hello", "status")]
-    return f"{', '.join(words)} (median of {figures['options'].get('repeats', 20)}); {figures['size_bytes']:,} bytes"
+    names = ("version", "hello", "status")
+    words = [f"`{name}` {figures[name]['p50_s']:.2f} s ({figures[name]['cpu_p50_s']:.2f} s of work)" for name in names]
+    load = f"medians at a load of {figures['load_average']} on two cores"
+    return f"{', '.join(words)}; {load}; {figures['size_bytes']:,} bytes"
 
 
 _ROWS: dict[str, tuple[str, Callable[[Figures], str], Callable[[Figures], str]]] = {

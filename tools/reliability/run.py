@@ -40,8 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := sorted(set(names) - set(experiments())):
         parser.error(f"no experiment {', '.join(unknown)}; there are {', '.join(experiments())}")
     given = dict(_option(text) for text in options.option)
+    commit = _commit()  # what is measured now; the tree may move on meanwhile
     found = {name: _figures(name, given, options.scratch) for name in names}
-    _keep(options.out, found)
+    _keep(options.out, commit, {name: {**figures, "commit": commit} for name, figures in found.items()})
     return int(any(figures.get("failures") or figures.get("missed") for figures in found.values()))
 
 
@@ -67,9 +68,10 @@ def _figures(name: str, options: dict[str, Any], scratch: Path | None) -> dict[s
     return dict(figures)
 
 
-def _keep(folder: Path, found: dict[str, Any]) -> None:
-    path = folder / f"reliability_{_machine()}_{_commit()}.json"
-    document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else _head()
+def _keep(folder: Path, commit: str, found: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"reliability_{_machine()}_{commit}.json"
+    document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else _head(commit)
     document["experiments"].update(found)
     _forget(folder, set(found), but=path)
     path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -89,13 +91,13 @@ def _forget(folder: Path, names: set[str], *, but: Path) -> None:
             path.unlink()
 
 
-def _head() -> dict[str, Any]:
+def _head(commit: str) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "machine": _processor(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "commit": _commit(),
+        "commit": commit,
         "experiments": {},
     }
 

@@ -39,15 +39,13 @@ class Collected:
 def collect(site: Site) -> Collected:
     """Keep `current`, `previous` and what they link to; remove the rest, generations first.
 
-    Generations go before what they link to, so that a cut in the middle leaves no generation with dangling links.
+    Nothing here is made durable: what a power loss brings back is not led to, and goes the next time.
     """
     layout = site.layout
     kept = [found for link in (layout.current, layout.previous) if (found := generations.linked(link)) is not None]
     old = [path for path in _entries(layout.generations) if path.name not in {str(item.number) for item in kept}]
     for path in old:
         durable.remove_tree(path)
-    if old:
-        durable.fsync_folder(layout.generations)
     builds = [path for path in _entries(layout.builds) if path.name not in {item.engine_key for item in kept}]
     blobs = [path for path in _blobs(layout) if path.name not in _wanted(kept)]
     freed_bytes = sum(map(_size_bytes, [*builds, *blobs]))

@@ -182,3 +182,23 @@ def test_left_overs_of_a_cut_are_cleared_away(bench) -> None:
     bench.recover()
     assert not bench.layout.work.exists()
     assert not list(bench.root.rglob("*.new"))
+
+
+def test_leaving_a_generation_on_trial_keeps_the_one_before_the_last(bench) -> None:
+    first, second, third = (bench.release(version) for version in (1, 2, 3))
+    for release in (first, second):
+        bench.install(release)
+    from edgekd_agent.install import confirm
+
+    killed_before(bench, third, "wait", confirm)
+    bench.verdicts = {"check": "ill"}
+    bench.recover()
+    assert bench.runs() == second.sha256
+    assert pretended.what_runs(bench.root, "previous") == first.sha256
+
+
+def test_only_interruptions_of_building_and_checking_count_against_a_release(bench) -> None:
+    for state in ("verifying", "verifying", "building"):
+        bench.enter(state)
+        bench.recover()
+    assert badmarks.reason(bench.layout, "f" * 64) is None

@@ -139,3 +139,14 @@ def test_generation_with_another_manifest_is_none(bench) -> None:
     folder = bench.layout.generation(1)
     (folder / "manifest.json").write_bytes(bench.release(2).manifest)
     assert generations.read(folder) is None
+
+
+def test_builder_that_found_the_disk_full_is_not_held_against_the_release(bench) -> None:
+    release = bench.release(1)
+    bench.verdicts = {"build": "OSError: [Errno 28] No space left on device"}
+    with pytest.raises(AgentError, match="the disk is full") as caught:
+        bench.install(release)
+    assert caught.value.exit_code == 5
+    assert badmarks.reason(bench.layout, release.sha256) is None
+    bench.verdicts = {}
+    assert bench.install(release).result == "installed"
