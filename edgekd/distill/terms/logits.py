@@ -21,7 +21,8 @@ from edgekd.distill.trace import Trace, TraceSpec, require_same_width, select, s
 class CrossEntropy(nn.Module):
     """Cross-entropy at temperature 1 with the mean over labelled rows only; of each pixel where labels are maps.
 
-    Pixels of the ignored label count nothing, and the mean is over all other pixels of the batch.
+    Pixels of the ignored label count nothing, and the mean is over all other pixels of the batch. Inputs that are mixed
+    of two count towards both labels, by their shares.
 
     Args:
         student: Shapes of the student's traces.
@@ -30,6 +31,7 @@ class CrossEntropy(nn.Module):
     """
 
     requires = ("labels",)
+    takes_blends = True
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, part: str = "logits") -> None:
         super().__init__()
@@ -45,7 +47,11 @@ class CrossEntropy(nn.Module):
         logits = select(student, self.part)
         if logits.dim() == 4:
             return K.pixel_cross_entropy(logits, safe_maps(batch), ignored=IGNORED)
-        return over_labelled(F.cross_entropy(logits, safe_labels(batch), reduction="none"), batch)
+        losses = F.cross_entropy(logits, safe_labels(batch), reduction="none")
+        if batch.blend is not None:
+            others = F.cross_entropy(logits, batch.blend.labels, reduction="none")
+            losses = batch.blend.shares * losses + (1 - batch.blend.shares) * others
+        return over_labelled(losses, batch)
 
 
 @TERMS.register("kd")
