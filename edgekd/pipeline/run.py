@@ -24,7 +24,14 @@ from edgekd.pipeline.probing import fidelities
 from edgekd.pipeline.qat import fine_tuned, require_trainable
 from edgekd.pipeline.reporting import Findings, report_of, shipped
 from edgekd.pipeline.timing import timed_precisions
-from edgekd.pipeline.training import require_fitting, student_of, teacher_net, teacher_of
+from edgekd.pipeline.training import (
+    CHECKPOINTS,
+    forget_states,
+    require_fitting,
+    student_of,
+    teacher_net,
+    teacher_of,
+)
 from edgekd.report import RunReport, write_report
 from edgekd.targets import describe, get_target
 
@@ -70,6 +77,8 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
     recipe = load_recipe(config.method)
     timed_precisions(target)
     with Ledger.open(request.folder, fresh=request.fresh, listen=request.listener) as ledger:
+        if request.fresh:
+            forget_states(ledger.folder / CHECKPOINTS)
         atomic.write_text(
             ledger.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         )

@@ -13,10 +13,20 @@ from torch import Tensor, nn
 
 from edgekd.core.artifacts import NetSpec, TrainedModel, from_json, to_json
 from edgekd.core.atomic import write_json
-from edgekd.core.digest import sha256_of_arrays
+from edgekd.core.digest import sha256_of_arrays, sha256_of_json
 from edgekd.core.errors import ConfigError
 from edgekd.data import Dataset
-from edgekd.distill import Epoch, Recipe, RunOptions, TrainSettings, check_recipe, evaluate, load_recipe, run_recipe
+from edgekd.distill import (
+    Epoch,
+    Recipe,
+    Resumption,
+    RunOptions,
+    TrainSettings,
+    check_recipe,
+    evaluate,
+    load_recipe,
+    run_recipe,
+)
 from edgekd.models import build, load_model, load_teacher, save_weights, teacher_start
 from edgekd.pipeline.config import TeacherConfig
 from edgekd.pipeline.context import RunContext
@@ -24,6 +34,10 @@ from edgekd.pipeline.starting import start_of
 
 _EPOCHS = TypeAdapter(tuple[Epoch, ...])
 _BETTER_THAN_CHANCE = 1.5
+
+
+CHECKPOINTS = "checkpoints"
+"""Where in a run folder trainings keep what they need to go on."""
 
 
 Role: TypeAlias = Literal["teacher", "alone", "distilled"]
@@ -187,24 +201,36 @@ def _trained(context: RunContext, plan: _Plan, teacher: TrainedModel | None) -> 
         "spec": plan.spec.digest,
         "teacher": used.digest if used else None,
         "data": context.dataset.digest,
-        "settings": plan.settings.model_dump(mode="json"),
+        "settings": plan.settings.deciding(),
         "seed": plan.seed,
         "start": sha256_of_arrays({name: value.cpu().numpy() for name, value in plan.start.items()}),
     }
 
     def train() -> Trained:
-        folder = context.folder / "checkpoints" / facts.stage
+        folder = context.folder / CHECKPOINTS / facts.stage
+        resume = Resumption(
+            folder / f"state-{sha256_of_json(inputs)[:12]}.safetensors",
+            every_s=plan.settings.checkpoint_every_s,
+            keep=plan.settings.keep_checkpoints,
+        )
         outcome = run_recipe(
             plan.recipe,
             student=plan.spec,
             teacher=(used.spec, load_model(used)) if used else None,
             dataset=context.dataset,
             settings=plan.settings,
-            options=RunOptions(plan.seed, facts.stage, folder, context.listener, plan.start),
+            options=RunOptions(plan.seed, facts.stage, folder, context.listener, plan.start, resume),
         )
+        forget_states(folder)
         return outcome.student, outcome.history
 
     return _kept(context, facts, inputs, train)
+
+
+def forget_states(folder: Path) -> None:
+    """Remove the states of trainings under a folder, which would otherwise be gone on from."""
+    for state in folder.rglob("state-*.safetensors"):
+        state.unlink(missing_ok=True)
 
 
 def _kept(context: RunContext, facts: _Facts, inputs: dict[str, Any], train: Callable[[], Trained]) -> Training:
