@@ -31,6 +31,7 @@ class CrossEntropy(nn.Module):
     """
 
     requires = ("labels",)
+    row_claim = "apart"
     takes_blends = True
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, part: str = "logits") -> None:
@@ -41,6 +42,8 @@ class CrossEntropy(nn.Module):
             )
         self.part = part
         self.needs = Needs(is_supervised=True)
+        if student.positions:
+            self.row_claim = "together"  # The mean is over the pixels of the batch that are not ignored.
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`; rows without a label are 0 and the others scaled so that the mean is over labelled rows."""
@@ -71,6 +74,8 @@ class KnowledgeDistillation(nn.Module):
     Reference:
         arXiv 1503.02531.
     """
+
+    row_claim = "apart"
 
     def __init__(
         self,
@@ -107,6 +112,8 @@ class StandardizedKD(nn.Module):
     Reference:
         arXiv 2403.01427.
     """
+
+    row_claim = "apart"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, temperature: float = 2.0) -> None:
         super().__init__()
