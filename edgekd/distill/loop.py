@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -137,7 +138,10 @@ class _StageRun:
     def train(self) -> None:
         """Run the epochs that are left."""
         context, bookmark = self.context, self.context.bookmark
-        learners, optimizer = context.accelerator.prepare(self.stage.learners, self.optimizer)
+        with warnings.catch_warnings():
+            # Newer torch renames `broadcast_buffers`, which Accelerate still passes on.
+            warnings.simplefilter("ignore", FutureWarning)
+            learners, optimizer = context.accelerator.prepare(self.stage.learners, self.optimizer)
         runner = EpochRunner(self.stage, context, learners, optimizer, self.tally, self.average, self._after_step)
         done = 0 if bookmark is None else bookmark.resumed(self.parts, self.session)
         for epoch in range(done, self.epochs):

@@ -89,36 +89,32 @@ def _is_loss(error: Exception) -> bool:
     return isinstance(error, ConnectionError | dist.DistError) or any(word in str(error).lower() for word in words)
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; so is its gradient, of any order."""
+
+    @staticmethod
+    def forward(context: Any, value: Tensor) -> Tensor:
+        total = value.detach().contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return summed(gradient)
+
+
 class _Gather(torch.autograd.Function):
     """The rows of all processes, in their order; gradients go back to where the rows came from, summed."""
 
     @staticmethod
     def forward(context: Any, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total.chunk(dist.get_world_size())[dist.get_rank()]
-
-
-class _Sum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient."""
-
-    @staticmethod
-    def forward(context: Any, value: Tensor) -> Tensor:
-        total = value.detach().clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+        return summed(gradient).chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def gathered(rows: Tensor) -> Tensor:
