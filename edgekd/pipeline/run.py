@@ -12,6 +12,8 @@ from edgekd.core.budget import LATENCY_METRICS, parse_budget
 from edgekd.core.events import Event, Listener, silent
 from edgekd.data import load_dataset
 from edgekd.distill import load_recipe
+from edgekd.distill.claims import require_claims
+from edgekd.distill.group import Group
 from edgekd.latency import require_above_launch_floor
 from edgekd.pipeline.building import engines, latencies
 from edgekd.pipeline.choosing import student_for
@@ -45,12 +47,14 @@ class RunRequest:
         command: The command that makes or resumes the run, for the report.
         fresh: Start over instead of resuming.
         listener: Told of progress.
+        group: The processes that train together, this one the first, or None.
     """
 
     folder: Path
     command: str
     fresh: bool = False
     listener: Listener = silent
+    group: Group | None = None
 
 
 def distill(config: RunConfig, request: RunRequest) -> RunReport:
@@ -75,6 +79,8 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
     for name in config.also_build:
         get_target(name)
     recipe = load_recipe(config.method)
+    processes = 1 if request.group is None else request.group.ranks.of
+    require_claims(recipe, processes=processes, accumulate=config.train.accumulate)
     timed_precisions(target)
     with Ledger.open(request.folder, fresh=request.fresh, listen=request.listener) as ledger:
         if request.fresh:
@@ -83,7 +89,9 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
             ledger.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         )
         ledger.listen(Event("note", "target", describe(target)))
-        context = RunContext(config, budget, target, recipe, load_dataset(config.data), ledger, ledger.listen)
+        context = RunContext(
+            config, budget, target, recipe, load_dataset(config.data), ledger, ledger.listen, request.group
+        )
         if context.dataset.tokenizer is not None:
             atomic.write_text(ledger.folder / TOKENIZER_FILE, context.dataset.tokenizer.json)
         findings = _findings(context)

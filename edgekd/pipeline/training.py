@@ -25,8 +25,8 @@ from edgekd.distill import (
     check_recipe,
     evaluate,
     load_recipe,
-    run_recipe,
 )
+from edgekd.distill.jobs import Job
 from edgekd.models import build, load_model, load_teacher, save_weights, teacher_start
 from edgekd.pipeline.config import TeacherConfig
 from edgekd.pipeline.context import RunContext
@@ -213,14 +213,18 @@ def _trained(context: RunContext, plan: _Plan, teacher: TrainedModel | None) -> 
             every_s=plan.settings.checkpoint_every_s,
             keep=plan.settings.keep_checkpoints,
         )
-        outcome = run_recipe(
+        job = Job(
             plan.recipe,
-            student=plan.spec,
-            teacher=(used.spec, load_model(used)) if used else None,
-            dataset=context.dataset,
-            settings=plan.settings,
-            options=RunOptions(plan.seed, facts.stage, folder, context.listener, plan.start, resume),
+            plan.spec,
+            (used.spec, load_model(used)) if used else None,
+            context.dataset.digest,
+            plan.settings,
+            RunOptions(plan.seed, facts.stage, folder, start=plan.start, resume=resume),
         )
+        if context.group is None:
+            outcome = job.run(context.dataset, context.listener)
+        else:
+            outcome = context.group.train(job, folder / "job", context.dataset, context.listener)
         forget_states(folder)
         return outcome.student, outcome.history
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from edgekd.distill.group import joined, launched
+from edgekd.distill.group import Group, launched
 from edgekd.distill.jobs import load_job
 from edgekd.distill.terms import TERMS
 from tests.distill.conftest import quadrants
@@ -14,16 +14,17 @@ from tests.distill.conftest import quadrants
 
 def main(folders):
     torch.set_num_threads(1)
-    ranks = launched()
-    with joined(ranks, device="cpu"):
-        for folder in map(Path, folders):
-            if (folder / "forget-claims").exists():
-                for name in TERMS:
-                    TERMS[name].row_claim = "apart"
+    group = Group(launched())
+    for folder in map(Path, folders):
+        if (folder / "forget-claims").exists():
+            for name in TERMS:
+                TERMS[name].row_claim = "apart"
+        with group.connected("cpu"):
             outcome = load_job(folder).run(quadrants())
-            path = folder / f"student-rank{ranks.index}.safetensors"
-            save_file({name: value.clone() for name, value in outcome.student.state_dict().items()}, path)
-            (folder / f"losses-rank{ranks.index}").write_text(" ".join(str(epoch.loss) for epoch in outcome.history))
+        path = folder / f"student-rank{group.ranks.index}.safetensors"
+        save_file({name: value.clone() for name, value in outcome.student.state_dict().items()}, path)
+        losses = " ".join(str(epoch.loss) for epoch in outcome.history)
+        (folder / f"losses-rank{group.ranks.index}").write_text(losses)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgekd.cli.console import Verbosity, progress
+from edgekd.cli.failure import print_error
 from edgekd.cli.outcome import Outcome
 from edgekd.core.errors import ExitCode
 
@@ -41,6 +42,9 @@ def distill(
     assign: Annotated[list[str] | None, typer.Option("--set", help="Any setting as key.sub=value.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; the same command resumes it.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over in the run folder.")] = False,
+    num_processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes on this machine that train together, one for each GPU.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, write nothing.")] = False,
 ) -> Outcome:
     """Distil a student that keeps a latency budget; export, quantise, build, time and pack it.
@@ -50,10 +54,15 @@ def distill(
     Examples:
       edgekd distill --target jetson-orin
       edgekd distill --target cpu --budget "p99<1ms" --data cifar10 --data-path ./cifar-10-binary.tar.gz
+      edgekd distill --num-processes 4 --data folder --data-path ./pictures --set train.precision=bf16
       edgekd distill run.yaml --set train.lr=0.1 --set student.depths=[8,14]
     """
+    from edgekd.cli.launching import end_with_the_launcher, is_launched
     from edgekd.pipeline.config import load_config
 
+    if num_processes is not None and num_processes > 1 and not dry_run and not is_launched(num_processes):
+        return _in_processes(num_processes)
+    end_with_the_launcher()
     flags = {
         "target": target,
         "budget": budget,
@@ -69,15 +78,32 @@ def distill(
     if dry_run:
         return _planned(settings, folder)
     from edgekd.cli.report_text import report_text
+    from edgekd.pipeline.joining import first_of_group
     from edgekd.pipeline.run import RunRequest
     from edgekd.pipeline.run import distill as run
 
     verbosity = context.obj if isinstance(context.obj, Verbosity) else Verbosity(is_quiet=False, is_verbose=False)
-    with progress(is_quiet=verbosity.is_quiet) as listener:
-        report = run(settings, RunRequest(folder, shlex.join(["edgekd", *sys.argv[1:]]), fresh, listener))
+    command = shlex.join(["edgekd", *sys.argv[1:]])
+    with progress(is_quiet=verbosity.is_quiet) as listener, first_of_group(settings) as group:
+        report = run(settings, RunRequest(folder, command, fresh, listener, group))
     exit_code = ExitCode.GATE_MISSED if report.budget is not None and report.budget.misses else ExitCode.DONE
     text = f"{report_text(report)}\n\n{folder / 'report.html'}"
     return Outcome(report.model_dump(mode="json"), text, exit_code)
+
+
+def _in_processes(processes: int) -> Outcome:
+    """Run this command as several processes; what the first prints is the result."""
+    import json
+
+    from edgekd.cli.launching import launch
+
+    finished = launch(sys.argv[1:], processes)
+    if finished.message:
+        print_error(finished.message, sys.stderr)
+    if not finished.stdout:
+        raise typer.Exit(finished.exit_code)
+    document = json.loads(finished.stdout) if "--json" in sys.argv else {}
+    return Outcome(document, finished.stdout.rstrip("\n"), ExitCode(finished.exit_code))
 
 
 def default_name(settings: RunConfig) -> str:
