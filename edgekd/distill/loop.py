@@ -128,7 +128,7 @@ class _StageRun:
             history,
             epochs=max(1, round(settings.epochs * stage.spec.epochs)),
             steps=max(1, len(context.dataset.train.labels) // settings.batch_size),
-            optimizer=_optimizer(stage, settings),
+            optimizer=optimizer_of(stage, settings),
             keeper=Keeper(select_best=wants_best, patience=patience),
             tally=Tally(parts=settings.accumulate),
             weights=EpochWeights(context.folder if context.ranks.is_main else None, stage.name, context.listener),
@@ -208,7 +208,8 @@ def _evaluated(stage: Stage, context: LoopContext) -> Evaluation:
     return Evaluation(score, nll, len(val))
 
 
-def _optimizer(stage: Stage, settings: TrainSettings) -> torch.optim.Optimizer:
+def optimizer_of(stage: Stage, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Return what moves a stage's parameters, its groups with the multiples of the rate as `lr_scale`."""
     groups = [
         {
             "params": list(group.parameters),

@@ -143,7 +143,7 @@ def run_stages(
     context = _context(recipe, session, dataset, settings, options)
     bookmark, device = context.bookmark, context.accelerator.device
     history = [] if bookmark is None else [Epoch(**record) for record in bookmark.history]
-    with cpu_threads(settings.threads or threads_for(_macs_per_step(session, settings))):
+    with cpu_threads(threads_of(session, settings)):
         for index, spec in enumerate(scheduled(recipe)):
             if bookmark is not None:
                 if bookmark.is_past(index):
@@ -162,7 +162,7 @@ def run_stages(
 def _context(
     recipe: Recipe, session: Session, dataset: Dataset, settings: TrainSettings, options: RunOptions
 ) -> LoopContext:
-    accelerator, augment = make_accelerator(settings), _augment(dataset, settings)
+    accelerator, augment = make_accelerator(settings), augment_for(dataset, settings)
     ranks = Ranks(accelerator.process_index, accelerator.num_processes)
     _require_fitting(recipe, dataset, settings, ranks)
     listener = options.listener if ranks.is_main else silent
@@ -198,6 +198,8 @@ def _context(
 
 
 def _require_fitting(recipe: Recipe, dataset: Dataset, settings: TrainSettings, ranks: Ranks) -> None:
+    if settings.auto_batch:
+        raise ConfigError("train.auto_batch is for edgekd distill; see fitting_batch_size for a size to set here")
     require_claims(recipe, processes=ranks.of, accumulate=settings.accumulate)
     require_blendable(recipe, settings)
     parts, rows = ranks.of * settings.accumulate, min(settings.batch_size, len(dataset.train))
@@ -266,10 +268,13 @@ def check_recipe(
         rehearse(recipe, session, dataset, batch_size=batch_size)
 
 
-def _macs_per_step(session: Session, settings: TrainSettings) -> int:
+def threads_of(session: Session, settings: TrainSettings) -> int:
+    """Return the CPU threads that a run trains with: those set, or what its steps are worth."""
     nets = session.nets.values()
-    return settings.batch_size * sum(count_macs(net.backbone, net.shape_seen(session.input_shape)) for net in nets)
+    macs = settings.batch_size * sum(count_macs(net.backbone, net.shape_seen(session.input_shape)) for net in nets)
+    return settings.threads or threads_for(macs)
 
 
-def _augment(dataset: Dataset, settings: TrainSettings) -> Augment:
+def augment_for(dataset: Dataset, settings: TrainSettings) -> Augment:
+    """Return the change of training batches that settings name, the data set's where they leave it to that."""
     return augmentation(default_augmentation(dataset.name) if settings.augment == "auto" else settings.augment)

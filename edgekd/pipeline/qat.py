@@ -142,6 +142,7 @@ def qat_settings(settings: TrainSettings, precision: PrecisionConfig) -> TrainSe
             "mixup": 0.0,
             "cutmix": 0.0,
             "cuda_graphs": False,
+            "auto_batch": False,
             "select": "best",
         }
     )

@@ -19,6 +19,7 @@ from edgekd.pipeline.building import engines, latencies
 from edgekd.pipeline.choosing import student_for
 from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.context import TOKENIZER_FILE, RunContext
+from edgekd.pipeline.estimating import sized
 from edgekd.pipeline.exporting import PrecisionChoice, exported, precisions
 from edgekd.pipeline.ledger import Ledger
 from edgekd.pipeline.packing import bundle_of
@@ -104,6 +105,7 @@ def _findings(context: RunContext) -> Findings:
     require_trainable(context)
     teacher_spec, network = teacher_net(context)
     spec, reason = student_for(context, teacher_spec, network)
+    context = sized(context, spec, (teacher_spec, network))
     require_fitting(context, spec, teacher_spec, network)
     teacher = teacher_of(context, teacher_spec, network)
     seeds = range(context.config.seeds)

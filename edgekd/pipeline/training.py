@@ -151,7 +151,7 @@ def teacher_of(context: RunContext, spec: NetSpec, module: nn.Module) -> Trainin
         state = {name: value.cpu().numpy() for name, value in module.state_dict().items()}
         inputs = {"spec": spec.digest, "weights": sha256_of_arrays(state), "data": dataset.digest}
         return _kept(context, _Facts("teacher", spec, "given", seed=0), inputs, lambda: (module, ()))
-    plan = _Plan("teacher", load_recipe("plain"), spec, _teacher_settings(context), seed=0, start=start)
+    plan = _Plan("teacher", load_recipe("plain"), spec, teacher_settings(context), seed=0, start=start)
     return _trained(context, plan, None)
 
 
@@ -187,7 +187,8 @@ def _note_drawn(context: RunContext, student: NetSpec, start: Mapping[str, Tenso
         context.note("student", f"{context.config.student.weights} has no {', '.join(drawn)} that fit: these are drawn")
 
 
-def _teacher_settings(context: RunContext) -> TrainSettings:
+def teacher_settings(context: RunContext) -> TrainSettings:
+    """Return the settings that a run trains its teacher with."""
     config = context.config.teacher
     own = {"epochs": config.epochs, "lr": config.lr}
     return context.config.train.model_copy(update={name: value for name, value in own.items() if value is not None})

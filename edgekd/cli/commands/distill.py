@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,9 +44,12 @@ def distill(
     out: Annotated[Path | None, typer.Option(help="Run folder; the same command resumes it.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over in the run folder.")] = False,
     num_processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes on this machine that train together, one for each GPU.")
+        int | None, typer.Option(min=1, help="Processes here that train together, one for each GPU.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, write nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what would be done, time and memory; write nothing."),
+    ] = False,
 ) -> Outcome:
     """Distil a student that keeps a latency budget; export, quantise, build, time and pack it.
 
@@ -138,13 +142,17 @@ def _planned(settings: RunConfig, folder: Path) -> Outcome:
     import yaml
 
     from edgekd.distill import load_recipe
+    from edgekd.pipeline.estimating import estimate_text, estimated
     from edgekd.pipeline.reporting import run_files
     from edgekd.targets import describe, get_target
 
     recipe, target = load_recipe(settings.method), get_target(settings.target)
     document = settings.model_dump(mode="json")
     files = run_files(folder)
+    trainings = estimated(settings)
     text = (
-        f"{describe(target)}\nmethod: {recipe.title}\n\n{yaml.safe_dump(document, sort_keys=False)}\nwould write:\n  "
+        f"{describe(target)}\nmethod: {recipe.title}\n\n{yaml.safe_dump(document, sort_keys=False)}\n"
+        f"{estimate_text(trainings)}\n\nwould write:\n  "
     )
-    return Outcome({"config": document, "folder": str(folder), "writes": files}, text + "\n  ".join(files))
+    plan = {"config": document, "folder": str(folder), "writes": files, "estimate": [asdict(one) for one in trainings]}
+    return Outcome(plan, text + "\n  ".join(files))
