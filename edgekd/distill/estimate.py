@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -188,12 +187,13 @@ class _Stepping:
         self._optimizer = optimizer_of(stage, settings.model_copy(update={"lr": 1e-6}))
         self._count = 0
 
-    def __call__(self, batch: Batch) -> None:
+    def __call__(self, batch: Batch, before_part: Callable[[], None] = lambda: None) -> None:
         step = Step(self._count, 1 << 30, 0)
         self._count += 1
         parts = min(self._settings.accumulate, len(batch))
         size = -(-len(batch) // parts)
         for start in range(0, len(batch), size):
+            before_part()
             rows = batch.rows(slice(start, start + size))
             for view in self._stage.views:
                 rows = view(rows, step)
@@ -211,27 +211,38 @@ class _Stepping:
             return torch.cuda.max_memory_allocated(self.device)
         modules = (self._stage.learners, *self._stage.nets)
         held = {value.data_ptr(): _bytes(value) for module in modules for value in module.state_dict().values()}
-        with _counting_saved(held) as saved:
-            self(batch)
+        saved = _Saved(held)
+        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+            self(batch, saved.begin)
         trained = sum(_bytes(value) for group in self._optimizer.param_groups for value in group["params"])
         kept = sum(_bytes(value) for state in self._optimizer.state.values() for value in _tensors(state))
-        return sum(held.values()) + trained + kept + saved[0] + _bytes(batch.inputs)
+        return sum(held.values()) + trained + kept + saved.most + _bytes(batch.inputs)
 
 
-@contextmanager
-def _counting_saved(held: Collection[int]) -> Iterator[list[int]]:
-    """Count the bytes of the tensors that backward passes within the block read, those `held` anyway left out."""
-    total, seen = [0], set(held)
+class _Saved:
+    """Counts the bytes of the tensors that a backward pass reads, those that are held anyway left out.
 
-    def pack(tensor: Tensor) -> Tensor:
+    Args:
+        held: Addresses of those.
+    """
+
+    def __init__(self, held: Collection[int]) -> None:
+        self._held = frozenset(held)
+        self._now, self._seen = 0, set[int]()
+        self.most = 0
+
+    def begin(self) -> None:
+        """Count another pass; what the one before read is free by then."""
+        self._now, self._seen = 0, set(self._held)
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """Count a tensor that is kept for the backward pass."""
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            total[0] += storage.nbytes()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self._now += storage.nbytes()
+            self.most = max(self.most, self._now)
         return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield total
 
 
 def _bytes(tensor: Tensor) -> int:

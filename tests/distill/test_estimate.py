@@ -79,10 +79,10 @@ def test_memory_that_the_device_does_not_have_is_a_batch_too_large(opened, datas
 
     step = module._Stepping.__call__
 
-    def limited(self, batch):
+    def limited(self, batch, *rest):
         if len(batch) > 16:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        step(self, batch)
+        step(self, batch, *rest)
 
     monkeypatch.setattr(module._Stepping, "__call__", limited)
     how = settings.model_copy(update={"memory_mb": 1000})
