@@ -11,7 +11,7 @@ from edgekd.core.artifacts import OnnxModel
 from edgekd.core.errors import TargetError
 from edgekd.engine.backend import BuildOptions
 from edgekd.engine.model_check import checked_model
-from edgekd.targets.schema import max_opset_of
+from edgekd.targets.schema import max_opset_of, read_opset_of
 from edgekd.targets.target import Target
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def types_in(proto: ModelProto) -> set[str]:
 
 
 def _as_target(facts: BoardFacts) -> Target:
-    """Return the board as the target that `checked_model` measures opsets by."""
+    """Return the board as the target that `checked_model` compares opsets with."""
     name = facts.model or "this board"
     return Target(
         name=f"TensorRT {facts.tensorrt} of {name}",
@@ -167,6 +167,7 @@ def _as_target(facts: BoardFacts) -> Target:
         kind="jetson" if facts.l4t else "gpu",
         generation="unknown",
         max_opset=max_opset_of(facts.tensorrt),
+        read_opset=read_opset_of(facts.tensorrt),
         sm=facts.sm,
     )
 

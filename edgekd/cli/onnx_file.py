@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -86,6 +89,33 @@ def with_image_shape(path: Path, shape: tuple[int, int, int], copy: Path) -> Pat
         dim.dim_value = size
     onnx.save(proto, str(copy))
     return copy
+
+
+@contextmanager
+def with_dims(path: Path, assignments: Sequence[str]) -> Iterator[Path]:
+    """Fix open dimensions of an ONNX file in a copy that is there for the length of a block.
+
+    Args:
+        path: The file.
+        assignments: `height=224`, or `images:2=224` where a dimension has no name.
+
+    Yields:
+        The copy, under the same name, or `path` itself when nothing is assigned.
+
+    Raises:
+        ConfigError: An assignment is malformed, or names no open dimension.
+    """
+    from edgekd.latency.dims import close_dims, parse_dims
+
+    if not assignments:
+        yield path
+        return
+    proto = read_onnx(path)
+    close_dims(proto, parse_dims(assignments), path)
+    with tempfile.TemporaryDirectory(prefix="edgekd-dims-") as scratch:
+        copy = Path(scratch) / path.name
+        copy.write_bytes(proto.SerializeToString())
+        yield copy
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:

@@ -23,7 +23,7 @@ def checked_model(model: OnnxModel, options: BuildOptions) -> ModelProto:
 
     Args:
         model: The noun that describes the file.
-        options: Gives the batch and the target's newest opset.
+        options: Gives the batch and the newest opset that the target is given.
 
     Returns:
         The ONNX model.
@@ -62,7 +62,7 @@ def _opset_problems(proto: ModelProto, model: OnnxModel, options: BuildOptions) 
     problems = []
     if opset != model.opset:
         problems.append(f"its opset is {opset}, not {model.opset} as described")
-    limit = options.target.max_opset
+    limit = options.target.read_opset
     if opset > limit:
         problems.append(f"opset {opset} is newer than {options.target.name} takes ({limit}); export with opset {limit}")
     return problems
@@ -92,8 +92,10 @@ def _interface_problems(proto: ModelProto, model: OnnxModel) -> list[str]:
 
 
 def _shape(value: Any) -> tuple[int | None, ...]:
+    """Return sizes, None for open ones, which some exporters write as -1."""
+    dims = value.type.tensor_type.shape.dim
     return tuple(
-        dim.dim_value if dim.WhichOneof("value") == "dim_value" else None for dim in value.type.tensor_type.shape.dim
+        dim.dim_value if dim.WhichOneof("value") == "dim_value" and dim.dim_value >= 0 else None for dim in dims
     )
 
 

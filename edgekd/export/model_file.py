@@ -15,11 +15,11 @@ from edgekd.core.artifacts import FileRef, OnnxModel, Precision
 from edgekd.core.atomic import write_bytes
 from edgekd.core.digest import sha256_of_bytes
 from edgekd.core.errors import ExportError, StorageError
+from edgekd.export.foreign import LOWEST_IR, regular
 from edgekd.export.opset import opset_of
 
 INPUT_NAME = "input"
 OUTPUT_NAME = "logits"
-_LOWEST_IR = 8
 _INPUT_WORDS = {
     4: "float32 [B, C, H, W] in 0..1; normalisation is inside the graph",
     2: "int64 [B, L] token numbers, 0 after the end of a text; the attention mask is made inside the graph",
@@ -65,8 +65,12 @@ def read_content(model: OnnxModel) -> bytes:
 
 
 def read_proto(model: OnnxModel) -> onnx.ModelProto:
-    """Load a model's graph; raises `StorageError` when its file is missing or its bytes have changed."""
-    return onnx.load_from_string(read_content(model))
+    """Load a model's graph in the form of edgekd's own (see `foreign.regular`).
+
+    Raises:
+        StorageError: Its file is missing or its bytes have changed.
+    """
+    return regular(onnx.load_from_string(read_content(model)))
 
 
 def write_model(proto: onnx.ModelProto, path: Path, form: Form) -> OnnxModel:
@@ -82,7 +86,7 @@ def write_model(proto: onnx.ModelProto, path: Path, form: Form) -> OnnxModel:
 
     Raises:
         ExportError: The graph is not valid ONNX, or is not one batch in (float32 pictures or int64 tokens), one float32
-            output, `[B, K]` or `[B, K, H, W]`.
+            output `[B, ...]`.
         StorageError: The file cannot be written.
     """
     finished = _stamped(proto, form)
@@ -96,9 +100,9 @@ def write_model(proto: onnx.ModelProto, path: Path, form: Form) -> OnnxModel:
         precision=form.precision,
         flavour=form.flavour,
         opset=opset_of(finished),
-        input_name=INPUT_NAME,
+        input_name=finished.graph.input[0].name,
         input_shape=tuple(shape),
-        output_name=OUTPUT_NAME,
+        output_name=finished.graph.output[0].name,
         batch=batch,
         parents=form.parents,
         vocabulary=vocabulary_of(finished) if len(shape) == 1 else 0,
@@ -143,7 +147,7 @@ def with_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _stamped(proto: onnx.ModelProto, form: Form) -> onnx.ModelProto:
-    proto.ir_version = max(_LOWEST_IR, onnx.helper.find_min_ir_version_for(list(proto.opset_import)))
+    proto.ir_version = max(LOWEST_IR, onnx.helper.find_min_ir_version_for(list(proto.opset_import)))
     finished = with_shapes(proto)
     finished.producer_name, finished.producer_version = "edgekd", __version__
     finished.graph.name = "edgekd"
@@ -164,8 +168,8 @@ def _stamped(proto: onnx.ModelProto, form: Form) -> onnx.ModelProto:
 
 def _input_sizes(proto: onnx.ModelProto) -> list[int]:
     inputs = list(proto.graph.input)
-    if [value.name for value in inputs] != [INPUT_NAME]:
-        raise ExportError(f"the graph has inputs {[value.name for value in inputs]}; exactly {INPUT_NAME!r} is needed")
+    if len(inputs) != 1:
+        raise ExportError(f"the graph has inputs {[value.name for value in inputs]}; exactly one is needed")
     kind = inputs[0].type.tensor_type
     sizes = [dim.dim_value for dim in kind.shape.dim]
     if (kind.elem_type, len(sizes)) not in ((TensorProto.FLOAT, 4), (TensorProto.INT64, 2)) or 0 in sizes[1:]:
@@ -176,18 +180,15 @@ def _input_sizes(proto: onnx.ModelProto) -> list[int]:
 
 def _check_output(proto: onnx.ModelProto, batch: int) -> None:
     outputs = list(proto.graph.output)
-    if [value.name for value in outputs] != [OUTPUT_NAME]:
-        raise ExportError(f"the graph returns {[value.name for value in outputs]}; exactly {OUTPUT_NAME!r} is needed")
+    if len(outputs) != 1:
+        raise ExportError(f"the graph returns {[value.name for value in outputs]}; exactly one is needed")
     kind = outputs[0].type.tensor_type
     dims, first = _dims(outputs[0]), proto.graph.input[0].type.tensor_type.shape.dim[0]
     expected = str(batch) if batch else first.dim_param
-    sizes_known = len(dims) in (2, 4) and all(size.isdigit() for size in dims[1:])
-    if kind.elem_type != TensorProto.FLOAT or not sizes_known or dims[0] != expected:
+    if kind.elem_type != TensorProto.FLOAT or len(dims) < 2 or dims[0] != expected:
         found = TensorProto.DataType.Name(kind.elem_type)
-        raise ExportError(
-            f"the output is {found} [{', '.join(dims)}]; float32 [{expected}, K] or [{expected}, K, H, W] is needed"
-        )
+        raise ExportError(f"the output is {found} [{', '.join(dims)}]; float32 [{expected}, ...] is needed")
 
 
 def _dims(value: onnx.ValueInfoProto) -> list[str]:
-    return [dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim]
+    return [dim.dim_param or str(dim.dim_value or "?") for dim in value.type.tensor_type.shape.dim]

@@ -48,8 +48,8 @@ def require_readable(model: OnnxModel, target: Target) -> None:
     Raises:
         TargetError: It does not; says which opset to export.
     """
-    if model.opset > target.max_opset:
+    if model.opset > target.read_opset:
         raise TargetError(
-            f"{model.file.path} is opset {model.opset}, {target.name} is given {target.max_opset} at most: export it "
+            f"{model.file.path} is opset {model.opset}, {target.name} is given {target.read_opset} at most: export it "
             f"again with --opset {target.max_opset}"
         )

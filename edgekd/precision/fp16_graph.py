@@ -26,7 +26,7 @@ def retyped(proto: onnx.ModelProto, kept: frozenset[str], half: Half = "fp16") -
         The typed model, nodes in topological order, without shapes of values.
 
     Raises:
-        ExportError: A value has no type, or two nodes have the same name.
+        ExportError: A value has no type.
     """
     rewriter = _Rewriter(proto, kept, half)
     for node in proto.graph.node:
@@ -37,9 +37,6 @@ def retyped(proto: onnx.ModelProto, kept: frozenset[str], half: Half = "fp16") -
 class _Rewriter:
     def __init__(self, proto: onnx.ModelProto, kept: frozenset[str], half: Half) -> None:
         graph = proto.graph
-        names = [node.name for node in graph.node]
-        if len(set(names)) != len(names):
-            raise ExportError("nodes share names; export the model again with edgekd")
         self._proto, self._kept, self._opset = proto, kept, opset_of(proto)
         self._half, self._kind = half, _KINDS[half]
         self._constants = {tensor.name: tensor for tensor in graph.initializer}

@@ -57,6 +57,7 @@ class TargetEntry(StrictModel):
     cuda: str | None = None
     python: str | None = None
     max_opset: int | None = Field(default=None, ge=9, le=25)
+    read_opset: int | None = Field(default=None, ge=9, le=25)
     module_w: str | None = None
     advertised_tops: float | None = Field(default=None, gt=0)
     power_modes: tuple[PowerModeEntry, ...] = ()
@@ -93,9 +94,9 @@ def target_from_entry(entry: TargetEntry) -> Target:
         entry: A target of a target file.
 
     Returns:
-        The target under its own name, `max_opset` filled in from its TensorRT line, every field with its status.
+        The target under its own name, opsets filled in from its TensorRT line, every field with its status.
     """
-    facts = entry.model_dump(exclude={"l2_mb", "status", "power_modes", "max_opset", "name"})
+    facts = entry.model_dump(exclude={"l2_mb", "status", "power_modes", "max_opset", "read_opset", "name"})
     given = {key for key, value in facts.items() if value not in (None, (), {})} | (
         {"l2_bytes"} if entry.l2_mb else set()
     )
@@ -105,6 +106,7 @@ def target_from_entry(entry: TargetEntry) -> Target:
         device=entry.name,
         l2_bytes=None if entry.l2_mb is None else round(entry.l2_mb * 2**20),
         max_opset=entry.max_opset or max_opset_of(entry.tensorrt),
+        read_opset=entry.read_opset or read_opset_of(entry.tensorrt),
         power_modes=tuple(PowerMode(**mode.model_dump()) for mode in entry.power_modes),
         sources=_status_by_field(entry, given),
     )
@@ -112,7 +114,16 @@ def target_from_entry(entry: TargetEntry) -> Target:
 
 def max_opset_of(tensorrt: str | None) -> int:
     """Return the highest opset to export for a TensorRT line such as `"10.3"`; the newest known row when `None`."""
-    rows: list[list[Any]] = _data("tensorrt.yaml")["max_opset"]
+    return _of_line("max_opset", tensorrt)
+
+
+def read_opset_of(tensorrt: str | None) -> int:
+    """Return the highest opset that a TensorRT line such as `"10.3"` is given; the newest known row when `None`."""
+    return _of_line("read_opset", tensorrt)
+
+
+def _of_line(table: str, tensorrt: str | None) -> int:
+    rows: list[list[Any]] = _data("tensorrt.yaml")[table]
     if tensorrt is None:
         return int(rows[-1][1])
     wanted = tuple(int(part) for part in tensorrt.split(".")[:2])

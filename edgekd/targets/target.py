@@ -60,7 +60,8 @@ class Target:
         tensorrt: TensorRT line; `None` where the user installs their own.
         cuda: CUDA line.
         python: Python on the device.
-        max_opset: Highest ONNX opset to export for it.
+        max_opset: Highest ONNX opset to export for it: one that its relatives read too.
+        read_opset: Highest ONNX opset that it is given.
         module_w: Power range of the module as published.
         advertised_tops: Marketing figure, sparse and with the DLAs; never used for a roofline.
         power_modes: Modes of the module.
@@ -76,6 +77,7 @@ class Target:
     kind: TargetKind
     generation: str
     max_opset: int
+    read_opset: int
     sm: int | None = None
     sms: int | None = None
     cuda_cores: int | None = None

@@ -35,18 +35,32 @@ def test_write_model_describes_the_graph(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"in_name": "image"}, r"inputs \['image'\]"),
-        ({"out_name": "scores"}, r"returns \['scores'\]"),
         ({"kind": TensorProto.FLOAT16}, "FLOAT16"),
         ({"in_dims": ("n", 1, "h", 2), "out_dims": ("n", "k")}, "the input is"),
         ({"in_dims": ("n", 4), "out_dims": ("n", 4)}, "the input is"),
-        ({"out_dims": ("m", 4)}, r"\[n, K\]"),
+        ({"out_dims": ("m", 4)}, r"the output is FLOAT \[m, 4\]; float32 \[n, ...\] is needed"),
     ],
 )
 def test_write_model_refuses_other_interfaces(tmp_path, changes, message):
     with pytest.raises(ExportError, match=message):
         write_model(flat_model(**changes), tmp_path / "m.onnx", FORM)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_inputs_and_outputs_keep_their_names(tmp_path):
+    model = write_model(flat_model(in_name="image", out_name="scores"), tmp_path / "m.onnx", FORM)
+    assert (model.input_name, model.output_name) == ("image", "scores")
+
+
+def test_write_model_wants_one_input_and_one_output(tmp_path):
+    two_in, two_out = flat_model(), flat_model()
+    two_in.graph.input.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["n", 4]))
+    with pytest.raises(ExportError, match=r"inputs \['input', 'other'\]; exactly one"):
+        write_model(two_in, tmp_path / "m.onnx", FORM)
+    two_out.graph.node.append(helper.make_node("Relu", ["logits"], ["more"]))
+    two_out.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["n", 4]))
+    with pytest.raises(ExportError, match=r"returns \['logits', 'more'\]; exactly one"):
+        write_model(two_out, tmp_path / "m.onnx", FORM)
 
 
 def test_write_model_refuses_an_invalid_graph(tmp_path):

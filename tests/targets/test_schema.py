@@ -8,7 +8,7 @@ import yaml
 
 from edgekd.core.errors import ConfigError
 from edgekd.targets import load_target
-from edgekd.targets.schema import max_opset_of
+from edgekd.targets.schema import max_opset_of, read_opset_of
 
 
 def board(**changes: Any) -> dict[str, Any]:
@@ -99,3 +99,8 @@ def test_two_boards_in_one_file_are_refused(tmp_path: Path) -> None:
 )
 def test_opset_of_a_tensorrt_line(line: str | None, opset: int) -> None:
     assert max_opset_of(line) == opset
+
+
+@pytest.mark.parametrize(("line", "opset"), [("8.2", 13), ("8.6", 17), ("10.3", 25), ("11.4", 25), (None, 25)])
+def test_a_parser_is_given_newer_opsets_than_are_exported_for_it(line, opset):
+    assert read_opset_of(line) == opset >= max_opset_of(line)

@@ -1,6 +1,6 @@
 """How much faster int8 for CPUs is than fp32 on this machine: a ResNet-18-sized network, one thread, rounds in turn.
 
-    python tools/bench/int8_speed.py --resolution 224
+    python tools/bench/int8_speed.py --keep
 
 Weights are drawn, which does not change the time. Each round runs both models once, so other work on the machine slows
 both alike; the ratio of a round is what counts, and its median is printed.
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from keep_result import RESULTS, clean_commit, cpu_name
 from torch import Tensor, nn
 
 from edgekd.core.artifacts import OnnxModel
@@ -87,9 +88,27 @@ def measured(resolution: int, rounds: int) -> dict[str, float]:
     }
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--resolution", type=int, default=224)
+def main() -> None:
+    """Measure, print, and keep the result where it is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--resolution", type=int, nargs="+", default=[64, 224])
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--keep", action="store_true", help="write the result file, named by processor and commit")
     arguments = parser.parse_args()
-    print(json.dumps(measured(arguments.resolution, arguments.rounds)))
+    commit = clean_commit() if arguments.keep else ""
+    found = {
+        "cpu": cpu_name(),
+        "onnxruntime": onnxruntime.__version__,
+        "commit": commit,
+        "sizes": [measured(resolution, arguments.rounds) for resolution in arguments.resolution],
+    }
+    print(json.dumps(found, indent=1))
+    if arguments.keep:
+        for older in RESULTS.glob("int8-speed_*.json"):
+            older.unlink()
+        name = f"int8-speed_cpu-{found['cpu']}_onnxruntime{onnxruntime.__version__}_{commit}.json"
+        (RESULTS / name).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

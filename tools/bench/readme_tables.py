@@ -24,6 +24,7 @@ from typing import Any
 from kernel_tables import losses_table, steps_table
 from kernel_tables import speed_table as kernels_table
 from paired import Paired, paired
+from precision_tables import PRECISION_HEADER, precision_rows
 from search_tables import CPU_HEADER, SEARCH_HEADER, cpu_rows, search_rows, search_verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,7 @@ DOCUMENTS = (
     ROOT / "README.md",
     ROOT / "docs" / "studies.md",
     ROOT / "docs" / "latency.md",
+    ROOT / "docs" / "precision.md",
     ROOT / "kernels" / "README.md",
 )
 _TABLE = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -211,6 +213,38 @@ def _difference(found: Paired | None) -> str:
     return f"**{text}**" if found.verdict == "better" else text
 
 
+def precision_table() -> str:
+    """Return what int8 costs and wins back as Markdown."""
+    file = _only("precision_*.csv")
+    return f"{_markdown(PRECISION_HEADER, precision_rows(file))}\n\nSource: `{file.relative_to(ROOT)}`.\n"
+
+
+def rtx_table() -> str:
+    """Return what TensorRT-RTX made of networks, as Markdown."""
+    file = _only("rtx-builds_*.csv")
+    columns = ("model", "dims", "precision", "layers", "kernels", "computes_in", "mib", "refused")
+    header = ("model", "sizes given", "precision", "layers", "of these generated", "computes in", "MiB", "refused")
+    with file.open(encoding="utf-8", newline="") as stream:
+        found = list(csv.DictReader(stream))
+    rows = [tuple(row[column].replace("|", "\\|") for column in columns) for row in found]
+    versions = ", ".join(sorted({row["version"] for row in found if row["version"]}))
+    target = ", ".join(sorted({row["target"] for row in found if row["version"]}))
+    return f"{_markdown(header, rows)}\n\nTensorRT-RTX {versions} for {target}. Source: `{file.relative_to(ROOT)}`.\n"
+
+
+def int8_speed_table() -> str:
+    """Return how much faster int8 is on a CPU as Markdown."""
+    file = _only("int8-speed_*.json")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    header = ("network", "processor", "fp32 p50 ms", "int8 p50 ms", "times faster")
+    rows = [
+        (f"ResNet-18-sized, {each['resolution']} px", found["cpu"], f"{each['fp32_p50_ms']:.2f}",
+         f"{each['int8_p50_ms']:.2f}", f"{each['ratio']:.2f}")
+        for each in found["sizes"]
+    ]  # fmt: skip
+    return f"{_markdown(header, rows)}\n\nSource: `{file.relative_to(ROOT)}`.\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo": lambda: run_table("digits-jetson-orin_*.json"),
     "methods": lambda: methods_table("methods-digits_*.csv"),
@@ -226,6 +260,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "latency-cpu": cpu_table,
     "latency-external": external_table,
     "search": search_table,
+    "precision": precision_table,
+    "rtx-builds": rtx_table,
+    "int8-speed": int8_speed_table,
 }
 
 

@@ -13,6 +13,8 @@ from edgekd.cli.writing import DryRun, Force, planned, require_free
 from edgekd.core.errors import PreconditionError
 
 if TYPE_CHECKING:
+    from edgekd.core.artifacts import OnnxModel
+    from edgekd.engine import BuildOptions
     from edgekd.targets import Target
 
 _BACKENDS = {"cpu": "onnxruntime", "jetson": "tensorrt", "gpu": "tensorrt_rtx"}
@@ -37,6 +39,10 @@ def build(
     backend: Annotated[
         str | None, typer.Option(help="onnxruntime, tensorrt_rtx or tensorrt; by default the target's usual one.")
     ] = None,
+    dim: Annotated[
+        list[str] | None,
+        typer.Option(help="Value of an open dimension other than the batch, as height=224 or input:2=224; repeat it."),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch size it is optimised for.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads (onnxruntime).")] = 1,
     workspace_mb: Annotated[int, typer.Option(min=0, help="Limit of the builder's scratch memory; 0 for none.")] = 0,
@@ -57,31 +63,49 @@ def build(
       edgekd build net.onnx --target rtx-4090 --backend tensorrt_rtx -o engine
       edgekd build net.onnx --device nvidia@192.168.1.20 --device nvidia@192.168.1.21 -o engines
       edgekd build net.onnx --targets my-nx,my-nano -o engines
+      edgekd build ocr.onnx --dim x:2=48 --dim x:3=320 --target rtx-4090 -o engine
     """
-    from edgekd.cli.onnx_file import onnx_model_from_file
+    from edgekd.cli.onnx_file import onnx_model_from_file, with_dims
+    from edgekd.engine import BuildOptions
+    from edgekd.targets import get_target
+
+    with with_dims(model, dim or ()) as fixed:
+        source = onnx_model_from_file(fixed)
+        if device or targets:
+            from edgekd.boards import BoardOptions
+            from edgekd.cli.board_build import BoardsAsked, outcome_on_boards
+
+            asked = BoardsAsked(tuple(device or ()), targets, target, backend, known_hosts, identity)
+            on_board = BoardOptions(batch=batch, workspace_mb=workspace_mb)
+            how = {"is_forced": force, "is_dry_run": dry_run, "is_quiet": context.obj.is_quiet}
+            return outcome_on_boards(asked, source, output, on_board, **how)
+        with progress(is_quiet=context.obj.is_quiet) as listen:
+            options = BuildOptions(
+                target=get_target(target or "cpu"),
+                batch=batch,
+                threads=threads,
+                workspace_mb=workspace_mb,
+                listener=listen,
+            )
+            return _built_here(source, output, backend, options, is_forced=force, is_dry_run=dry_run)
+
+
+def _built_here(
+    source: OnnxModel, output: Path, backend: str | None, options: BuildOptions, *, is_forced: bool, is_dry_run: bool
+) -> Outcome:
     from edgekd.core.artifacts import to_json
-    from edgekd.engine import BACKENDS, BuildOptions
-    from edgekd.targets import describe, get_target
+    from edgekd.engine import BACKENDS
+    from edgekd.targets import describe
 
-    if device or targets:
-        from edgekd.boards import BoardOptions
-        from edgekd.cli.board_build import BoardsAsked, outcome_on_boards
-
-        asked = BoardsAsked(tuple(device or ()), targets, target, backend, known_hosts, identity)
-        on_board = BoardOptions(batch=batch, workspace_mb=workspace_mb)
-        how = {"is_forced": force, "is_dry_run": dry_run, "is_quiet": context.obj.is_quiet}
-        return outcome_on_boards(asked, onnx_model_from_file(model), output, on_board, **how)
-    place = get_target(target or "cpu")
+    place = options.target
     name = backend or _BACKENDS[place.kind]
-    builder, source = BACKENDS[name], onnx_model_from_file(model)
-    require_free(output, is_forced=force)
+    builder = BACKENDS[name]
+    require_free(output, is_forced=is_forced)
     if refusal := builder.available():
         raise PreconditionError(f"{name} cannot be used here: {refusal}")
-    if dry_run:
-        return planned(output, f"an engine of {model} by {name} for {describe(place)}")
-    with progress(is_quiet=context.obj.is_quiet) as listen:
-        options = BuildOptions(target=place, batch=batch, threads=threads, workspace_mb=workspace_mb, listener=listen)
-        engine = builder.build(source, output, options)
+    if is_dry_run:
+        return planned(output, f"an engine of {Path(source.file.path).name} by {name} for {describe(place)}")
+    engine = builder.build(source, output, options)
     built_for = _built_for(place, engine.target)
     text = f"{engine.file.path}: {engine.precision} by {name} for {built_for}, {engine.file.size_bytes:,} bytes"
     return Outcome({"engine": to_json(engine)}, text)

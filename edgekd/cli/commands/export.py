@@ -120,7 +120,7 @@ def net_spec_from_file(path: Path) -> NetSpec:
 def _opset_for(opset: int | None, target: str | None) -> int:
     from edgekd.targets import get_target
 
-    highest = get_target(target).max_opset if target else None
-    if opset is not None and highest is not None and opset > highest:
-        raise TargetError(f"opset {opset} is newer than {target} takes: choose at most --opset {highest}")
-    return opset or min(_OPSET, highest or _OPSET)
+    device = get_target(target) if target else None
+    if opset is not None and device is not None and opset > device.read_opset:
+        raise TargetError(f"opset {opset} is newer than {target} takes: choose at most --opset {device.read_opset}")
+    return opset or (min(_OPSET, device.max_opset) if device else _OPSET)

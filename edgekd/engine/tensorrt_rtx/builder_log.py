@@ -18,7 +18,8 @@ _DTYPES = {"Float": "fp32", "Half": "fp16", "BFloat16": "bf16", "Int8": "int8", 
 _MORE_DTYPES = {"Int64": "int64", "Bool": "bool", "FP8": "fp8", "E4M3": "fp8", "FP4": "fp4", "Int4": "int4"}
 _LAYER = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*?)\], "
-    r"Outputs: \[(?P<outputs>.*?)\], TacticName: (?P<tactic>.*?), StreamId: -?\d+, Metadata: ?(?P<metadata>.*)"
+    r"Outputs: \[(?P<outputs>.*?)\], TacticName: (?P<tactic>.*?), StreamId: -?\d+,(?: \w+: [^,]*,)* "
+    r"Metadata: ?(?P<metadata>.*)"
 )
 _TENSOR = re.compile(
     r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<shape>[-\d,]*)\].*?, Datatype: (?P<dtype>[^,}]+), "

@@ -72,3 +72,58 @@ def test_damaged_model_is_refused(edgekd, tmp_path):
     result = edgekd("build", tmp_path / "a.onnx", "-o", tmp_path / "e")
     assert result.exit_code == 2
     assert "is not an ONNX model" in result.stderr
+
+
+@pytest.fixture
+def open_net(tmp_path):
+    """A convolution whose picture may have any height and width."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["maps"], pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["maps"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, "height", None])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])
+    graph = helper.make_graph(nodes, "open", [x], [y], [weights])
+    path = tmp_path / "open.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_open_dimensions_are_fixed_by_dim(edgekd, open_net, tmp_path):
+    pytest.importorskip("onnxruntime")
+    refused = edgekd("build", open_net, "-o", tmp_path / "e")
+    assert refused.exit_code == 2 and "has shape [N, 3, height, ?]" in refused.stderr
+    before = open_net.read_bytes()
+    result = edgekd("build", open_net, "--dim", "height=20", "--dim", "x:3=12", "-o", tmp_path / "e", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["engine"]["facts"]["input_shape"] == [3, 20, 12]
+    assert open_net.read_bytes() == before
+    wrong = edgekd("build", open_net, "--dim", "depth=20", "-o", tmp_path / "f")
+    assert wrong.exit_code == 2 and "has no open dimension 'depth'; open are: N, height, x:0, x:2, x:3" in wrong.stderr
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_dry_run_with_fixed_dimensions_names_the_file_and_writes_nothing(edgekd, open_net, tmp_path):
+    result = edgekd("build", open_net, "--dim", "height=20", "--dim", "x:3=12", "-o", tmp_path / "e", "--dry-run")
+    assert result.exit_code == 0 and "an engine of open.onnx" in result.stdout
+    assert not (tmp_path / "e").exists()
+
+
+def test_fp8_of_opset_19_goes_from_export_to_a_real_engine(edgekd, net, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    import onnx
+
+    newer, quantized = tmp_path / "newer.onnx", tmp_path / "fp8.onnx"
+    onnx.save(onnx.version_converter.convert_version(onnx.load(net.onnx), 19), newer)
+    words = ("--precision", "fp8", "--target", "rtx-4090", "--calibration", "digits", "--size", "64", "-o", quantized)
+    assert edgekd("quantize", newer, *words).exit_code == 0
+    result = edgekd("build", quantized, "--target", "rtx-4090", "-o", tmp_path / "e", "--json")
+    assert result.exit_code == 0, result.stderr
+    engine = json.loads(result.stdout)["engine"]
+    assert engine["precision"] == "fp8" and engine["facts"]["fusion"]["compute_precisions"].get("fp8")

@@ -34,6 +34,16 @@ TENSORS = (
     "[-1,10], Location: Device, IsShapeInferenceIO: false, ProfileInfo: [ { Format: Row major linear FP16 format "
     "(kLINEAR) }]\n\nEngine Metadata:\n Multi-Device: Disabled"
 )
+SIGNAL = (
+    "Name: __mye9688_myl0_4, LayerType: signal, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, "
+    "EventId: 1, Metadata:"
+)
+JUMP = (
+    "Name: clp___mye1890_myl0_149, LayerType: cjmp, Inputs: [ { Name: __mye6240_phi_myl0, Dimensions: [1], Strides: "
+    "[1], StrideOrder: [0], Datatype: Int32, Format: (Linear) Row major linear format }], Constants: [], Outputs: [], "
+    "TacticName: , StreamId: 0, JumpTargetThen: start^bb^wait^stream1_myl0_65, JumpTargetElse: "
+    "start^bb^wait^stream1_myl0_150, Metadata: "
+)
 LAYERS = "\n".join(["Layers:", SHAPE, CONV, FC, TENSORS])
 MESSAGES = [
     "Parsing node: conv0 [Conv]",
@@ -97,3 +107,10 @@ def test_a_log_that_is_not_understood_is_refused(messages, message):
 
 def test_unknown_types_keep_the_builders_word():
     assert fusion_from_log([LAYERS.replace("Datatype: Half", "Datatype: Posit")]).layers[2].precision == "posit"
+
+
+def test_layers_of_several_streams_and_of_control_flow_are_read():
+    report = fusion_from_log(["\n".join(["Layers:", SIGNAL, CONV, JUMP, FC])])
+    assert report.layers_by_kind == {"cjmp": 1, "correlation": 1, "runtime_fusion": 1, "signal": 1}
+    assert report.layers[2].inputs[0].dtype == "int32" and not report.layers[0].inputs
+    assert report.compute_precisions == {"fp16": 1, "int8": 1}
