@@ -21,7 +21,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from edgekd.core import atomic
@@ -30,6 +29,7 @@ from edgekd.core.digest import sha256_of_arrays, sha256_of_json
 from edgekd.data import DataConfig, Dataset, load_dataset
 from edgekd.distill import Resumption, RunOptions, TrainSettings, load_recipe
 from edgekd.distill.jobs import Job, load_job, save_job
+from edgekd.distill.state_files import StateFiles
 from edgekd.models import build
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ def run(
         seed: Decides the moments.
 
     Returns:
-        For each recipe the kills, the steps at which it was gone on from, and whether the end is the same.
+        For each recipe the kills, where the state kept stood after each, and whether the end is the same.
     """
     rng, dataset = random.Random(seed), load_dataset(_DATA)  # noqa: S311
     shares = [kills // len(recipes) + (index < kills % len(recipes)) for index in range(len(recipes))]
@@ -89,34 +89,37 @@ def _killed(folder: Path, job: Job, kills: int, rng: random.Random) -> dict[str,
     save_job(job, folder)
     _child(folder, "whole.json").wait()
     whole = json.loads((folder / "whole.json").read_text())
-    done, resumed = 0, []
+    state, done, kept = folder / "states" / "state.safetensors", 0, []
     while True:
+        before_ns = _written_ns(state)
         child = _child(folder, "killed.json")
         if done == kills:
             child.wait()
             break
+        while child.poll() is None and _written_ns(state) == before_ns:
+            time.sleep(0.002)
         try:
-            child.wait(timeout=whole["before_s"] + rng.random() * whole["training_s"] / (kills / 3 + 1))
+            child.wait(timeout=rng.random() * whole["training_s"] / (kills + 1))
             break
         except subprocess.TimeoutExpired:
             os.kill(child.pid, signal.SIGKILL)
             child.wait()
             done += 1
-            resumed.append(_position(job))
+            kept.append(_position(state))
     killed = json.loads((folder / "killed.json").read_text())
     is_identical = all(whole[key] == killed[key] for key in ("weights", "history"))
-    return {"kills": done, "steps_kept": resumed, "epochs": len(whole["epochs"]), "is_identical": is_identical}
+    return {"kills": done, "kept_stage_epoch_step": kept, "epochs": len(whole["epochs"]), "is_identical": is_identical}
 
 
-def _position(job: Job) -> list[int] | None:
-    from edgekd.distill.tree_file import load_tree
+def _written_ns(state: Path) -> int:
+    return state.stat().st_mtime_ns if state.exists() else 0
 
-    path = job.options.resume.files.last_good if job.options.resume else None
-    if path is None:
-        return None
-    state = load_tree(path)
-    tally = next(part for part in state["parts"] if isinstance(part, dict) and "sums" in part)
-    return [state["stage"], state["epochs"], tally["step"]]
+
+def _position(state: Path) -> list[int]:
+    """Return stage, epoch and step of the state that the next process goes on from."""
+    tree = StateFiles(state, 2).newest(print)
+    tally = next(part for part in tree["parts"] if isinstance(part, dict) and "sums" in part)
+    return [tree["stage"], tree["epochs"], tally["step"]]
 
 
 def _child(folder: Path, result: str) -> subprocess.Popen[bytes]:
@@ -126,7 +129,7 @@ def _child(folder: Path, result: str) -> subprocess.Popen[bytes]:
 
 def _train(folder: Path, result: str) -> None:
     dataset, job = load_dataset(_DATA), load_job(folder)
-    before_s = time.time() - psutil.Process().create_time()
+    started = time.perf_counter()
     outcome = job.run(dataset)
     weights = {name: value.numpy() for name, value in outcome.student.state_dict().items()}
     history = [{**asdict(epoch), "seconds": 0} for epoch in outcome.history]
@@ -134,8 +137,7 @@ def _train(folder: Path, result: str) -> None:
         "weights": sha256_of_arrays(weights),
         "history": sha256_of_json(history),
         "epochs": [epoch["stage"] for epoch in history],
-        "before_s": before_s,
-        "training_s": time.time() - psutil.Process().create_time() - before_s,
+        "training_s": time.perf_counter() - started,
     }
     atomic.write_json(folder / result, document)
 
