@@ -164,7 +164,7 @@ def _context(
 ) -> LoopContext:
     accelerator, augment = make_accelerator(settings), augment_for(dataset, settings)
     ranks = Ranks(accelerator.process_index, accelerator.num_processes)
-    _require_fitting(recipe, dataset, settings, ranks)
+    require_fitting(recipe, dataset, settings, ranks)
     listener = options.listener if ranks.is_main else silent
     for net in session.nets.values():
         net.to(accelerator.device)
@@ -197,11 +197,21 @@ def _context(
     )
 
 
-def _require_fitting(recipe: Recipe, dataset: Dataset, settings: TrainSettings, ranks: Ranks) -> None:
+def require_fitting(recipe: Recipe, dataset: Dataset, settings: TrainSettings, ranks: Ranks) -> None:
+    """Refuse settings that do not go together, or not with a recipe or with several processes.
+
+    Raises:
+        ConfigError: They do not.
+    """
     if settings.auto_batch:
         raise ConfigError("train.auto_batch is for edgekd distill; see fitting_batch_size for a size to set here")
     require_claims(recipe, processes=ranks.of, accumulate=settings.accumulate)
     require_blendable(recipe, settings)
+    if ranks.of > 1 and settings.compile != "no" and settings.sync_batch_norm:
+        raise ConfigError(
+            "compiled passes cannot share batch statistics between processes: set train.compile=no, or "
+            "train.sync_batch_norm=false and have each process see its own"
+        )
     parts, rows = ranks.of * settings.accumulate, min(settings.batch_size, len(dataset.train))
     if ranks.of > 1 and rows % parts:
         raise ConfigError(

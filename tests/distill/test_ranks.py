@@ -4,18 +4,20 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from edgekd.core.errors import ConfigError
-from edgekd.distill import Recipe, RunOptions, load_recipe, recipe_names
+from edgekd.core.errors import ConfigError, ProcessLost, StorageError
+from edgekd.distill import Recipe, Resumption, RunOptions, load_recipe, recipe_names
 from edgekd.distill.claims import divides, require_claims, single_process_reasons
 from edgekd.distill.group import launched
-from edgekd.distill.jobs import Job, save_job
-from edgekd.distill.ranks import Ranks
+from edgekd.distill.jobs import Job, load_job, save_job
+from edgekd.distill.ranks import Ranks, losing_says_so
+from edgekd.distill.run import require_fitting
 from edgekd.distill.terms import TERMS
 from edgekd.distill.views import VIEWS
 from edgekd.distill.weighers import WEIGHERS
@@ -139,3 +141,45 @@ def test_an_incomplete_launch_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match="WORLD_SIZE is 4, but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"):
         launched()
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"batch_size": 33}, "batches of 33 rows do not divide into 2 processes of 1 equal part"),
+        ({"accumulate": 3}, "do not divide into 2 processes of 3 equal part"),
+        ({"compile": "default"}, "compiled passes cannot share batch statistics between processes"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(dataset, settings, changed, reason):
+    with pytest.raises(ConfigError, match=reason):
+        require_fitting(load_recipe("kd"), dataset, settings.model_copy(update=changed), Ranks(0, 2))
+    require_fitting(load_recipe("kd"), dataset, settings, Ranks(0, 2))
+
+
+def test_a_lost_process_is_one_clear_message():
+    lost = pytest.raises(ProcessLost, match="process 1 of 2 lost another one .*Connection closed by peer")
+    with lost, losing_says_so(Ranks(1, 2)):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3412")
+    for ranks, message in ((Ranks(1, 2), "shapes differ"), (Ranks(), "Connection closed by peer")):
+        with pytest.raises(RuntimeError, match=message), losing_says_so(ranks):
+            raise RuntimeError(message)
+
+
+def test_a_job_comes_back_as_it_was_written(dataset, student, teacher, settings, tmp_path):
+    options = RunOptions(
+        5, "distilled/seed5", tmp_path / "weights", resume=Resumption(tmp_path / "s.safetensors", keep=3)
+    )
+    job = Job(load_recipe("sp"), student, teacher, dataset.digest, settings, options)
+    save_job(job, tmp_path / "job")
+    again = load_job(tmp_path / "job")
+    assert (again.recipe, again.student, again.settings) == (job.recipe, job.student, job.settings)
+    assert replace(again.options, start={}) == replace(options, start={})
+    one, other = (found.teacher[1].state_dict() for found in (job, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(StorageError, match="the data here are not those"):
+        again.run(replace(dataset, digest="others"))
+    with pytest.raises(ValueError, match="cannot hold a function"):
+        save_job(replace(job, options=replace(options, remodel=lambda net: net)), tmp_path / "job")
+    with pytest.raises(StorageError, match="all processes need that folder"):
+        load_job(tmp_path / "nowhere")

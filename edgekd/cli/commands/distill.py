@@ -81,8 +81,8 @@ def distill(
     folder = out or Path("runs") / default_name(settings)
     if dry_run:
         return _planned(settings, folder)
+    from edgekd.cli.joining import first_of_group
     from edgekd.cli.report_text import report_text
-    from edgekd.pipeline.joining import first_of_group
     from edgekd.pipeline.run import RunRequest
     from edgekd.pipeline.run import distill as run
 
