@@ -45,7 +45,7 @@ _DATA = DataConfig(name="digits", limit=600)
 
 
 def run(
-    scratch: Path, *, kills: int = 20, recipes: tuple[str, ...] = tuple(RECIPES), epochs: int = 3, seed: int = 0
+    scratch: Path, *, kills: int = 20, recipes: tuple[str, ...] = tuple(RECIPES), epochs: int = 2, seed: int = 0
 ) -> dict[str, Any]:
     """Kill trainings.
 
@@ -116,8 +116,10 @@ def _written_ns(state: Path) -> int:
 
 
 def _position(state: Path) -> list[int]:
-    """Return stage, epoch and step of the state that the next process goes on from."""
+    """Return stage, epoch and step of the state that the next process goes on from; nothing once training was done."""
     tree = StateFiles(state, 2).newest(print)
+    if tree is None:
+        return []
     tally = next(part for part in tree["parts"] if isinstance(part, dict) and "sums" in part)
     return [tree["stage"], tree["epochs"], tally["step"]]
 
