@@ -10,18 +10,17 @@ import asyncio
 import itertools
 import json
 import shlex
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from edgekd.boards.options import Patience
 from edgekd.boards.program import BOOTSTRAP, board_program
 from edgekd.core.errors import BuildError, TargetError
 from edgekd.core.events import Event, Listener
-from edgekd.targets.ssh_connection import Address, SshKeys, Unreachable, connect
+from edgekd.targets.ssh_connection import Address, SshKeys, Unreachable
+from edgekd.targets.ssh_line import Dropped, Line, Pauses
 
-T = TypeVar("T")
 ROOT = "/"
 _MARK = b"EDGEKD-BOARD "
 _CALL_S = 240.0
@@ -42,10 +41,6 @@ class Refused(BuildError):
         self.kind = str(document["kind"])
 
 
-class Dropped(Exception):
-    """The connection ended before the answer came."""
-
-
 class Board:
     """A board and the program on it.
 
@@ -57,20 +52,20 @@ class Board:
     """
 
     def __init__(self, address: Address, keys: SshKeys, patience: Patience, listener: Listener) -> None:
-        self.address, self._keys, self._patience, self._listener = address, keys, patience, listener
-        self._connection: Any = None
+        self.address, self._patience, self._listener = address, patience, listener
+        pauses = Pauses(patience.give_up_s, patience.first_wait_s, patience.longest_wait_s)
+        self._line = Line(address, keys, pauses, self._note)
         self._program = ""
-        self._last_answer_s = time.monotonic()
 
     async def open(self) -> None:
         """Connect and leave the program there; no second try, a board that never answered is an error at once."""
         import asyncssh
 
-        self._connection = await connect(self.address, self._keys)
+        connection = await self._line.open()
         program = board_program()
         command = ["python3", "-c", BOOTSTRAP, program.sha256]
         try:
-            answer = await _answer_of(self._connection, command, program.content)
+            answer = await _answer_of(connection, command, program.content)
         except (Dropped, asyncssh.Error, OSError, asyncio.TimeoutError) as error:
             raise Unreachable(f"{self.address.host} dropped the connection: {error or type(error).__name__}") from error
         if "python" in answer:
@@ -83,9 +78,7 @@ class Board:
 
     def close(self) -> None:
         """Close the connection; jobs go on."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._line.close()
 
     async def call(self, verb: str, *arguments: str, stdin: bytes = b"") -> dict[str, Any]:
         """Call a verb, again after every drop.
@@ -107,7 +100,7 @@ class Board:
         async def action(connection: Any) -> dict[str, Any]:
             return await _answer_of(connection, [*self._tool(), verb, *arguments], stdin)
 
-        answer = await self.again_after_drops(action)
+        answer = await self._line.again_after_drops(action)
         if "error" in answer:
             raise Refused(self.address.host, answer["error"])
         return answer
@@ -143,7 +136,7 @@ class Board:
             return bool(answer.get("is_complete"))
 
         for _ in range(_TRIES):
-            if await self.again_after_drops(action):
+            if await self._line.again_after_drops(action):
                 report(size, size)
                 return
             await asyncio.sleep(self._patience.first_wait_s)
@@ -183,36 +176,7 @@ class Board:
                     missing.remove(file)
 
         if missing:
-            await self.again_after_drops(action)
-
-    async def again_after_drops(self, action: Callable[[Any], Awaitable[T]]) -> T:
-        """Do something over the connection until it is done, with pauses that grow while there is none."""
-        import asyncssh
-
-        self._last_answer_s, wait_s = time.monotonic(), self._patience.first_wait_s
-        while True:
-            try:
-                result = await action(await self._connected())
-            except (Dropped, Unreachable, asyncssh.Error, OSError, asyncio.TimeoutError) as error:
-                self.close()
-                gone_s = time.monotonic() - self._last_answer_s
-                if gone_s > self._patience.give_up_s:
-                    raise Unreachable(
-                        f"{self.address.host} has not answered for {gone_s:.0f} s ({error or type(error).__name__}); a "
-                        "job that runs there goes on: the same command joins it"
-                    ) from error
-                self._note(f"no connection, next try in {wait_s:g} s")
-                await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, self._patience.longest_wait_s)
-            else:
-                return result
-
-    async def _connected(self) -> Any:
-        if self._connection is None:
-            self._connection = await connect(self.address, self._keys)
-            self._last_answer_s = time.monotonic()
-            self._note("connected again")
-        return self._connection
+            await self._line.again_after_drops(action)
 
     async def _stream(
         self, connection: Any, command: list[str], file: Path, report: Callable[[int], None]
@@ -226,7 +190,7 @@ class Board:
                     process.stdin.write(block)
                     await asyncio.wait_for(process.stdin.drain(), _STALL_S)
                     done += len(block)
-                    self._last_answer_s = time.monotonic()
+                    self._line.heard()
                     report(done)
             process.stdin.write_eof()
         except (BrokenPipeError, ConnectionError):
@@ -244,7 +208,7 @@ class Board:
                     raise Dropped("it was cut off")
                 stream.write(block)
                 size_bytes -= len(block)
-                self._last_answer_s = time.monotonic()
+                self._line.heard()
 
     def _tool(self) -> list[str]:
         return ["python3", self._program, ROOT]

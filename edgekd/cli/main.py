@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgekd import __version__
-from edgekd.cli.commands import latency, methods, probe, profile, recipes, report, targets
+from edgekd.cli.commands import fleet, latency, methods, probe, profile, recipes, report, ship, targets
 from edgekd.cli.commands.build import build
 from edgekd.cli.commands.compare import compare
 from edgekd.cli.commands.distill import distill
@@ -63,12 +63,14 @@ app.command("quantize")(delivering(quantize))
 app.command("build")(delivering(build))
 app.command("compare")(delivering(compare))
 app.add_typer(profile.app, name="profile")
+app.add_typer(ship.app, name="ship")
 app.add_typer(report.app, name="report")
 app.add_typer(methods.app, name="methods")
 app.add_typer(probe.app, name="probe")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(latency.app, name="latency")
 app.add_typer(targets.app, name="targets")
+app.add_typer(fleet.app, name="fleet")
 app.command("schema")(delivering(schema))
 app.command("doctor")(delivering(doctor))
 

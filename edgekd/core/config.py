@@ -78,8 +78,25 @@ def validated(model: type[M], document: Mapping[str, Any], origin: str) -> M:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        problems = [f"  {_key_of(item['loc'])}: {_explain(item)}" for item in error.errors()]
-        raise ConfigError(f"{origin}: {len(problems)} problem(s)\n" + "\n".join(problems)) from error
+        raise config_error(origin, _problems(error)) from error
+
+
+def problems_of(model: type[BaseModel], document: Mapping[str, Any]) -> list[str]:
+    """Return every problem of `document` with its key, for callers that know of more; none when it is valid."""
+    try:
+        model.model_validate(document)
+    except ValidationError as error:
+        return _problems(error)
+    return []
+
+
+def config_error(origin: str, problems: Sequence[str]) -> ConfigError:
+    """Return the error that lists problems, each on a line."""
+    return ConfigError("\n".join([f"{origin}: {len(problems)} problem(s)", *(f"  {problem}" for problem in problems)]))
+
+
+def _problems(error: ValidationError) -> list[str]:
+    return [f"{_key_of(item['loc'])}: {_explain(item)}" for item in error.errors()]
 
 
 def _key_of(location: tuple[int | str, ...]) -> str:

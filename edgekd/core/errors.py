@@ -104,6 +104,10 @@ class BundleError(EdgeKDError):
     exit_code = ExitCode.TRUST
 
 
+class SignatureError(BundleError):
+    """Signed metadata, or a key, is not what it must be."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """Build the error for a name that is not registered, listing the nearest known ones.
 

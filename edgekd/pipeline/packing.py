@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgekd.core.artifacts import Bundle, TrainedModel, from_json, to_json
+from edgekd.core.artifacts import Bundle, Precision, TrainedModel, from_json, to_json
 from edgekd.export import run_onnx
 from edgekd.pipeline.context import TOKENIZER_FILE, RunContext
 from edgekd.pipeline.exporting import PrecisionChoice
@@ -19,10 +19,10 @@ from edgekd.ship import (
     pack,
     provenance,
     target_selector,
+    usual_tolerance,
 )
 
 _GOLDEN_INPUTS = 8
-_TOLERANCES = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 0.1, "int8": 0.25, "fp8": 0.25}
 
 
 def bundle_of(context: RunContext, student: TrainedModel, choice: PrecisionChoice) -> Bundle:
@@ -69,5 +69,5 @@ def _name(context: RunContext) -> str:
     return f"{context.dataset.name}-{context.recipe.name.replace('+', '-')}"
 
 
-def _health(context: RunContext, precision: str, scale: float) -> Any:
-    return health_check(tolerance=_TOLERANCES[precision] * max(scale, 1.0), budget=context.budget)
+def _health(context: RunContext, precision: Precision, scale: float) -> Any:
+    return health_check(tolerance=usual_tolerance(precision, scale), budget=context.budget)

@@ -53,7 +53,7 @@ def pack(
     folder = folder.absolute()
     sources = _sources(files)
     golden_bytes = npz_bytes(golden)
-    _require_replaceable(folder)
+    require_replaceable(folder)
     with replacing_folder(folder) as staging:
         for path, source in sources.items():
             _copy(source, staging / path)
@@ -61,7 +61,7 @@ def pack(
         roles = {member_path(role, source.suffix): role for role, source in files.items()} | {GOLDEN_PATH: _GOLDEN_ROLE}
         artifacts = tuple(_artifact(staging, path, roles[path]) for path in sorted(roles))
         manifest = _manifest(name, version, artifacts, plan)
-        atomic.write_bytes(staging / MANIFEST_NAME, _checked_bytes(manifest))
+        atomic.write_bytes(staging / MANIFEST_NAME, checked_bytes(manifest))
         _require_intact(staging, edgekd_agent.verify(staging))
     return _bundle(folder, manifest)
 
@@ -126,7 +126,8 @@ def _sources(files: Mapping[str, Path]) -> dict[str, Path]:
     return sources
 
 
-def _require_replaceable(folder: Path) -> None:
+def require_replaceable(folder: Path) -> None:
+    """Refuse to put a bundle in the place of something that is none; raises `ConfigError`."""
     is_other = folder.is_symlink() or (folder.exists() and not folder.is_dir())
     if is_other or (folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file()):
         raise ConfigError(f"{folder} exists and is not a bundle; choose another folder or remove it")
@@ -158,8 +159,12 @@ def _manifest(name: str, version: int, artifacts: tuple[Artifact, ...], plan: Bu
     )
 
 
-def _checked_bytes(manifest: Manifest) -> bytes:
-    """Encode a manifest and read it as a device will, so that nothing is packed that no device accepts."""
+def checked_bytes(manifest: Manifest) -> bytes:
+    """Encode a manifest and read it as a device will, so that nothing is packed that no device accepts.
+
+    Raises:
+        ConfigError: Every reason why no device would.
+    """
     try:
         content = manifest_bytes(manifest)
         parse_manifest(content)

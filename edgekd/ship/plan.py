@@ -65,6 +65,12 @@ class TargetFacts(Protocol):
         """CUDA version."""
 
 
+UNKNOWN_SHA256 = "0" * 64
+"""Digest of a recipe or data set that nobody named."""
+
+_TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 0.1, "int8": 0.25, "fp8": 0.25}
+
+
 @dataclass(frozen=True)
 class BundlePlan:
     """Everything in a manifest besides its name, version and files.
@@ -182,6 +188,16 @@ def health_check(
     """
     budget_ms = {clause.metric: clause.limit for clause in budget.limits} if budget else {}
     return Health(GOLDEN_PATH, metric, tolerance, budget_ms, warmup, max_memory_mib)
+
+
+def usual_tolerance(precision: Precision, largest_logit: float) -> float:
+    """Return the largest error of a logit that rounding to a precision explains.
+
+    Args:
+        precision: Precision of the model.
+        largest_logit: Largest magnitude among the expected logits.
+    """
+    return _TOLERANCES[precision] * max(largest_logit, 1.0)
 
 
 def provenance(

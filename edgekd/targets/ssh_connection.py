@@ -21,6 +21,9 @@ from edgekd.core.user_folder import user_folder
 TIMEOUT_S = 20
 _SSH_PORT = 22
 _KEEPALIVE_S = 10
+_FAST_CIPHERS = (
+    "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"  # hardware does them on both sides; others stay allowed
+)
 _ADDRESS = re.compile(r"(?:(?P<user>[\w.-]+)@)?(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>\d+))?")
 
 
@@ -215,6 +218,7 @@ def _users_known_hosts() -> Path:
 def _options(address: Address, keys: SshKeys) -> dict[str, Any]:
     options: dict[str, Any] = {"connect_timeout": TIMEOUT_S, "login_timeout": TIMEOUT_S}
     options |= {"keepalive_interval": _KEEPALIVE_S, "keepalive_count_max": 3, "encoding": None}
+    options |= {"encryption_algs": _FAST_CIPHERS}
     options |= {"port": address.port} if address.port else {}
     options |= {"username": address.user} if address.user else {}
     return options | ({"client_keys": [str(keys.identity)]} if keys.identity else {})

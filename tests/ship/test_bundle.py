@@ -129,14 +129,14 @@ def test_failed_packing_leaves_the_old_bundle_and_no_litter(packed, sources, gol
 
 def test_copy_that_differs_from_its_listing_is_not_put_in_place(packed, sources, golden, plan, monkeypatch):
     folder, old = packed
-    real = bundle_module._checked_bytes
+    real = bundle_module.checked_bytes
 
     def corrupting(manifest):
         (staging,) = folder.parent.glob(".bundle.*")
         (staging / "model-fp16.onnx").write_bytes(bytes(4096))
         return real(manifest)
 
-    monkeypatch.setattr(bundle_module, "_checked_bytes", corrupting)
+    monkeypatch.setattr(bundle_module, "checked_bytes", corrupting)
     with pytest.raises(BundleError, match=r"model-fp16\.onnx: sha256 is"):
         pack(folder, name="digits-student", version=2, files=sources, golden=golden, plan=plan)
     assert verify(folder) == old

@@ -6,7 +6,7 @@ import pytest
 
 from edgekd.core.budget import parse_budget
 from edgekd.core.errors import ConfigError
-from edgekd.ship import build_plan, health_check, provenance, target_selector
+from edgekd.ship import build_plan, health_check, provenance, target_selector, usual_tolerance
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,11 @@ def test_provenance_names_the_program():
     made = provenance(recipe_sha256="a", data_sha256="b", parents=["c"], metrics={"x": 1.0})
     assert made.made_by.startswith("edgekd ")
     assert (made.parents, made.metrics) == (("c",), {"x": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("precision", "largest", "expected"),
+    [("fp32", 10.0, 0.01), ("fp16", 10.0, 0.5), ("int8", 10.0, 2.5), ("fp32", 0.0, 0.001), ("bf16", 2.0, 0.2)],
+)
+def test_usual_tolerance_grows_with_the_logits_and_shrinks_with_precision(precision, largest, expected):
+    assert usual_tolerance(precision, largest) == pytest.approx(expected)

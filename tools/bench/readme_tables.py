@@ -25,6 +25,8 @@ from kernel_tables import losses_table, steps_table
 from kernel_tables import speed_table as kernels_table
 from paired import Paired, paired
 from precision_tables import PRECISION_HEADER, precision_rows
+from reliability_tables import HEADER as RELIABILITY_HEADER
+from reliability_tables import reliability_figures, reliability_rows
 from search_tables import CPU_HEADER, SEARCH_HEADER, cpu_rows, search_rows, search_verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +36,7 @@ DOCUMENTS = (
     ROOT / "docs" / "studies.md",
     ROOT / "docs" / "latency.md",
     ROOT / "docs" / "precision.md",
+    ROOT / "docs" / "reliability.md",
     ROOT / "kernels" / "README.md",
 )
 _TABLE = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -137,6 +140,16 @@ def cpu_table() -> str:
     """Return how well a CPU's latencies are predicted after a few measurements, as Markdown."""
     file = _only("cpu-latency-*.json")
     return f"{_markdown(CPU_HEADER, cpu_rows(file))}\n\nSource: `{file.relative_to(ROOT)}`.\n"
+
+
+def reliability_table() -> str:
+    """Return the experiments on reliability as Markdown."""
+    files = sorted(RESULTS.glob("reliability_*.json"))
+    found = reliability_figures(files)
+    table = _markdown(RELIABILITY_HEADER, list(reliability_rows(found)))
+    machines = sorted({json.loads(file.read_text(encoding="utf-8"))["machine"] for file in files})
+    sources = ", ".join(f"`{file.relative_to(ROOT)}`" for file in files)
+    return f"{table}\n\nOn {'; '.join(machines)}. Source: {sources}.\n"
 
 
 def external_table() -> str:
@@ -263,6 +276,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "precision": precision_table,
     "rtx-builds": rtx_table,
     "int8-speed": int8_speed_table,
+    "reliability": reliability_table,
 }
 
 

@@ -23,9 +23,12 @@ from edgekd_agent.integrity import Verification, verify
 from edgekd_agent.reader import parse_manifest, read_manifest
 
 __version__ = "0.1.0"
+BUILT = "2026-11-01T00:00:00Z"
+"""A time that has certainly passed: this version was not there before it."""
 
 __all__ = [
     "Artifact",
+    "BUILT",
     "BuildPlan",
     "BundleProblem",
     "Health",

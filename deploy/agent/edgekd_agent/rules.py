@@ -16,6 +16,7 @@ _PATH_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ROLE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_ENGINE = re.compile(r"engines/[0-9a-f]{64}/model\.plan")
 _VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){1,3}")
 _UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _STATISTICS = ("p50", "p90", "p99", "mean")
@@ -82,6 +83,10 @@ def _one_artifact_problems(artifact: Artifact) -> list[str]:
         (
             media_type_of(path) == artifact.media_type,
             f"artifact {path!r}: media type {artifact.media_type!r} does not go with its suffix",
+        ),
+        (
+            path.endswith(".plan") == path.startswith("engines/") == bool(_ENGINE.fullmatch(path)),
+            f"artifact {path!r}: an engine lies at engines/KEY/model.plan and nothing else does",
         ),
     ]
     return [message for holds, message in claims if not holds]

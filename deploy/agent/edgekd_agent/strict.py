@@ -11,6 +11,7 @@ import json
 import math
 import types
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ def canonical(document: Any) -> bytes:
 
 
 def parse(content: bytes) -> Any:
-    """Read JSON bytes.
+    """Read canonical JSON bytes.
 
     Args:
         content: UTF-8 JSON, in canonical form.
@@ -35,16 +36,34 @@ def parse(content: bytes) -> Any:
         Plain data.
 
     Raises:
-        NotStrictJson: Not UTF-8, not JSON, nested too deeply, a key twice, NaN or infinity, or not canonical.
+        NotStrictJson: As for `load`, or not canonical.
     """
+    document = load(content)
     try:
-        document = json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
         is_canonical = canonical(document) == content
     except (ValueError, RecursionError) as error:
         raise NotStrictJson(f"not strict JSON: {error}") from error
     if not is_canonical:
         raise NotStrictJson("not canonical JSON (sorted keys, no spaces, ASCII)")
     return document
+
+
+def load(content: bytes) -> Any:
+    """Read JSON bytes in any layout.
+
+    Args:
+        content: UTF-8 JSON.
+
+    Returns:
+        Plain data.
+
+    Raises:
+        NotStrictJson: Not UTF-8, not JSON, nested too deeply, a key twice, NaN or infinity.
+    """
+    try:
+        return json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise NotStrictJson(f"not strict JSON: {error}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -74,7 +93,7 @@ def build(cls: type[T], document: Any, where: str, problems: list[str]) -> T | N
     if not isinstance(document, dict):
         problems.append(f"{where}: expected an object, found {_kind(document)}")
         return None
-    hints = get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # mypy does not see that a class is hashable
     found = len(problems)
     problems.extend(f"{where}: unknown key {key!r}" for key in sorted(document.keys() - hints.keys()))
     problems.extend(f"{where}.{key}: missing" for key in sorted(hints.keys() - document.keys()))
@@ -82,6 +101,12 @@ def build(cls: type[T], document: Any, where: str, problems: list[str]) -> T | N
         key: _value(hint, document[key], f"{where}.{key}", problems) for key, hint in hints.items() if key in document
     }
     return cls(**values) if len(problems) == found else None
+
+
+@lru_cache(maxsize=64)
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """Return the annotations of a dataclass; evaluating them takes longer than reading the file."""
+    return get_type_hints(cls)
 
 
 def _value(hint: Any, value: Any, where: str, problems: list[str]) -> Any:

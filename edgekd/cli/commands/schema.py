@@ -17,10 +17,11 @@ class Document(str, Enum):
     CONFIG = "config"
     RECIPE = "recipe"
     REPORT = "report"
+    FLEET = "fleet"
 
 
 def schema(document: Annotated[Document, typer.Argument(help="Which file.")]) -> Outcome:
-    """Print the JSON schema of a run's YAML, of a recipe's YAML, or of report.json.
+    """Print the JSON schema of a run's YAML, of a recipe's YAML, of report.json, or of fleet.yaml.
 
     Example:
       edgekd schema config > edgekd.schema.json
@@ -38,6 +39,10 @@ def _schema(document: Document) -> dict[str, object]:
         from edgekd.distill import Recipe
 
         return Recipe.model_json_schema()
+    if document is Document.FLEET:
+        from edgekd.ship.fleet import Fleet
+
+        return Fleet.model_json_schema()
     from edgekd.pipeline.config import RunConfig
 
     return RunConfig.model_json_schema()
