@@ -59,7 +59,7 @@ def run(
     Returns:
         For each recipe the kills, where the state kept stood after each, and whether the end is the same.
     """
-    rng, dataset = random.Random(seed), load_dataset(_DATA)  # noqa: S311
+    rng, dataset = random.Random(seed), load_dataset(_DATA)
     shares = [kills // len(recipes) + (index < kills % len(recipes)) for index in range(len(recipes))]
     figures = {
         name: _killed(scratch / name, _job(scratch / name, name, dataset, epochs), share, rng)
