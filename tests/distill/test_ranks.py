@@ -78,6 +78,7 @@ def _difference(folder, outcome):
     return max(*((one[name].float() - two[name].float()).abs().max().item() for name in one), *relative)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", range(4))
 def test_every_recipe_that_claims_it_is_the_same_in_two_processes(compare, group):
     found = compare({name: (load_recipe(name), {}) for name in CLAIMING[group::4]})

@@ -7,6 +7,7 @@ import sys
 import time
 
 import psutil
+import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -69,6 +70,7 @@ def end(process):
     process.communicate()
 
 
+@pytest.mark.slow
 def test_killed_and_given_again_it_ends_with_the_same_student(tmp_path):
     whole = Command(tmp_path / "whole", 1).weights_at_once()
     killed = Command(tmp_path / "killed", 1)
@@ -82,6 +84,7 @@ def test_killed_and_given_again_it_ends_with_the_same_student(tmp_path):
     assert "going on from" in (killed.out / "log.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_others_and_so_does_the_launcher(tmp_path):
     command = Command(tmp_path / "two", 2)
     process = command.start()
