@@ -44,6 +44,14 @@ class TrainingDiverged(EdgeKDError):
     """A loss became NaN or infinite; the last good checkpoint is kept."""
 
 
+class OutOfMemory(EdgeKDError):
+    """A step needs more memory than there is."""
+
+
+class ProcessLost(EdgeKDError):
+    """One of several processes of a training ended, or cannot be reached."""
+
+
 class ExportError(EdgeKDError):
     """A network could not be turned into a valid ONNX model."""
 

@@ -13,8 +13,9 @@ from edgekd.data import folder as folder
 from edgekd.data import idx as idx
 from edgekd.data import packed as packed
 from edgekd.data import strips as strips
-from edgekd.data.augment import AUGMENTATIONS, Augment, RandomCrop, augmentation
-from edgekd.data.batches import Batch, eval_batches, train_batches
+from edgekd.data.ahead import batches_ahead
+from edgekd.data.augment import AUGMENTATIONS, Augment, Chained, Divisible, RandomCrop, augmentation
+from edgekd.data.batches import WHOLE, Batch, Blend, Portion, eval_batches, train_batches
 from edgekd.data.calibration import calibration_inputs, calibration_rows
 from edgekd.data.config import DataConfig
 from edgekd.data.dataset import Dataset, Split, describe
@@ -22,6 +23,7 @@ from edgekd.data.images import ArrayImages
 from edgekd.data.inputs import Inputs, InputStore, NetInputs, network_inputs
 from edgekd.data.loading import load_dataset
 from edgekd.data.metrics import IGNORED, Labels, Metric, Outputs
+from edgekd.data.randaugment import RandAugment
 from edgekd.data.resident import ResidentSplit
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, dataset_names, default_augmentation
 from edgekd.data.task import KINDS, Kind, Task
@@ -32,10 +34,13 @@ __all__ = [
     "ArrayImages",
     "Augment",
     "Batch",
+    "Blend",
+    "Chained",
     "DATASETS",
     "DataConfig",
     "DatasetKind",
     "Dataset",
+    "Divisible",
     "IGNORED",
     "InputStore",
     "Inputs",
@@ -46,12 +51,16 @@ __all__ = [
     "NetInputs",
     "Outputs",
     "Part",
+    "Portion",
+    "RandAugment",
     "RandomCrop",
     "ResidentSplit",
     "Source",
     "Split",
     "Task",
+    "WHOLE",
     "augmentation",
+    "batches_ahead",
     "calibration_inputs",
     "calibration_rows",
     "dataset_names",

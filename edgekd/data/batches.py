@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +11,46 @@ import torch
 
 from edgekd.core.errors import ConfigError, DataError
 from edgekd.core.seeds import derive_seed
-from edgekd.data.augment import Augment
+from edgekd.data.augment import Augment, Divisible
 from edgekd.data.dataset import Split
 from edgekd.data.inputs import Rows, Stored, network_inputs
 from edgekd.data.metrics import Labels
 
 _LARGEST_BATCH = 256
 _BATCH_VALUES = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """The other half of inputs that are mixed of two.
+
+    Attributes:
+        labels: int64 `[B]`, the labels of the other inputs.
+        shares: float32 `[B]`, how much of each is its own; the other has the rest.
+    """
+
+    labels: torch.Tensor
+    shares: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A contiguous part of every batch.
+
+    Attributes:
+        index: Which part, from 0.
+        of: How many parts there are, of equal size.
+    """
+
+    index: int = 0
+    of: int = 1
+
+    def rows(self, count: int) -> slice:
+        """Return which of `count` rows belong to it."""
+        return slice(self.index * count // self.of, (self.index + 1) * count // self.of)
+
+
+WHOLE = Portion()
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,23 +62,41 @@ class Batch:
         labels: int64 `[B]`, int64 `[B, H, W]` with 255 in ignored pixels, or float32 `[B, D]`.
         ids: int64 `[B]`, rows in their split; -1 for inputs that are made and lie in none.
         is_labelled: bool `[B]`, whether the label may be used.
+        blend: Of inputs that are mixed, what else they are; None otherwise.
     """
 
     inputs: torch.Tensor
     labels: torch.Tensor
     ids: torch.Tensor
     is_labelled: torch.Tensor
+    blend: Blend | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`."""
-        return Batch(self.inputs.to(device), self.labels.to(device), self.ids.to(device), self.is_labelled.to(device))
+        return self._each(lambda tensor: tensor.to(device))
+
+    def rows(self, chosen: slice) -> Batch:
+        """Return some of its rows."""
+        return self._each(lambda tensor: tensor[chosen])
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        blend = None if self.blend is None else Blend(change(self.blend.labels), change(self.blend.shares))
+        return Batch(change(self.inputs), change(self.labels), change(self.ids), change(self.is_labelled), blend)
 
 
 def train_batches(
-    split: Split, *, batch_size: int, epoch: int, seed: int, augment: Augment, drop_last: bool = True
+    split: Split,
+    *,
+    batch_size: int,
+    epoch: int,
+    seed: int,
+    augment: Augment,
+    drop_last: bool = True,
+    first: int = 0,
+    portion: Portion = WHOLE,
 ) -> Iterator[Batch]:
     """Yield one epoch in random order, augmented.
 
@@ -56,6 +107,8 @@ def train_batches(
         seed: Root seed.
         augment: Random change applied to each batch.
         drop_last: Leave an incomplete last batch out; where it would be the only one it is kept.
+        first: Batches to leave out at the start of the epoch.
+        portion: Part of each batch to make.
 
     Returns:
         The batches.
@@ -68,10 +121,30 @@ def train_batches(
 
     def generate() -> Iterator[Batch]:
         for step, ids in enumerate(_runs(order, batch_size)):
-            rng = step_draws(seed, epoch, step)
-            yield _batch(*augment(split.inputs.gather(ids), split.labels[ids], rng), ids)
+            if step >= first:
+                yield train_batch(split, ids, augment, step_draws(seed, epoch, step), portion)
 
     return generate()
+
+
+def train_batch(split: Split, ids: Rows, augment: Augment, rng: np.random.Generator, portion: Portion = WHOLE) -> Batch:
+    """Return one batch, augmented.
+
+    Args:
+        split: What to train on.
+        ids: The rows of the batch.
+        augment: Random change applied to it.
+        rng: What decides the change.
+        portion: Part of the batch to make; the same rows as in the whole batch.
+    """
+    if portion == WHOLE:
+        return _batch(*augment(split.inputs.gather(ids), split.labels[ids], rng), ids)
+    rows = portion.rows(len(ids))
+    own = ids[rows]
+    if isinstance(augment, Divisible):
+        return _batch(*augment.part(split.inputs.gather(own), split.labels[own], rng, rows=rows, of=len(ids)), own)
+    inputs, labels = augment(split.inputs.gather(ids), split.labels[ids], rng)
+    return _batch(inputs[rows], labels[rows], own)
 
 
 def epoch_order(count: int, *, batch_size: int, epoch: int, seed: int, drop_last: bool = True) -> Rows:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgekd.core.errors import ConfigError
 from edgekd.data.augment import Augment, Unchanged
-from edgekd.data.batches import Batch, epoch_order, step_draws
+from edgekd.data.batches import WHOLE, Batch, Portion, epoch_order, step_draws
 from edgekd.data.dataset import Split
 from edgekd.data.inputs import Rows
 
@@ -65,19 +65,24 @@ class ResidentSplit:
         self._labels = torch.from_numpy(split.labels).to(device)
         self._mover = augment if isinstance(augment, Mover) else None
 
-    def batches(self, *, batch_size: int, epoch: int, seed: int) -> Iterator[Batch]:
+    def batches(
+        self, *, batch_size: int, epoch: int, seed: int, first: int = 0, portion: Portion = WHOLE
+    ) -> Iterator[Batch]:
         """Yield one epoch as `train_batches` does, on the device.
 
         Args:
             batch_size: Pictures in a batch.
             epoch: Number of the epoch; with `seed` it decides order and augmentation.
             seed: Root seed.
+            first: Batches to leave out at the start of the epoch.
+            portion: Part of each batch to make.
         """
         order = epoch_order(len(self._labels), batch_size=batch_size, epoch=epoch, seed=seed)
         ids = torch.from_numpy(order).to(self._labels.device)
         places = self._places(order, batch_size, epoch, seed)
-        for start in range(0, len(order), batch_size):
-            rows = slice(start, start + batch_size)
+        for start in range(first * batch_size, len(order), batch_size):
+            own = portion.rows(min(batch_size, len(order) - start))
+            rows = slice(start + own.start, start + own.stop)
             pictures = self._pictures[ids[rows]]
             if self._mover is not None:
                 pictures = _moved(pictures, *(place[rows].long() for place in places), padding=self._mover.padding)

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from edgekd.data import Batch
 from edgekd.distill.net import TracedNet
+from edgekd.distill.ranks import ALONE
 from edgekd.distill.sources import Source
 from edgekd.distill.step import Step
 from edgekd.distill.terms.base import Term
 from edgekd.distill.trace import Trace
 from edgekd.distill.weighers import Moment, Weigher
+from edgekd.distill.wide_view import WideView
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Learner(nn.Module):
         self.terms = nn.ModuleList(term for weighted in terms for term in weighted.terms.values())
         self._weighted = tuple(terms)
         self._sources = tuple(sources)
+        self.ranks = ALONE
 
     def losses(self, batch: Batch, step: Step, live: Mapping[str, Trace]) -> Losses:
         """Add up the weighted terms.
@@ -77,13 +80,14 @@ class Learner(nn.Module):
         own = live[self.role]
         targets = {name: trace for source in self._sources for name, trace in source(batch, step, live).items()}
         total = own.logits.new_zeros((), dtype=torch.float32)
+        wide = WideView(batch, self.ranks)
         by_term: dict[str, Tensor] = {}
         for weighted in self._weighted:
             read = tuple(targets.get(name, own) for name in weighted.terms)
             terms = [cast(Term, term) for term in weighted.terms.values()]
             pairs = zip(terms, read, strict=True)
-            values = torch.stack([term(own, trace, batch, step) for term, trace in pairs], dim=1)
-            weight = weighted.weigher(Moment(values.detach(), own, read, batch, step, targets))
+            values = torch.stack([wide.values(term, own, trace, step) for term, trace in pairs], dim=1)
+            weight = weighted.weigher(Moment(values.detach(), own, read, batch, step, targets, self.ranks))
             by_term[weighted.name] = values.detach().mean()
             if isinstance(weight, Tensor):
                 by_term[f"{weighted.name} weight"] = weight.detach().mean()

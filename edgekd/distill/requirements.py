@@ -43,11 +43,12 @@ def trained_roles(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _of_parts(recipe: Recipe) -> Iterator[str]:
-    for registry, kind in _parts(recipe):
+    for registry, kind in parts_of(recipe):
         yield from getattr(registry[kind], "requires", ())
 
 
-def _parts(recipe: Recipe) -> Iterator[tuple[Registry[Any], str]]:
+def parts_of(recipe: Recipe) -> Iterator[tuple[Registry[Any], str]]:
+    """Yield the registry and the name of each registered part that a recipe is made of."""
     for attachments in recipe.attach.values():
         yield from ((ATTACHMENTS, attachment.type) for attachment in attachments.values())
     yield from ((POLICIES, policy.type) for policy in recipe.policies.values())

@@ -1,7 +1,9 @@
-"""Going on with a run that was interrupted: after whole epochs, everything that decides the rest is kept in one file.
+"""Going on with a run that was interrupted: at any step, everything that decides the rest is kept in one file.
 
-A run that is paused and resumed gives the weights of one that is not. The file holds the networks and the random state
-from before the stage it stands in, so that the stage is built again as it was, and then what its epochs have changed.
+A run that is interrupted and resumed gives, bit for bit, the weights of one that is not. The file holds the networks
+and the random state from before the stage it stands in, so that the stage is built again as it was, and then what its
+steps have changed. What a batch is, and whatever a step draws, follows from the run's seed and the number of the step,
+in the workers that make batches ahead too: their state is the number of the step.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,9 +19,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from edgekd.core.errors import ConfigError, EdgeKDError
+from edgekd.core.errors import ConfigError, EdgeKDError, StorageError
 from edgekd.distill.session import Checkpoint, Session
-from edgekd.distill.tree_file import load_tree, save_tree
+from edgekd.distill.state_files import StateFiles
 
 
 class Paused(EdgeKDError):
@@ -33,12 +35,25 @@ class Resumption:
     Attributes:
         path: The file of its state, ending in `.safetensors`; removed when the run is done.
         stop_at: `time.monotonic()` after which the run pauses at the end of an epoch.
-        every_s: Seconds between two states kept, at least an epoch.
+        every_s: Seconds between two states kept, at least a step.
+        every_steps: Steps between two states kept instead, or None.
+        keep: How many of the last states to keep.
     """
 
     path: Path
     stop_at: float = math.inf
     every_s: float = 60.0
+    every_steps: int | None = None
+    keep: int = 1
+
+    @property
+    def files(self) -> StateFiles:
+        """Where its states lie."""
+        return StateFiles(self.path, self.keep)
+
+
+def _unheard(message: str) -> None:
+    """Drop a note where nobody listens."""
 
 
 @runtime_checkable
@@ -54,6 +69,26 @@ class Remembering(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ScalerMemory:
+    """What scales losses where training runs in fp16.
+
+    Attributes:
+        scaler: Its scale and how long that held go on with a run.
+    """
+
+    scaler: torch.amp.GradScaler
+
+    def memory(self) -> dict[str, Any]:
+        """Return scale and counters."""
+        return dict(self.scaler.state_dict())
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Take up what `memory` returned."""
+        if memory:
+            self.scaler.load_state_dict(dict(memory))
+
+
 @dataclass
 class Bookmark:
     """Where a run stands.
@@ -64,6 +99,7 @@ class Bookmark:
         device: Where it trains.
         initial: State of each network before any stage; what stays like that (a teacher) is not written.
         saved: What its file said when the run began, or None.
+        note: Tells the user something.
     """
 
     resumption: Resumption
@@ -71,13 +107,32 @@ class Bookmark:
     device: torch.device
     initial: Mapping[str, dict[str, torch.Tensor]]
     saved: dict[str, Any] | None = None
+    note: Callable[[str], None] = _unheard
+    is_writing: bool = True
     _stage: int = 0
     _before: dict[str, Any] = field(default_factory=dict)
     _last_kept: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def open(cls, resumption: Resumption, session: Session, *, key: str, device: torch.device) -> Bookmark:
+    def open(
+        cls,
+        resumption: Resumption,
+        session: Session,
+        *,
+        key: str,
+        device: torch.device,
+        note: Callable[[str], None] = _unheard,
+        is_writing: bool = True,
+    ) -> Bookmark:
         """Read a run's file, where there is one.
+
+        Args:
+            resumption: How the run can be interrupted.
+            session: Its networks and policies.
+            key: Digest of everything it depends on.
+            device: Where it trains.
+            note: Tells the user something.
+            is_writing: Whether this process keeps the states, the first of several.
 
         Raises:
             ConfigError: The file is of another run, or a policy of this one cannot be kept.
@@ -85,11 +140,13 @@ class Bookmark:
         for name, policy in session.policies.items():
             if not isinstance(policy, Remembering):
                 raise ConfigError(f"policy {name!r} keeps no state, so this run cannot be resumed: leave resume out")
-        saved = load_tree(resumption.path) if resumption.path.exists() else None
+        saved = resumption.files.newest(note)
         if saved is not None and saved["key"] != key:
             raise ConfigError(f"{resumption.path} is the state of another run: remove it or take another file")
         initial = {role: _copied(net.state_dict()) for role, net in session.nets.items()}
-        return cls(resumption, key, device, initial, saved)
+        if saved is not None:
+            note(f"going on from {resumption.files.last_good}")
+        return cls(resumption, key, device, initial, saved, note, is_writing)
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -132,10 +189,28 @@ class Bookmark:
         Raises:
             Paused: The deadline is over.
         """
-        now = time.monotonic()
-        is_over = now >= self.resumption.stop_at
-        if not is_over and now < self._last_kept + self.resumption.every_s:
-            return
+        is_over = time.monotonic() >= self.resumption.stop_at
+        if is_over or self._is_time(None):
+            self._write(epochs, parts, session, history)
+        if is_over:
+            raise Paused(f"paused after epoch {epochs}; run again to go on from {self.resumption.path}")
+
+    def keep_within(
+        self, epochs: int, step: int, parts: Sequence[Any], session: Session, history: Sequence[Any]
+    ) -> None:
+        """Write the state after a step, if it is time to; `step` counts those of the stage, see `keep`."""
+        if self._is_time(step):
+            self._write(epochs, parts, session, history)
+
+    def _is_time(self, step: int | None) -> bool:
+        if not self.is_writing:
+            return False
+        every = self.resumption.every_steps
+        if every is not None and step is not None:
+            return step % every == 0
+        return time.monotonic() - self._last_kept >= self.resumption.every_s
+
+    def _write(self, epochs: int, parts: Sequence[Any], session: Session, history: Sequence[Any]) -> None:
         tree = {
             "key": self.key,
             "stage": self._stage,
@@ -145,14 +220,20 @@ class Bookmark:
             "now": self._session_state(session),
             "history": [dataclasses.asdict(record) for record in history],
         }
-        save_tree(self.resumption.path, tree)
         self._last_kept = time.monotonic()
-        if is_over:
-            raise Paused(f"paused after epoch {epochs}; run again to go on from {self.resumption.path}")
+        if not self.is_writing:
+            return
+        try:
+            self.resumption.files.write(tree)
+        except StorageError as error:
+            good = self.resumption.files.last_good
+            last = f"the last good one is {good}" if good is not None else "none was kept before"
+            self.note(f"the state was not kept: {error}; {last}. Training goes on, and it is kept once there is space")
 
     def close(self) -> None:
         """Remove the file of a run that is done."""
-        self.resumption.path.unlink(missing_ok=True)
+        if self.is_writing:
+            self.resumption.files.remove()
 
     def _session_state(self, session: Session) -> dict[str, Any]:
         is_cuda = self.device.type == "cuda"

@@ -13,12 +13,18 @@ from torch import Tensor, nn
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.digest import sha256_of_arrays, sha256_of_json
 from edgekd.core.errors import ConfigError
-from edgekd.core.events import Listener, silent
+from edgekd.core.events import Event, Listener, silent
 from edgekd.data import Augment, Dataset, ResidentSplit, augmentation, default_augmentation
 from edgekd.distill.adapting import recipe_for
+from edgekd.distill.blending import require_blendable
+from edgekd.distill.claims import require_claims
 from edgekd.distill.compiled import compiled
-from edgekd.distill.loop import Epoch, LoopContext, make_accelerator, run_stage
+from edgekd.distill.epochs import LoopContext
+from edgekd.distill.graphs import graphed
+from edgekd.distill.layer_rates import LayerRates
+from edgekd.distill.loop import Epoch, make_accelerator, run_stage
 from edgekd.distill.preparation import prepare
+from edgekd.distill.ranks import Ranks
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.rehearsal import rehearse, scheduled
 from edgekd.distill.resume import Bookmark, Resumption
@@ -137,16 +143,16 @@ def run_stages(
     context = _context(recipe, session, dataset, settings, options)
     bookmark, device = context.bookmark, context.accelerator.device
     history = [] if bookmark is None else [Epoch(**record) for record in bookmark.history]
-    with cpu_threads(settings.threads or threads_for(_macs_per_step(session, settings))):
+    with cpu_threads(threads_of(session, settings)):
         for index, spec in enumerate(scheduled(recipe)):
             if bookmark is not None:
                 if bookmark.is_past(index):
                     continue
                 bookmark.enter(index, session)
-            stage = build_stage(spec, session)
+            stage = build_stage(spec, session, LayerRates(settings.layer_decay, settings.layer_lr))
             stage.learners.to(device)
             prepare(stage, session, dataset.train, device, listener=context.listener, label=context.label)
-            with compiled(stage.nets, settings.compile):
+            with compiled(stage.nets, settings.compile), graphed(stage.nets, settings, device):
                 run_stage(stage, session, context, history)
     if bookmark is not None:
         bookmark.close()
@@ -156,7 +162,10 @@ def run_stages(
 def _context(
     recipe: Recipe, session: Session, dataset: Dataset, settings: TrainSettings, options: RunOptions
 ) -> LoopContext:
-    accelerator, augment = make_accelerator(settings), _augment(dataset, settings)
+    accelerator, augment = make_accelerator(settings), augment_for(dataset, settings)
+    ranks = Ranks(accelerator.process_index, accelerator.num_processes)
+    require_fitting(recipe, dataset, settings, ranks)
+    listener = options.listener if ranks.is_main else silent
     for net in session.nets.values():
         net.to(accelerator.device)
         if settings.channels_last:
@@ -164,7 +173,14 @@ def _context(
     bookmark = None
     if options.resume is not None:
         key = _key(recipe, session, dataset, settings)
-        bookmark = Bookmark.open(options.resume, session, key=key, device=accelerator.device)
+        bookmark = Bookmark.open(
+            options.resume,
+            session,
+            key=key,
+            device=accelerator.device,
+            note=lambda message: listener(Event("note", options.label or recipe.name, message)),
+            is_writing=ranks.is_main,
+        )
     resident = ResidentSplit(dataset.train, augment, accelerator.device) if settings.resident else None
     return LoopContext(
         dataset,
@@ -174,10 +190,36 @@ def _context(
         accelerator,
         options.label,
         options.folder,
-        options.listener,
+        listener,
         resident,
         bookmark,
+        ranks,
     )
+
+
+def require_fitting(recipe: Recipe, dataset: Dataset, settings: TrainSettings, ranks: Ranks) -> None:
+    """Refuse settings that do not go together, or not with a recipe or with several processes.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    if settings.auto_batch:
+        raise ConfigError("train.auto_batch is for edgekd distill; see fitting_batch_size for a size to set here")
+    require_claims(recipe, processes=ranks.of, accumulate=settings.accumulate)
+    require_blendable(recipe, settings)
+    if ranks.of > 1 and settings.compile != "no" and settings.sync_batch_norm:
+        raise ConfigError(
+            "compiled passes cannot share batch statistics between processes: set train.compile=no, or "
+            "train.sync_batch_norm=false and have each process see its own"
+        )
+    parts, rows = ranks.of * settings.accumulate, min(settings.batch_size, len(dataset.train))
+    if ranks.of > 1 and rows % parts:
+        raise ConfigError(
+            f"batches of {rows} rows do not divide into {ranks.of} processes of {settings.accumulate} equal part(s): "
+            f"set train.batch_size to a multiple of {parts}"
+        )
+    if rows // parts < 2:
+        raise ConfigError(f"batches of {rows} rows in {parts} parts leave fewer than 2 rows in one: take fewer parts")
 
 
 def _key(recipe: Recipe, session: Session, dataset: Dataset, settings: TrainSettings) -> str:
@@ -186,7 +228,7 @@ def _key(recipe: Recipe, session: Session, dataset: Dataset, settings: TrainSett
         for role, net in session.nets.items()
         for name, value in net.state_dict().items()
     }
-    facts = [recipe.digest, settings.model_dump(mode="json"), dataset.digest, session.seed]
+    facts = [recipe.digest, settings.deciding(), dataset.digest, session.seed]
     return sha256_of_json([*facts, sha256_of_arrays(nets)])
 
 
@@ -236,10 +278,13 @@ def check_recipe(
         rehearse(recipe, session, dataset, batch_size=batch_size)
 
 
-def _macs_per_step(session: Session, settings: TrainSettings) -> int:
+def threads_of(session: Session, settings: TrainSettings) -> int:
+    """Return the CPU threads that a run trains with: those set, or what its steps are worth."""
     nets = session.nets.values()
-    return settings.batch_size * sum(count_macs(net.backbone, net.shape_seen(session.input_shape)) for net in nets)
+    macs = settings.batch_size * sum(count_macs(net.backbone, net.shape_seen(session.input_shape)) for net in nets)
+    return settings.threads or threads_for(macs)
 
 
-def _augment(dataset: Dataset, settings: TrainSettings) -> Augment:
+def augment_for(dataset: Dataset, settings: TrainSettings) -> Augment:
+    """Return the change of training batches that settings name, the data set's where they leave it to that."""
     return augmentation(default_augmentation(dataset.name) if settings.augment == "auto" else settings.augment)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -18,46 +18,48 @@ class TrainSettings(StrictModel):
     """
 
     epochs: int = Field(30, ge=1, description="Epochs of a stage of length 1.")
-    batch_size: int = Field(64, ge=2, description="Samples in one step.")
+    batch_size: int = Field(64, ge=2, description="Samples in one step of the optimiser, of all processes together.")
+    accumulate: int = Field(1, ge=1, description="Parts that a batch is worked through in, one after the other.")
+    auto_batch: bool = Field(False, description="Take the largest batch that fits in memory instead of batch_size.")
+    memory_mb: int | None = Field(None, ge=1, description="Memory that auto_batch may fill; needed on a CPU.")
     lr: float = Field(0.05, gt=0, description="Peak learning rate of a stage of scale 1.")
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd; adamw keeps its usual 0.9 and 0.999.")
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0)
-    schedule: Literal["multistep", "cosine", "constant"] = "cosine"
+    schedule: Literal["multistep", "cosine", "wsd", "constant"] = "cosine"
     milestones: tuple[float, ...] = Field(
         (0.625, 0.75, 0.875), description="Shares of a stage where multistep decays by 10."
     )
     warmup: float = Field(0.0, ge=0, lt=1, description="Share of a stage in which the learning rate rises linearly.")
+    decay: float = Field(0.2, gt=0, le=1, description="Share of a stage at its end in which wsd falls linearly.")
+    lr_floor: float = Field(0.0, ge=0, lt=1, description="Share of the peak at which cosine and wsd end.")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="Multiple of the rate for each stage of a network down.")
+    layer_lr: Mapping[str, float] = Field(
+        {}, description="Multiples of the learning rate by module path of the student; 0 holds a layer."
+    )
+    ema: float | None = Field(None, gt=0, lt=1, description="Decay of averaged weights, which are evaluated and kept.")
+    ema_warmup: bool = Field(True, description="Let the average follow quickly at first: (1 + t) / (10 + t) at most.")
+    mixup: float = Field(0.0, ge=0, description="Alpha of mixup; 0 is off. With cutmix too, a coin decides.")
+    cutmix: float = Field(0.0, ge=0, description="Alpha of cutmix; 0 is off.")
     augment: str = Field("auto", description="Augmentation by name; auto takes the data set's.")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision of the forward pass.")
     max_grad_norm: float | None = Field(None, gt=0)
     select: Literal["best", "last"] = Field("best", description="Which epoch to keep, judged on the held-out split.")
+    patience: int | None = Field(None, ge=1, description="End a stage after so many epochs without a better score.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     resident: bool = Field(False, description="Keep the training pictures on the device and change them there.")
     channels_last: bool = Field(False, description="Lay maps out channel by channel last, as tensor cores want them.")
     compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = Field(
         "no", description="Compile the networks' training passes, in this mode of torch.compile."
     )
+    cuda_graphs: bool = Field(False, description="Replay the frozen networks' passes as CUDA graphs.")
+    sync_batch_norm: bool = Field(True, description="Share batch statistics between processes.")
     threads: int | None = Field(None, ge=1, description="CPU threads; one for small networks, else all, by default.")
+    workers: int = Field(0, ge=0, description="Processes that make batches ahead; the batches stay the same.")
+    checkpoint_every_s: float = Field(60.0, ge=0, description="Seconds between two states kept to go on from.")
+    keep_checkpoints: int = Field(2, ge=1, description="How many of the last states to keep.")
 
-
-def learning_rate(settings: TrainSettings, milestones: tuple[float, ...], progress: float) -> float:
-    """Return the learning rate at a point of a stage.
-
-    Args:
-        settings: The run's settings.
-        milestones: Shares of the stage where `multistep` decays by 10.
-        progress: Share of the stage's steps already taken, in [0, 1).
-
-    Returns:
-        The rate, before a stage's own scale.
-    """
-    if progress < settings.warmup:
-        return settings.lr * (progress / settings.warmup)
-    if settings.schedule == "constant":
-        return settings.lr
-    if settings.schedule == "multistep":
-        return settings.lr * 0.1 ** sum(progress >= milestone for milestone in milestones)
-    after = (progress - settings.warmup) / (1 - settings.warmup)
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * after))
+    def deciding(self) -> dict[str, Any]:
+        """Return the settings that decide the weights: not how batches are made ahead, or what is kept how often."""
+        return self.model_dump(mode="json", exclude={"workers", "checkpoint_every_s", "keep_checkpoints", "memory_mb"})

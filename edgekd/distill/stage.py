@@ -11,10 +11,11 @@ from torch import nn
 
 from edgekd.core.errors import ConfigError, unknown_name
 from edgekd.distill.attachments import ATTACHMENTS
+from edgekd.distill.layer_rates import LayerRates
 from edgekd.distill.learner import Learner, Learners, WeightedTerm
 from edgekd.distill.net import TracedNet, trace_spec
 from edgekd.distill.options import checked_options
-from edgekd.distill.parameters import Group, choose_trained, parameter_groups
+from edgekd.distill.parameters import ALIKE, Group, choose_trained, parameter_groups
 from edgekd.distill.policies import PolicyWeight
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.session import Session
@@ -72,7 +73,7 @@ def add_attachments(recipe: Recipe, session: Session) -> None:
         net.attach({name: _attachment(attachment, spec, name, session) for name, attachment in wanted.items()})
 
 
-def build_stage(spec: StageSpec, session: Session) -> Stage:
+def build_stage(spec: StageSpec, session: Session, rates: LayerRates = ALIKE) -> Stage:
     """Build one stage of a recipe for the networks at hand, restart those that start fresh, tap them where terms read.
 
     A term of constant weight 0 is left out, adapters and all.
@@ -80,6 +81,7 @@ def build_stage(spec: StageSpec, session: Session) -> Stage:
     Args:
         spec: The recipe's stage.
         session: Networks by role, attachments in place.
+        rates: How the learning rate differs from layer to layer.
 
     Returns:
         The stage, its learners in training mode for the parts named and everything else frozen.
@@ -99,7 +101,8 @@ def build_stage(spec: StageSpec, session: Session) -> Stage:
         choose_trained(one, learner.net, session.input_shape)
     views = tuple(VIEWS[view.type](**checked_options(view.type, VIEWS[view.type], view.options)) for view in spec.views)
     pairs = zip(spec.learners, learners, strict=True)
-    groups = tuple(group for one, learner in pairs for group in parameter_groups(one, learner, session.input_shape))
+    shape = session.input_shape
+    groups = tuple(group for one, learner in pairs for group in parameter_groups(one, learner, shape, rates))
     return Stage(spec, Learners(learners), views, groups)
 
 

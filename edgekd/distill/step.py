@@ -18,12 +18,14 @@ class Step:
         total: Optimiser steps of this stage.
         epoch: Epochs finished in this stage.
         seed: Root of whatever is random in this stage.
+        part: Which part of the batch this is, where batches are worked through in parts.
     """
 
     index: int
     total: int
     epoch: int
     seed: int = 0
+    part: int = 0
 
     @property
     def progress(self) -> float:
@@ -31,5 +33,6 @@ class Step:
         return self.index / max(1, self.total)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
-        """Return a CPU generator that only the seed, the step and the purpose decide, whatever ran before."""
-        return torch.Generator().manual_seed(derive_seed(self.seed, *purpose, self.index))
+        """Return a CPU generator that only the seed, the step, its part and the purpose decide, whatever ran before."""
+        parts = ("part", self.part) if self.part else ()
+        return torch.Generator().manual_seed(derive_seed(self.seed, *purpose, self.index, *parts))

@@ -31,7 +31,10 @@ def save_tree(path: Path, tree: Any) -> None:
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_written(tree, tensors))
     with replacing(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={"tree": text})
+        try:
+            safetensors.torch.save_file(tensors, temporary, metadata={"tree": text})
+        except SafetensorError as error:
+            raise StorageError(f"cannot write {path}: {error}") from error
 
 
 def load_tree(path: Path) -> Any:

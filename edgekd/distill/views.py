@@ -35,6 +35,8 @@ VIEWS: Registry[Callable[..., View]] = Registry("view")
 class Identity:
     """The batch as it is."""
 
+    row_claim = "apart"
+
     def __call__(self, batch: Batch, step: Step) -> Batch:
         """Return the batch."""
         return batch
@@ -48,6 +50,7 @@ class Rotations:
     """
 
     requires = ("square pictures",)
+    row_claim = "apart"
 
     def __call__(self, batch: Batch, step: Step) -> Batch:
         """Return `4 B` rows of square pictures `[B, C, H, H]`, the four views of an image adjacent."""
@@ -77,6 +80,8 @@ class Extended:
     Reference:
         Pouransari et al. 2021, arXiv 2007.00051; a reconstruction.
     """
+
+    row_claim = "together"
 
     def __init__(self, *, ratio: float = 1.0, alpha: float = 1.0) -> None:
         if not ratio >= 0 or not alpha > 0:
@@ -110,6 +115,8 @@ class Mixed:
     Reference:
         Zhang et al. 2018, mixup, arXiv 1710.09412, whose labels are left out.
     """
+
+    row_claim = "together"
 
     def __init__(self, *, alpha: float = 1.0) -> None:
         if not alpha > 0:

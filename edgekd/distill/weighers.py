@@ -13,6 +13,7 @@ from torch import Tensor
 from edgekd.core.errors import ConfigError
 from edgekd.core.registry import Registry
 from edgekd.data import Batch
+from edgekd.distill.ranks import ALONE, Ranks
 from edgekd.distill.step import Step
 from edgekd.distill.trace import Trace, class_logits
 
@@ -28,6 +29,7 @@ class Moment:
         batch: The batch.
         step: Where training stands.
         named: All targets of the learner by name, those of its other terms too.
+        ranks: The processes that train together; what a weigher sees are the rows of this one.
     """
 
     values: Tensor
@@ -36,6 +38,7 @@ class Moment:
     batch: Batch
     step: Step
     named: Mapping[str, Trace] = field(default_factory=dict)
+    ranks: Ranks = ALONE
 
 
 class Weigher(Protocol):
@@ -140,6 +143,8 @@ class Balanced:
         memory: Share of the running mean that the next step keeps, in [0, 1).
     """
 
+    row_claim = "together"
+
     def __init__(self, *, value: float = 1.0, memory: float = 0.99) -> None:
         if not 0 <= memory < 1:
             raise ConfigError(f"balanced: memory must be in [0, 1), got {memory}")
@@ -147,7 +152,7 @@ class Balanced:
 
     def __call__(self, moment: Moment) -> float | Tensor:
         """Return the weight, this step's values included in the mean."""
-        self._size.take(size_of(moment.values))
+        self._size.take(moment.ranks.mean(size_of(moment.values)))
         return self._size.scale(self._value)
 
     def memory(self) -> dict[str, Any]:
@@ -172,6 +177,8 @@ class TeacherConfidence:
     Reference:
         Gore et al. 2025, arXiv 2511.18826.
     """
+
+    row_claim = "apart"
 
     def __init__(self, *, value: float = 1.0, temperature: float = 1.0) -> None:
         if not temperature > 0:
@@ -201,6 +208,8 @@ class RandomDrop:
     Reference:
         Son et al. 2021, arXiv 2009.08825; the authors' code drops one and does not rescale.
     """
+
+    row_claim = "apart"
 
     def __init__(self, *, value: float = 1.0, drop: int = 1, is_rescaled: bool = False) -> None:
         if drop < 0:

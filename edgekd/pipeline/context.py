@@ -13,6 +13,7 @@ from edgekd.core.budget import Budget
 from edgekd.core.events import Event, Listener
 from edgekd.data import Dataset
 from edgekd.distill import Recipe
+from edgekd.distill.group import Group
 from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.ledger import Ledger
 from edgekd.targets import Target
@@ -35,6 +36,7 @@ class RunContext:
         dataset: The data, loaded.
         ledger: Record of the run folder.
         listener: Told of progress.
+        group: The processes that train together, this one the first, or None.
     """
 
     config: RunConfig
@@ -44,6 +46,7 @@ class RunContext:
     dataset: Dataset
     ledger: Ledger
     listener: Listener
+    group: Group | None = None
 
     @property
     def folder(self) -> Path:

@@ -136,6 +136,13 @@ def qat_settings(settings: TrainSettings, precision: PrecisionConfig) -> TrainSe
             "max_grad_norm": 1.0,
             "precision": "no",
             "compile": "no",
+            "layer_decay": 1.0,
+            "layer_lr": {},
+            "ema": None,
+            "mixup": 0.0,
+            "cutmix": 0.0,
+            "cuda_graphs": False,
+            "auto_batch": False,
             "select": "best",
         }
     )

@@ -12,11 +12,14 @@ from edgekd.core.budget import LATENCY_METRICS, parse_budget
 from edgekd.core.events import Event, Listener, silent
 from edgekd.data import load_dataset
 from edgekd.distill import load_recipe
+from edgekd.distill.claims import require_claims
+from edgekd.distill.group import Group
 from edgekd.latency import require_above_launch_floor
 from edgekd.pipeline.building import engines, latencies
 from edgekd.pipeline.choosing import student_for
 from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.context import TOKENIZER_FILE, RunContext
+from edgekd.pipeline.estimating import sized
 from edgekd.pipeline.exporting import PrecisionChoice, exported, precisions
 from edgekd.pipeline.ledger import Ledger
 from edgekd.pipeline.packing import bundle_of
@@ -24,7 +27,14 @@ from edgekd.pipeline.probing import fidelities
 from edgekd.pipeline.qat import fine_tuned, require_trainable
 from edgekd.pipeline.reporting import Findings, report_of, shipped
 from edgekd.pipeline.timing import timed_precisions
-from edgekd.pipeline.training import require_fitting, student_of, teacher_net, teacher_of
+from edgekd.pipeline.training import (
+    CHECKPOINTS,
+    forget_states,
+    require_fitting,
+    student_of,
+    teacher_net,
+    teacher_of,
+)
 from edgekd.report import RunReport, write_report
 from edgekd.targets import describe, get_target
 
@@ -38,12 +48,14 @@ class RunRequest:
         command: The command that makes or resumes the run, for the report.
         fresh: Start over instead of resuming.
         listener: Told of progress.
+        group: The processes that train together, this one the first, or None.
     """
 
     folder: Path
     command: str
     fresh: bool = False
     listener: Listener = silent
+    group: Group | None = None
 
 
 def distill(config: RunConfig, request: RunRequest) -> RunReport:
@@ -68,13 +80,19 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
     for name in config.also_build:
         get_target(name)
     recipe = load_recipe(config.method)
+    processes = 1 if request.group is None else request.group.ranks.of
+    require_claims(recipe, processes=processes, accumulate=config.train.accumulate)
     timed_precisions(target)
     with Ledger.open(request.folder, fresh=request.fresh, listen=request.listener) as ledger:
+        if request.fresh:
+            forget_states(ledger.folder / CHECKPOINTS)
         atomic.write_text(
             ledger.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         )
         ledger.listen(Event("note", "target", describe(target)))
-        context = RunContext(config, budget, target, recipe, load_dataset(config.data), ledger, ledger.listen)
+        context = RunContext(
+            config, budget, target, recipe, load_dataset(config.data), ledger, ledger.listen, request.group
+        )
         if context.dataset.tokenizer is not None:
             atomic.write_text(ledger.folder / TOKENIZER_FILE, context.dataset.tokenizer.json)
         findings = _findings(context)
@@ -87,6 +105,7 @@ def _findings(context: RunContext) -> Findings:
     require_trainable(context)
     teacher_spec, network = teacher_net(context)
     spec, reason = student_for(context, teacher_spec, network)
+    context = sized(context, spec, (teacher_spec, network))
     require_fitting(context, spec, teacher_spec, network)
     teacher = teacher_of(context, teacher_spec, network)
     seeds = range(context.config.seeds)

@@ -13,10 +13,20 @@ from torch import Tensor, nn
 
 from edgekd.core.artifacts import NetSpec, TrainedModel, from_json, to_json
 from edgekd.core.atomic import write_json
-from edgekd.core.digest import sha256_of_arrays
+from edgekd.core.digest import sha256_of_arrays, sha256_of_json
 from edgekd.core.errors import ConfigError
 from edgekd.data import Dataset
-from edgekd.distill import Epoch, Recipe, RunOptions, TrainSettings, check_recipe, evaluate, load_recipe, run_recipe
+from edgekd.distill import (
+    Epoch,
+    Recipe,
+    Resumption,
+    RunOptions,
+    TrainSettings,
+    check_recipe,
+    evaluate,
+    load_recipe,
+)
+from edgekd.distill.jobs import Job
 from edgekd.models import build, load_model, load_teacher, save_weights, teacher_start
 from edgekd.pipeline.config import TeacherConfig
 from edgekd.pipeline.context import RunContext
@@ -24,6 +34,10 @@ from edgekd.pipeline.starting import start_of
 
 _EPOCHS = TypeAdapter(tuple[Epoch, ...])
 _BETTER_THAN_CHANCE = 1.5
+
+
+CHECKPOINTS = "checkpoints"
+"""Where in a run folder trainings keep what they need to go on."""
 
 
 Role: TypeAlias = Literal["teacher", "alone", "distilled"]
@@ -137,7 +151,7 @@ def teacher_of(context: RunContext, spec: NetSpec, module: nn.Module) -> Trainin
         state = {name: value.cpu().numpy() for name, value in module.state_dict().items()}
         inputs = {"spec": spec.digest, "weights": sha256_of_arrays(state), "data": dataset.digest}
         return _kept(context, _Facts("teacher", spec, "given", seed=0), inputs, lambda: (module, ()))
-    plan = _Plan("teacher", load_recipe("plain"), spec, _teacher_settings(context), seed=0, start=start)
+    plan = _Plan("teacher", load_recipe("plain"), spec, teacher_settings(context), seed=0, start=start)
     return _trained(context, plan, None)
 
 
@@ -173,7 +187,8 @@ def _note_drawn(context: RunContext, student: NetSpec, start: Mapping[str, Tenso
         context.note("student", f"{context.config.student.weights} has no {', '.join(drawn)} that fit: these are drawn")
 
 
-def _teacher_settings(context: RunContext) -> TrainSettings:
+def teacher_settings(context: RunContext) -> TrainSettings:
+    """Return the settings that a run trains its teacher with."""
     config = context.config.teacher
     own = {"epochs": config.epochs, "lr": config.lr}
     return context.config.train.model_copy(update={name: value for name, value in own.items() if value is not None})
@@ -187,24 +202,40 @@ def _trained(context: RunContext, plan: _Plan, teacher: TrainedModel | None) -> 
         "spec": plan.spec.digest,
         "teacher": used.digest if used else None,
         "data": context.dataset.digest,
-        "settings": plan.settings.model_dump(mode="json"),
+        "settings": plan.settings.deciding(),
         "seed": plan.seed,
         "start": sha256_of_arrays({name: value.cpu().numpy() for name, value in plan.start.items()}),
     }
 
     def train() -> Trained:
-        folder = context.folder / "checkpoints" / facts.stage
-        outcome = run_recipe(
-            plan.recipe,
-            student=plan.spec,
-            teacher=(used.spec, load_model(used)) if used else None,
-            dataset=context.dataset,
-            settings=plan.settings,
-            options=RunOptions(plan.seed, facts.stage, folder, context.listener, plan.start),
+        folder = context.folder / CHECKPOINTS / facts.stage
+        resume = Resumption(
+            folder / f"state-{sha256_of_json(inputs)[:12]}.safetensors",
+            every_s=plan.settings.checkpoint_every_s,
+            keep=plan.settings.keep_checkpoints,
         )
+        job = Job(
+            plan.recipe,
+            plan.spec,
+            (used.spec, load_model(used)) if used else None,
+            context.dataset.digest,
+            plan.settings,
+            RunOptions(plan.seed, facts.stage, folder, start=plan.start, resume=resume),
+        )
+        if context.group is None:
+            outcome = job.run(context.dataset, context.listener)
+        else:
+            outcome = context.group.train(job, folder / "job", context.dataset, context.listener)
+        forget_states(folder)
         return outcome.student, outcome.history
 
     return _kept(context, facts, inputs, train)
+
+
+def forget_states(folder: Path) -> None:
+    """Remove the states of trainings under a folder, which would otherwise be gone on from."""
+    for state in folder.rglob("state-*.safetensors"):
+        state.unlink(missing_ok=True)
 
 
 def _kept(context: RunContext, facts: _Facts, inputs: dict[str, Any], train: Callable[[], Trained]) -> Training:

@@ -23,9 +23,13 @@ def _split(count: int, seed: int) -> Split:
     )
 
 
+def quadrants() -> Dataset:
+    return Dataset("quadrants", _split(128, 0), _split(48, 1), _split(48, 2), (0.3,), (0.2,), "quadrants")
+
+
 @pytest.fixture(scope="session")
 def dataset() -> Dataset:
-    return Dataset("quadrants", _split(128, 0), _split(48, 1), _split(48, 2), (0.3,), (0.2,), "quadrants")
+    return quadrants()
 
 
 @pytest.fixture(scope="session")

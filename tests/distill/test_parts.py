@@ -13,7 +13,8 @@ from edgekd.distill.learner import Learner, Learners, WeightedTerm
 from edgekd.distill.loop import make_accelerator
 from edgekd.distill.net import TracedNet, trace_spec
 from edgekd.distill.parameters import parameter_groups
-from edgekd.distill.settings import TrainSettings, learning_rate
+from edgekd.distill.schedules import learning_rate
+from edgekd.distill.settings import TrainSettings
 from edgekd.distill.sources import FrozenNets, LiveNets
 from edgekd.distill.specs import LearnerSpec
 from edgekd.distill.terms import (

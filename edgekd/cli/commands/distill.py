@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgekd.cli.console import Verbosity, progress
+from edgekd.cli.failure import print_error
 from edgekd.cli.outcome import Outcome
 from edgekd.core.errors import ExitCode
 
@@ -41,7 +43,13 @@ def distill(
     assign: Annotated[list[str] | None, typer.Option("--set", help="Any setting as key.sub=value.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; the same command resumes it.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over in the run folder.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, write nothing.")] = False,
+    num_processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes here that train together, one for each GPU.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what would be done, time and memory; write nothing."),
+    ] = False,
 ) -> Outcome:
     """Distil a student that keeps a latency budget; export, quantise, build, time and pack it.
 
@@ -50,10 +58,15 @@ def distill(
     Examples:
       edgekd distill --target jetson-orin
       edgekd distill --target cpu --budget "p99<1ms" --data cifar10 --data-path ./cifar-10-binary.tar.gz
+      edgekd distill --num-processes 4 --data folder --data-path ./pictures --set train.precision=bf16
       edgekd distill run.yaml --set train.lr=0.1 --set student.depths=[8,14]
     """
+    from edgekd.cli.launching import end_with_the_launcher, is_launched
     from edgekd.pipeline.config import load_config
 
+    if num_processes is not None and num_processes > 1 and not dry_run and not is_launched(num_processes):
+        return _in_processes(num_processes)
+    end_with_the_launcher()
     flags = {
         "target": target,
         "budget": budget,
@@ -68,16 +81,33 @@ def distill(
     folder = out or Path("runs") / default_name(settings)
     if dry_run:
         return _planned(settings, folder)
+    from edgekd.cli.joining import first_of_group
     from edgekd.cli.report_text import report_text
     from edgekd.pipeline.run import RunRequest
     from edgekd.pipeline.run import distill as run
 
     verbosity = context.obj if isinstance(context.obj, Verbosity) else Verbosity(is_quiet=False, is_verbose=False)
-    with progress(is_quiet=verbosity.is_quiet) as listener:
-        report = run(settings, RunRequest(folder, shlex.join(["edgekd", *sys.argv[1:]]), fresh, listener))
+    command = shlex.join(["edgekd", *sys.argv[1:]])
+    with progress(is_quiet=verbosity.is_quiet) as listener, first_of_group(settings) as group:
+        report = run(settings, RunRequest(folder, command, fresh, listener, group))
     exit_code = ExitCode.GATE_MISSED if report.budget is not None and report.budget.misses else ExitCode.DONE
     text = f"{report_text(report)}\n\n{folder / 'report.html'}"
     return Outcome(report.model_dump(mode="json"), text, exit_code)
+
+
+def _in_processes(processes: int) -> Outcome:
+    """Run this command as several processes; what the first prints is the result."""
+    import json
+
+    from edgekd.cli.launching import launch
+
+    finished = launch(sys.argv[1:], processes)
+    if finished.message:
+        print_error(finished.message, sys.stderr)
+    if not finished.stdout:
+        raise typer.Exit(finished.exit_code)
+    document = json.loads(finished.stdout) if "--json" in sys.argv else {}
+    return Outcome(document, finished.stdout.rstrip("\n"), ExitCode(finished.exit_code))
 
 
 def default_name(settings: RunConfig) -> str:
@@ -112,13 +142,17 @@ def _planned(settings: RunConfig, folder: Path) -> Outcome:
     import yaml
 
     from edgekd.distill import load_recipe
+    from edgekd.pipeline.estimating import estimate_text, estimated
     from edgekd.pipeline.reporting import run_files
     from edgekd.targets import describe, get_target
 
     recipe, target = load_recipe(settings.method), get_target(settings.target)
     document = settings.model_dump(mode="json")
     files = run_files(folder)
+    trainings = estimated(settings)
     text = (
-        f"{describe(target)}\nmethod: {recipe.title}\n\n{yaml.safe_dump(document, sort_keys=False)}\nwould write:\n  "
+        f"{describe(target)}\nmethod: {recipe.title}\n\n{yaml.safe_dump(document, sort_keys=False)}\n"
+        f"{estimate_text(trainings)}\n\nwould write:\n  "
     )
-    return Outcome({"config": document, "folder": str(folder), "writes": files}, text + "\n  ".join(files))
+    plan = {"config": document, "folder": str(folder), "writes": files, "estimate": [asdict(one) for one in trainings]}
+    return Outcome(plan, text + "\n  ".join(files))

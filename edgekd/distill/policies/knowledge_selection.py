@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -136,6 +136,7 @@ class KnowledgeSelection:
             "sizes": [size.memory() for size in self._sizes],
             "begun": self._begun,
             "before": self._before,
+            "phase": None if self._phase is None else asdict(self._phase),
         }
 
     def remember(self, memory: Mapping[str, Any]) -> None:
@@ -144,7 +145,8 @@ class KnowledgeSelection:
         for size, kept in zip(self._sizes, memory["sizes"], strict=True):
             size.remember(kept)
         self._begun, self._before = memory["begun"], memory["before"]
-        self._phase, self._step = None, None
+        self._phase = None if memory["phase"] is None else _Phase(**memory["phase"])
+        self._step = None
 
     def _begin(self, moment: Moment) -> None:
         self._step = moment.step

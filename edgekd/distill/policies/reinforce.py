@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -44,6 +47,24 @@ class EpisodeGradient:
         self._rewarded += torch.einsum("b,bs,bsd->sd", rewards, surprises, with_one)
         self._rewards += rewards.sum().item()
         self.count += len(rewards)
+
+    def memory(self) -> dict[str, Any]:
+        """Return the sums, for a run that is interrupted."""
+        return {
+            "rewarded": self._rewarded.clone(),
+            "alone": self._alone.clone(),
+            "rewards": self._rewards,
+            "count": self.count,
+        }
+
+    @classmethod
+    def remembered(cls, memory: Mapping[str, Any]) -> EpisodeGradient:
+        """Return the sums that `memory` returned, to go on adding to."""
+        choices, width = memory["alone"].shape
+        gradient = cls(choices, width - 1)
+        gradient._rewarded, gradient._alone = memory["rewarded"].clone(), memory["alone"].clone()
+        gradient._rewards, gradient.count = memory["rewards"], memory["count"]
+        return gradient
 
     @property
     def mean_reward(self) -> float:

@@ -107,6 +107,7 @@ class TeacherSelection:
             "past": None if self._past is None else self._past.table.clone(),
             "score": self._score,
             "draws": self._draws,
+            "gradient": None if self._gradient is None else self._gradient.memory(),
         }
 
     def remember(self, memory: Mapping[str, Any]) -> None:
@@ -114,7 +115,8 @@ class TeacherSelection:
         self._parameters, self._score, self._draws = memory["parameters"], memory["score"], memory["draws"]
         self._baseline.remember(memory["baseline"])
         self._past = None if memory["past"] is None else Recollection(memory["past"].clone())
-        self._gradient, self._step = None, None
+        self._gradient = None if memory["gradient"] is None else EpisodeGradient.remembered(memory["gradient"])
+        self._step = None
 
     def _selection(self, moment: Moment, *, is_learning: bool) -> Tensor:
         states = teacher_states(moment, self._instance)

@@ -38,6 +38,8 @@ class OverhauledFeatures(nn.Module):
         arXiv 1904.01866.
     """
 
+    row_claim = "together"
+
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "all") -> None:
         super().__init__()
         self.pairs = map_pairs(student, teacher, pairs)
@@ -68,6 +70,8 @@ class ActivationBoundary(nn.Module):
     Reference:
         arXiv 1811.03233.
     """
+
+    row_claim = "apart"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "all", margin: float = 1.0) -> None:
         super().__init__()

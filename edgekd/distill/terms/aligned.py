@@ -39,6 +39,8 @@ class AlignedFeatures(nn.Module):
         arXiv 2103.16844; a reconstruction, the paper's equations could not be seen.
     """
 
+    row_claim = "apart"
+
     def __init__(
         self,
         student: TraceSpec,

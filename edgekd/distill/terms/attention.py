@@ -29,6 +29,8 @@ class AttentionTransfer(nn.Module):
         arXiv 1612.03928.
     """
 
+    row_claim = "apart"
+
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "all", p: float = 2.0) -> None:
         super().__init__()
         if not p >= 1:
@@ -54,6 +56,8 @@ class NeuronSelectivity(nn.Module):
     Reference:
         arXiv 1707.01219.
     """
+
+    row_claim = "apart"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "all") -> None:
         super().__init__()

@@ -34,6 +34,8 @@ class ChannelWiseKD(nn.Module):
         arXiv 2011.13256.
     """
 
+    row_claim = "apart"
+
     def __init__(
         self, student: TraceSpec, teacher: TraceSpec, *, temperature: float = 4.0, pairs: Pairs = "last"
     ) -> None:

@@ -34,6 +34,8 @@ class InBatchContrast(nn.Module):
         arXiv 1807.03748 (the loss), arXiv 1910.10699 (its use between teacher and student).
     """
 
+    row_claim = "together"
+
     def __init__(
         self, student: TraceSpec, teacher: TraceSpec, *, embedding_width: int = 128, temperature: float = 0.07
     ) -> None:
@@ -84,6 +86,7 @@ class ContrastiveRepresentation(nn.Module):
     log_normalisers: Tensor
 
     requires = ("labels",)
+    row_claim = "together"
 
     def __init__(
         self,

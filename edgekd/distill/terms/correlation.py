@@ -28,6 +28,8 @@ class RelationalCorrelation(nn.Module):
         arXiv 2205.10536.
     """
 
+    row_claim = "together"
+
     def __init__(
         self,
         student: TraceSpec,
@@ -62,6 +64,8 @@ class MultiLevelKD(nn.Module):
     Reference:
         Jin, Wang, Lin 2023, Multi-Level Logit Distillation, CVPR.
     """
+
+    row_claim = "together"
 
     def __init__(
         self,

@@ -35,6 +35,8 @@ class CurriculumTemperature(nn.Module):
         arXiv 2211.16231.
     """
 
+    row_claim = "apart"
+
     def __init__(
         self,
         student: TraceSpec,

@@ -27,6 +27,8 @@ class BranchKL(nn.Module):
         Park et al. 2021, arXiv 2102.07650.
     """
 
+    row_claim = "apart"
+
     def __init__(
         self,
         student: TraceSpec,
@@ -62,6 +64,8 @@ class FeatureMSE(nn.Module):
     Reference:
         arXiv 1905.08094; the mean is taken where the paper writes a norm.
     """
+
+    row_claim = "apart"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, part: str, target: str = "penultimate") -> None:
         super().__init__()

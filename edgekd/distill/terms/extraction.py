@@ -39,6 +39,8 @@ class RandomProjection(nn.Module):
         arXiv 2503.17494; a reconstruction from the abstract.
     """
 
+    row_claim = "apart"
+
     projection: Tensor
     mean: Tensor
 

@@ -30,6 +30,8 @@ class Paraphrasing(nn.Module):
         arXiv 1802.04977.
     """
 
+    row_claim = "apart"
+
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, part: str = "aux:paraphraser.reconstruction") -> None:
         super().__init__()
         self.part, self.target = part, _last_map(teacher, "paraphrasing")
@@ -57,6 +59,8 @@ class FactorTransfer(nn.Module):
     Reference:
         arXiv 1802.04977.
     """
+
+    row_claim = "apart"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, target: str = "aux:paraphraser.factor") -> None:
         super().__init__()

@@ -43,6 +43,8 @@ class FitNetHint(nn.Module):
         arXiv 1412.6550.
     """
 
+    row_claim = "apart"
+
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "middle") -> None:
         super().__init__()
         self.pairs = map_pairs(student, teacher, pairs)
@@ -70,6 +72,8 @@ class NormalizedHint(nn.Module):
         teacher: Shapes of the teacher's traces.
         pairs: Which maps; FitNet's own choice is one in the middle.
     """
+
+    row_claim = "apart"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "middle") -> None:
         super().__init__()
@@ -103,6 +107,8 @@ class PooledPyramid(nn.Module):
     Reference:
         The hierarchical context loss of arXiv 2104.09044, without its fusion of levels.
     """
+
+    row_claim = "apart"
 
     def __init__(
         self,
@@ -144,6 +150,8 @@ class PearsonCorrelation(nn.Module):
         arXiv 2207.02039.
     """
 
+    row_claim = "together"
+
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "all") -> None:
         super().__init__()
         self.pairs = map_pairs(student, teacher, pairs)
@@ -173,6 +181,8 @@ class VariationalInformation(nn.Module):
     Reference:
         arXiv 1904.05835.
     """
+
+    row_claim = "apart"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "all") -> None:
         super().__init__()

@@ -32,6 +32,8 @@ class SolutionFlow(nn.Module):
         Yim, Joo, Bae, Kim, A Gift from Knowledge Distillation, CVPR 2017.
     """
 
+    row_claim = "apart"
+
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "all") -> None:
         super().__init__()
         self.pairs = resolve_pairs(student, teacher, pairs)

@@ -29,6 +29,7 @@ class GaussianNLL(nn.Module):
     """
 
     requires = ("labels",)
+    row_claim = "apart"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, part: str = "logits") -> None:
         super().__init__()
@@ -56,6 +57,8 @@ class GaussianKL(nn.Module):
     Reference:
         arXiv 2007.00051, reconstruction.
     """
+
+    row_claim = "apart"
 
     def __init__(
         self,

@@ -33,6 +33,8 @@ class MaskedGeneration(nn.Module):
         arXiv 2205.01529.
     """
 
+    row_claim = "together"
+
     def __init__(
         self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "last", mask_ratio: float = 0.15
     ) -> None:

@@ -37,6 +37,8 @@ class GradientMatch(nn.Module):
         arXiv 2211.01071.
     """
 
+    row_claim = "apart"
+
     def __init__(
         self,
         student: TraceSpec,

@@ -21,7 +21,8 @@ from edgekd.distill.trace import Trace, TraceSpec, require_same_width, select, s
 class CrossEntropy(nn.Module):
     """Cross-entropy at temperature 1 with the mean over labelled rows only; of each pixel where labels are maps.
 
-    Pixels of the ignored label count nothing, and the mean is over all other pixels of the batch.
+    Pixels of the ignored label count nothing, and the mean is over all other pixels of the batch. Inputs that are mixed
+    of two count towards both labels, by their shares.
 
     Args:
         student: Shapes of the student's traces.
@@ -30,6 +31,8 @@ class CrossEntropy(nn.Module):
     """
 
     requires = ("labels",)
+    row_claim = "apart"
+    takes_blends = True
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, part: str = "logits") -> None:
         super().__init__()
@@ -39,13 +42,19 @@ class CrossEntropy(nn.Module):
             )
         self.part = part
         self.needs = Needs(is_supervised=True)
+        if student.positions:
+            self.row_claim = "together"  # The mean is over the pixels of the batch that are not ignored.
 
     def forward(self, student: Trace, teacher: Trace, batch: Batch, step: Step) -> Tensor:
         """Return `[B]`; rows without a label are 0 and the others scaled so that the mean is over labelled rows."""
         logits = select(student, self.part)
         if logits.dim() == 4:
             return K.pixel_cross_entropy(logits, safe_maps(batch), ignored=IGNORED)
-        return over_labelled(F.cross_entropy(logits, safe_labels(batch), reduction="none"), batch)
+        losses = F.cross_entropy(logits, safe_labels(batch), reduction="none")
+        if batch.blend is not None:
+            others = F.cross_entropy(logits, batch.blend.labels, reduction="none")
+            losses = batch.blend.shares * losses + (1 - batch.blend.shares) * others
+        return over_labelled(losses, batch)
 
 
 @TERMS.register("kd")
@@ -65,6 +74,8 @@ class KnowledgeDistillation(nn.Module):
     Reference:
         arXiv 1503.02531.
     """
+
+    row_claim = "apart"
 
     def __init__(
         self,
@@ -101,6 +112,8 @@ class StandardizedKD(nn.Module):
     Reference:
         arXiv 2403.01427.
     """
+
+    row_claim = "apart"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, temperature: float = 2.0) -> None:
         super().__init__()

@@ -37,6 +37,7 @@ class ModalityGram(nn.Module):
     """
 
     requires = ("two modalities",)
+    row_claim = "together"
 
     def __init__(
         self,

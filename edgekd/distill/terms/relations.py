@@ -33,6 +33,8 @@ class SimilarityPreserving(nn.Module):
         arXiv 1907.09682.
     """
 
+    row_claim = "together"
+
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "last") -> None:
         super().__init__()
         self.pairs = resolve_pairs(student, teacher, pairs)
@@ -58,6 +60,8 @@ class RelationalDistance(nn.Module):
         arXiv 1904.05068.
     """
 
+    row_claim = "together"
+
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Places = "penultimate") -> None:
         super().__init__()
         self.pairs = resolve_places(student, teacher, pairs)
@@ -82,6 +86,8 @@ class RelationalAngle(nn.Module):
     Reference:
         arXiv 1904.05068.
     """
+
+    row_claim = "together"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Places = "penultimate") -> None:
         super().__init__()
@@ -111,6 +117,8 @@ class CorrelationCongruence(nn.Module):
     Reference:
         arXiv 1904.01802.
     """
+
+    row_claim = "together"
 
     def __init__(
         self,
@@ -159,6 +167,8 @@ class ProbabilisticTransfer(nn.Module):
         arXiv 1803.10837.
     """
 
+    row_claim = "together"
+
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Places = "penultimate") -> None:
         super().__init__()
         self.pairs = resolve_places(student, teacher, pairs)
@@ -183,6 +193,8 @@ class KernelAlignment(nn.Module):
     Reference:
         arXiv 1905.00414 (the measure).
     """
+
+    row_claim = "together"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: Places = "penultimate") -> None:
         super().__init__()

@@ -34,6 +34,8 @@ class KnowledgeReview(nn.Module):
         arXiv 2104.09044.
     """
 
+    row_claim = "apart"
+
     def __init__(
         self, student: TraceSpec, teacher: TraceSpec, *, pairs: Pairs = "all", with_penultimate: bool = True
     ) -> None:

@@ -27,6 +27,8 @@ class SelfSupervision(nn.Module):
         arXiv 2006.07114, first stage.
     """
 
+    row_claim = "together"
+
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, part: str = "aux:head.projection") -> None:
         super().__init__()
         shape_of(student, part)
@@ -52,6 +54,7 @@ class TransformedKD(nn.Module):
     """
 
     requires = ("labels",)
+    row_claim = "together"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, temperature: float = 4.0, ratio: float = 1.0) -> None:
         super().__init__()
@@ -86,6 +89,8 @@ class SimilarityTransfer(nn.Module):
     Reference:
         arXiv 2006.07114.
     """
+
+    row_claim = "together"
 
     def __init__(
         self,

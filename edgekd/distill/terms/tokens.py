@@ -39,6 +39,8 @@ class ClsHint(nn.Module):
         Sun, Cheng, Gan, Liu, Patient knowledge distillation, arXiv 1908.09355.
     """
 
+    row_claim = "apart"
+
     def __init__(
         self, student: TraceSpec, teacher: TraceSpec, *, pairs: StatePairs = "inner", normalise: bool = True
     ) -> None:
@@ -71,6 +73,8 @@ class HiddenRelation(nn.Module):
     Reference:
         arXiv 2302.00444, relation knowledge.
     """
+
+    row_claim = "apart"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: StatePairs = "all") -> None:
         super().__init__()
