@@ -28,7 +28,7 @@ def _recipe(*terms, **stage):
     return Recipe(name="t", title="t", stages=[{"name": "student", "terms": list(terms), **stage}])
 
 
-@pytest.mark.parametrize("method", [name for name in recipe_names() if name != "modality-gram"])
+@pytest.mark.parametrize("method", [name for name in recipe_names() if name not in ("modality-gram", "gkd-cls")])
 def test_every_recipe_that_fits_passes_and_nothing_given_or_global_changes(check, teacher, method):
     before, chance = copy.deepcopy(teacher[1].state_dict()), torch.get_rng_state()
     check(method)

@@ -17,7 +17,8 @@ from edgekd.distill.stage import build_stage
 from edgekd.distill.terms import Step
 from edgekd.distill.views import VIEWS
 
-ON_PICTURES = [name for name in recipe_names() if "two modalities" not in requirements_of(load_recipe(name))]
+NO_PICTURES = {"two modalities", "texts"}
+ON_PICTURES = [name for name in recipe_names() if not NO_PICTURES & {*requirements_of(load_recipe(name))}]
 
 
 @pytest.fixture
@@ -133,4 +134,5 @@ def test_what_the_task_or_the_user_must_bring_is_said():
     assert "two modalities" in requirements_of(load_recipe("modality-gram"))
     needing = {name for name in recipe_names() if "a pre-trained student" in requirements_of(load_recipe(name))}
     assert needing == {"tl", "tl-kd"}
-    assert set(recipe_names()) - set(ON_PICTURES) == {"modality-gram"}
+    assert "texts" in requirements_of(load_recipe("gkd-cls"))
+    assert set(recipe_names()) - set(ON_PICTURES) == {"modality-gram", "gkd-cls"}

@@ -41,6 +41,8 @@ class ClsHint(nn.Module):
 
     row_claim = "apart"
 
+    requires = ("texts",)
+
     def __init__(
         self, student: TraceSpec, teacher: TraceSpec, *, pairs: StatePairs = "inner", normalise: bool = True
     ) -> None:
@@ -75,6 +77,8 @@ class HiddenRelation(nn.Module):
     """
 
     row_claim = "apart"
+
+    requires = ("texts",)
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, pairs: StatePairs = "all") -> None:
         super().__init__()
