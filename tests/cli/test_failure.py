@@ -23,6 +23,8 @@ CODES = {
     "ConfigError": 2,
     "DataError": 1,
     "TrainingDiverged": 1,
+    "OutOfMemory": 1,
+    "ProcessLost": 1,
     "ExportError": 1,
     "BuildError": 1,
     "RunLocked": 1,
@@ -34,6 +36,7 @@ CODES = {
     "PreconditionError": 5,
     "KernelUnavailable": 5,
     "BundleError": 6,
+    "SignatureError": 6,
 }
 
 
