@@ -94,10 +94,6 @@ class PreconditionError(EdgeKDError):
     exit_code = ExitCode.PRECONDITION
 
 
-class KernelUnavailable(PreconditionError):
-    """An explicitly requested kernel implementation cannot run here."""
-
-
 class BundleError(EdgeKDError):
     """A bundle is malformed, incomplete or altered."""
 

@@ -34,7 +34,6 @@ CODES = {
     "BudgetExceeded": 3,
     "TargetError": 4,
     "PreconditionError": 5,
-    "KernelUnavailable": 5,
     "BundleError": 6,
     "SignatureError": 6,
 }

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -247,8 +246,3 @@ def _artifact(path: str, content: bytes) -> dict[str, Any]:
         "size_bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-
-
-def load_check(model: bytes) -> None:
-    """Raise when a model is no valid ONNX."""
-    onnx.checker.check_model(onnx.load_from_string(model))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from edgekd_agent import durable, strict
-from edgekd_agent.errors import AgentError
 from edgekd_agent.reader import open_regular
 
 MAX_DOCUMENT_BYTES = 1 << 20
-T = TypeVar("T")
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -23,22 +21,6 @@ def read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
-
-
-def read_as(cls: type[T], path: Path) -> T:
-    """Return a JSON file as a dataclass.
-
-    Raises:
-        AgentError: It is not there, or not of that form; every problem is listed.
-    """
-    document = read(path)
-    if document is None:
-        raise AgentError("precondition", f"{path} is missing or is no JSON object; provision the device again")
-    problems: list[str] = []
-    value = strict.build(cls, document, path.name, problems)
-    if value is None:
-        raise AgentError("precondition", "; ".join(problems))
-    return value
 
 
 def write(path: Path, document: Any) -> None:

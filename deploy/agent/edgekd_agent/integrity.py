@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edgekd_agent.bundle import MANIFEST_NAME, Artifact, BundleProblem, Manifest, ManifestError
-from edgekd_agent.reader import open_regular, parse_manifest, read_manifest_bytes
+from edgekd_agent.reader import digest_of, parse_manifest, read_manifest_bytes
 from edgekd_agent.rules import MAX_ARTIFACTS
 
-_CHUNK_BYTES = 1 << 20
 _MAX_ENTRIES = 4 * MAX_ARTIFACTS
 
 
@@ -121,20 +120,9 @@ def _printable(name: str) -> str:
 
 def _content_problems(folder: Path, artifact: Artifact) -> Iterator[BundleProblem]:
     try:
-        actual = _sha256_at_most(folder / artifact.path, artifact.size_bytes)
+        actual = digest_of(folder / artifact.path, artifact.size_bytes)
     except OSError as error:
         yield BundleProblem(artifact.path, "unreadable", f"cannot be read: {error.strerror}")
         return
     if actual != artifact.sha256:
         yield BundleProblem(artifact.path, "digest", f"sha256 is {actual}, the manifest says {artifact.sha256}")
-
-
-def _sha256_at_most(path: Path, size_bytes: int) -> str:
-    """Hash a file that must not have grown since it was surveyed: one byte past its size is enough to fail."""
-    digest = hashlib.sha256()
-    with open_regular(path) as stream:
-        left = size_bytes + 1
-        while left > 0 and (block := stream.read(min(_CHUNK_BYTES, left))):
-            digest.update(block)
-            left -= len(block)
-    return digest.hexdigest()

@@ -1,8 +1,9 @@
-"""Reads `bundle.json` from a stranger: bounded, unlinked, strict, with every problem in one error."""
+"""Reads files from a stranger, bounded and unlinked, and `bundle.json`, strictly, with every problem in one error."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from edgekd_agent.bundle import MANIFEST_NAME, SCHEMA_VERSION, BundleProblem, Ma
 from edgekd_agent.rules import problems_of
 
 MAX_MANIFEST_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -59,6 +61,21 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
             yield stream
     finally:
         os.close(descriptor)
+
+
+def digest_of(path: Path, most_bytes: int) -> str:
+    """Return the SHA-256 of a regular file, reading at most one byte more than it should have: a longer one differs.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path) as stream:
+        left = most_bytes + 1
+        while left > 0 and (block := stream.read(min(_CHUNK_BYTES, left))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
 
 
 def parse_manifest(content: bytes) -> Manifest:

@@ -11,10 +11,9 @@ from edgekd_agent import durable
 from edgekd_agent.bundle import Artifact
 from edgekd_agent.errors import AgentError
 from edgekd_agent.layout import Layout
-from edgekd_agent.reader import open_regular
+from edgekd_agent.reader import digest_of, open_regular
 
 BLOCK_BYTES = 8 << 20
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -85,17 +84,6 @@ def require_intact(layout: Layout, artifact: Artifact) -> Path:
         durable.remove(path)
         raise AgentError("damaged", f"{artifact.path} has changed on this disk; it was dropped, push it again")
     return path
-
-
-def digest_of(path: Path, most_bytes: int) -> str:
-    """Return the SHA-256 of a file, reading at most one byte more than it should have."""
-    digest = hashlib.sha256()
-    with open_regular(path) as stream:
-        left = most_bytes + 1
-        while left > 0 and (block := stream.read(min(_CHUNK_BYTES, left))):
-            digest.update(block)
-            left -= len(block)
-    return digest.hexdigest()
 
 
 def _blocks(part: Path, size_bytes: int) -> Iterator[str]:

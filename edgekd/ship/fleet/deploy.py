@@ -20,7 +20,7 @@ from edgekd.ship.fleet.one_device import Work, bring
 from edgekd.ship.fleet.records import Records, now_text
 from edgekd.ship.fleet.result import QUEUED, DeviceResult, Outcome
 from edgekd.ship.fleet.status import look_at
-from edgekd.ship.fleet.together import all_of
+from edgekd.ship.fleet.together import each
 from edgekd.ship.fleet.waves import Wave, halt_reason, planned_waves
 from edgekd.ship.transport.answers import Model
 
@@ -118,7 +118,6 @@ async def converge(work: Work, books: Books, devices: Sequence[Device], concurre
     Returns:
         One result for each device that something waited for.
     """
-    limit = asyncio.Semaphore(concurrency)
 
     async def one(device: Device) -> DeviceResult | None:
         desired = work.source.desired(device.group)
@@ -129,10 +128,9 @@ async def converge(work: Work, books: Books, devices: Sequence[Device], concurre
             books.records.change(device.id, queued="")
             return None
         course = _Course(work, books, Rollout(), desired, deployment_name(device.group, desired))
-        async with limit:
-            return await course.device(device, "queued")
+        return await course.device(device, "queued")
 
-    found = await all_of(one(device) for device in devices)
+    found = await each(devices, one, at_once=concurrency)
     return tuple(result for result in found if result is not None)
 
 
@@ -146,19 +144,18 @@ class _Course:
 
     async def wave(self, wave: Wave, failed_before: int, *, is_last: bool) -> tuple[list[DeviceResult], str]:
         """Work on one wave; returns its results and why the roll-out must stop."""
-        limit, failed, halted = asyncio.Semaphore(self.rollout.concurrency), 0, ""
+        failed, halted = 0, ""
 
         async def one(device: Device) -> DeviceResult:
             nonlocal failed, halted
-            async with limit:
-                if halted:
-                    return _not_started(device, wave, halted)
-                result = await self.device(device, wave.name)
+            if halted:
+                return _not_started(device, wave, halted)
+            result = await self.device(device, wave.name)
             failed += result.is_failed
             halted = halted or self._halt(wave, failed_before, failed)
             return result
 
-        results = await all_of(one(device) for device in wave.devices)
+        results = await each(wave.devices, one, at_once=self.rollout.concurrency)
         if not halted:
             results = await self._after_a_while(wave, results)
             halted = self._halt(wave, failed_before, sum(result.is_failed for result in results))
@@ -191,14 +188,13 @@ class _Course:
             return results
         self.work.listener(Event("note", wave.name, f"waiting {self.rollout.health_wait_s:g} s to see that it lasts"))
         await asyncio.sleep(self.rollout.health_wait_s)
-        limit = asyncio.Semaphore(self.rollout.concurrency)
         devices = {device.id: device for device in wave.devices}
 
         async def again(result: DeviceResult) -> DeviceResult:
-            async with limit:
-                return await self._still(devices[result.device_id], result)
+            return await self._still(devices[result.device_id], result)
 
-        looks = await all_of(again(result) for result in results if result.device_id in fresh)
+        there = [result for result in results if result.device_id in fresh]
+        looks = await each(there, again, at_once=self.rollout.concurrency)
         seen = {result.device_id: result for result in looks}
         return [seen.get(result.device_id, result) for result in results]
 

@@ -20,7 +20,7 @@ from edgekd.ship.fleet.one_command import ended, result_of
 from edgekd.ship.fleet.one_device import NotDone, Work, greeted
 from edgekd.ship.fleet.records import now_text
 from edgekd.ship.fleet.result import DeviceResult
-from edgekd.ship.fleet.together import all_of
+from edgekd.ship.fleet.together import each
 from edgekd.ship.transport.push import Course, write_small
 from edgekd.ship.transport.session import Session
 from edgekd.ship.transport.ssh import Said, run_words
@@ -73,20 +73,18 @@ async def provision(
     Raises:
         StorageError: What happened cannot be written down.
     """
-    limit = asyncio.Semaphore(concurrency)
 
     async def one(device: Device) -> DeviceResult:
-        async with limit:
-            result = await result_of(work, device, lambda: _prepared(work, device, login, files(device)))
-            if result.is_done:
-                result = await ended(work, device, lambda session: _greets(session, device, result))
+        result = await result_of(work, device, lambda: _prepared(work, device, login, files(device)))
+        if result.is_done:
+            result = await ended(work, device, lambda session: _greets(session, device, result))
         books.log.append(record_of(result, "", work.owner, "provision"))
         changes: dict[str, object] = {"result": result.outcome, "reason": result.reason}
         changes |= {"last_seen": now_text(), "agent": result.reason} if result.is_done else {}
         books.records.change(device.id, **changes)
         return result
 
-    return tuple(await all_of(one(device) for device in devices))
+    return tuple(await each(devices, one, at_once=concurrency))
 
 
 async def _prepared(work: Work, device: Device, login: Login, files: Mapping[str, bytes]) -> DeviceResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from edgekd.ship.fleet.deploy import Books, record_of
@@ -11,7 +10,7 @@ from edgekd.ship.fleet.one_command import ended
 from edgekd.ship.fleet.one_device import Work, granted, greeted, patiently, reserved, status_of
 from edgekd.ship.fleet.records import now_text
 from edgekd.ship.fleet.result import DeviceResult
-from edgekd.ship.fleet.together import all_of
+from edgekd.ship.fleet.together import each
 from edgekd.ship.transport.session import Session
 
 _DEPLOYMENT = "rollback"
@@ -32,15 +31,13 @@ async def roll_back(work: Work, books: Books, devices: Sequence[Device], concurr
     Raises:
         StorageError: What happened cannot be written down.
     """
-    limit = asyncio.Semaphore(concurrency)
 
     async def one(device: Device) -> DeviceResult:
-        async with limit:
-            result = await ended(work, device, lambda session: _back(work, session, device))
+        result = await ended(work, device, lambda session: _back(work, session, device))
         _write(books, result, work.owner)
         return result
 
-    return tuple(await all_of(one(device) for device in devices))
+    return tuple(await each(devices, one, at_once=concurrency))
 
 
 async def _back(work: Work, session: Session, device: Device) -> DeviceResult:

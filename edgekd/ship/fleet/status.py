@@ -11,7 +11,7 @@ from edgekd.core.events import Event
 from edgekd.ship.fleet.inventory import Device
 from edgekd.ship.fleet.one_device import Work, granted, greeted, reached
 from edgekd.ship.fleet.records import DeviceRecord, Records, now_text
-from edgekd.ship.fleet.together import all_of
+from edgekd.ship.fleet.together import each
 from edgekd.ship.transport.answers import Model, status_from
 
 
@@ -83,20 +83,18 @@ async def statuses(
     Raises:
         StorageError: What they say cannot be written down.
     """
-    limit = asyncio.Semaphore(concurrency)
     desired = {group: work.source.desired(group) for group in {device.group for device in devices}}
 
     async def one(device: Device) -> DeviceStatus:
         sight = None
         if is_asked:
-            async with limit:
-                work.listener(Event("start", device.id, str(device.address)))
-                sight = await look_at(work, device)
+            work.listener(Event("start", device.id, str(device.address)))
+            sight = await look_at(work, device)
             work.listener(Event("end", device.id, sight.problem or sight.state))
         record = records.of(device.id) if sight is None else _kept(records, device, sight, desired[device.group])
         return DeviceStatus(device, desired[device.group], record, sight)
 
-    return tuple(await all_of(one(device) for device in devices))
+    return tuple(await each(devices, one, at_once=concurrency))
 
 
 async def _look(work: Work, device: Device) -> Sight:

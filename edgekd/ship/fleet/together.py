@@ -1,19 +1,22 @@
-"""Many tasks at once, ended together: whatever one of them runs into, none is left running behind."""
+"""The same work for many things, so many at once, ended together: whatever one runs into, none is left behind."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
-async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Wait for all.
+async def each(items: Iterable[S], work: Callable[[S], Awaitable[T]], *, at_once: int) -> list[T]:
+    """Do one work for each of several things, and wait for all.
 
     Args:
-        work: What to do at once.
+        items: The things.
+        work: What to do with one.
+        at_once: How many are worked on at the same time.
 
     Returns:
         Their results, in order.
@@ -21,7 +24,13 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     Raises:
         Exception: The first that one of them raised; the others were cancelled and came to rest.
     """
-    tasks = [asyncio.ensure_future(one) for one in work]
+    limit = asyncio.Semaphore(at_once)
+
+    async def one(item: S) -> T:
+        async with limit:
+            return await work(item)
+
+    tasks = [asyncio.ensure_future(one(item)) for item in items]
     try:
         return list(await asyncio.gather(*tasks))
     except asyncio.CancelledError:  # gather has told them; telling them twice would cut off what they end with

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from edgekd.ship.fleet.deploy import Books, record_of
@@ -10,7 +9,7 @@ from edgekd.ship.fleet.inventory import Device
 from edgekd.ship.fleet.one_command import ended
 from edgekd.ship.fleet.one_device import Work, granted, greeted, patiently, status_of
 from edgekd.ship.fleet.result import DeviceResult
-from edgekd.ship.fleet.together import all_of
+from edgekd.ship.fleet.together import each
 from edgekd.ship.transport.session import Session
 
 
@@ -29,15 +28,13 @@ async def free(work: Work, books: Books, devices: Sequence[Device], concurrency:
     Raises:
         StorageError: What happened cannot be written down.
     """
-    limit = asyncio.Semaphore(concurrency)
 
     async def one(device: Device) -> DeviceResult:
-        async with limit:
-            result = await ended(work, device, lambda session: _freed(work, session, device))
+        result = await ended(work, device, lambda session: _freed(work, session, device))
         books.log.append(record_of(result, "", work.owner, "unlock"))
         return result
 
-    return tuple(await all_of(one(device) for device in devices))
+    return tuple(await each(devices, one, at_once=concurrency))
 
 
 async def _freed(work: Work, session: Session, device: Device) -> DeviceResult:

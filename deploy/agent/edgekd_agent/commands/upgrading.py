@@ -9,10 +9,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from edgekd_agent import durable, store
+from edgekd_agent import durable
 from edgekd_agent.commands.answer import Answer
 from edgekd_agent.errors import AgentError
 from edgekd_agent.layout import checked_digest
+from edgekd_agent.reader import digest_of
 
 PROGRAM = "edgekd-agent.pyz"
 _MAX_AGENT_BYTES = 16 << 20
@@ -55,7 +56,7 @@ def _content(program: Path) -> bytes:
 
 
 def _is_whole(program: Path, digest: str) -> bool:
-    return program.is_file() and store.digest_of(program, _MAX_AGENT_BYTES) == digest
+    return program.is_file() and digest_of(program, _MAX_AGENT_BYTES) == digest
 
 
 def _put(place: Path, content: bytes) -> None:

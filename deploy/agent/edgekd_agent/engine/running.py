@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from edgekd_agent import documents, store
+from edgekd_agent import documents
 from edgekd_agent.errors import AgentError
+from edgekd_agent.reader import digest_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +81,7 @@ def require_build(build: Path) -> Mapping[str, Any]:
     plan = about.get("plan")
     if plan is not None:
         path = (build / PLAN).resolve()
-        if not path.is_file() or store.digest_of(path, plan["size_bytes"]) != plan["sha256"]:
+        if not path.is_file() or digest_of(path, plan["size_bytes"]) != plan["sha256"]:
             raise AgentError("damaged", f"{build / PLAN} is not the plan that was built")
     return about
 

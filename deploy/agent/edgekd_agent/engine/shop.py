@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekd_agent import durable, space, store, strict
+from edgekd_agent import durable, space, strict
 from edgekd_agent.bundle import Manifest
 from edgekd_agent.device import Site
 from edgekd_agent.engine import child, facts, keys
@@ -16,6 +16,7 @@ from edgekd_agent.engine.building import TIMING
 from edgekd_agent.engine.running import BUILD, PLAN, require_build
 from edgekd_agent.errors import AgentError, Kind
 from edgekd_agent.install.work import Candidate, prebuilt_engine
+from edgekd_agent.reader import digest_of
 
 _MIB = 1 << 20
 _BUILD_NICE = 10
@@ -118,7 +119,7 @@ class Shop:
             raise AgentError("build", "the build ended well but left no plan")
         durable.settle(path)
         size_bytes = path.stat().st_size
-        return {"sha256": store.digest_of(path, size_bytes), "size_bytes": size_bytes}
+        return {"sha256": digest_of(path, size_bytes), "size_bytes": size_bytes}
 
     def _keep(
         self,

@@ -6,12 +6,13 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgekd_agent import generations, store
+from edgekd_agent import generations
 from edgekd_agent.device import Site
 from edgekd_agent.engine.running import Engine, Refused, open_engine, run_all
 from edgekd_agent.errors import AgentError
 from edgekd_agent.generations import Generation
 from edgekd_agent.install.recover import candidate_from
+from edgekd_agent.reader import digest_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,7 +88,7 @@ def open_current(site: Site) -> Held | None:
     candidate = candidate_from(site, generation)
     for artifact in candidate.artifacts:
         path = site.layout.blob(artifact.sha256)
-        if not path.is_file() or store.digest_of(path, artifact.size_bytes) != artifact.sha256:
+        if not path.is_file() or digest_of(path, artifact.size_bytes) != artifact.sha256:
             raise AgentError("damaged", f"{artifact.path} of generation {generation.number} has changed on this disk")
     manifest = generation.manifest
     engine = open_engine(site.layout.build(generation.engine_key), candidate.file(manifest.build.model))

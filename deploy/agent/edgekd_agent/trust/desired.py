@@ -10,7 +10,7 @@ from typing import Literal
 
 from edgekd_agent import strict
 from edgekd_agent.reader import MAX_MANIFEST_BYTES
-from edgekd_agent.trust.errors import TrustError
+from edgekd_agent.trust.documents import checked
 from edgekd_agent.trust.names import is_group_name
 
 DESIRED_NAME = "desired.json"
@@ -70,22 +70,13 @@ def parse_desired(content: bytes) -> DesiredState:
     Raises:
         TrustError: `"schema"` with every problem.
     """
-    if len(content) > MAX_DESIRED_BYTES:
-        raise TrustError("schema", f"{DESIRED_NAME} is longer than {MAX_DESIRED_BYTES} bytes")
-    problems: list[str] = []
-    try:
-        desired = strict.build(DesiredState, strict.parse(content), "desired", problems)
-    except strict.NotStrictJson as error:
-        raise TrustError("schema", f"{DESIRED_NAME}: {error}") from error
-    if desired is not None:
-        problems = _problems_of(desired)
-    if desired is None or problems:
-        raise TrustError("schema", f"{DESIRED_NAME}: " + "; ".join(problems))
-    return desired
+    return checked(
+        content, DesiredState, DESIRED_NAME, most_bytes=MAX_DESIRED_BYTES, parse=strict.parse, claims=_claims
+    )
 
 
-def _problems_of(desired: DesiredState) -> list[str]:
-    claims = [
+def _claims(desired: DesiredState) -> list[tuple[object, str]]:
+    return [
         (is_group_name(desired.group), f"group {desired.group!r} is no name of a group"),
         (_NAME.fullmatch(desired.name), f"name {desired.name!r} is not letters, digits and ._-"),
         (desired.version >= 1, f"version {desired.version} is below 1"),
@@ -97,4 +88,3 @@ def _problems_of(desired: DesiredState) -> list[str]:
         (0 < len(desired.selectors) <= MAX_SELECTORS, f"selectors: {len(desired.selectors)}, not 1..{MAX_SELECTORS}"),
         (all(desired.selectors), "selectors: an empty one would be every device"),
     ]
-    return [message for holds, message in claims if not holds]

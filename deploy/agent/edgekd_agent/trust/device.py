@@ -10,6 +10,7 @@ from typing import Literal
 
 from edgekd_agent import strict
 from edgekd_agent.reader import open_regular
+from edgekd_agent.trust.documents import checked
 from edgekd_agent.trust.errors import TrustError
 from edgekd_agent.trust.names import is_group_name
 
@@ -71,22 +72,12 @@ def parse_device(content: bytes) -> Device:
     Raises:
         TrustError: `"schema"` with every problem.
     """
-    if len(content) > MAX_DEVICE_BYTES:
-        raise TrustError("schema", f"device.json is longer than {MAX_DEVICE_BYTES} bytes")
-    problems: list[str] = []
-    try:
-        found = strict.build(_DeviceFile, strict.load(content), "device", problems)
-    except strict.NotStrictJson as error:
-        raise TrustError("schema", f"device.json: {error}") from error
-    if found is not None:
-        problems = _problems_of(found)
-    if found is None or problems:
-        raise TrustError("schema", "device.json: " + "; ".join(problems))
+    found = checked(content, _DeviceFile, "device.json", most_bytes=MAX_DEVICE_BYTES, parse=strict.load, claims=_claims)
     return Device(found.device_id, found.group, found.selector)
 
 
-def _problems_of(found: _DeviceFile) -> list[str]:
-    claims = [
+def _claims(found: _DeviceFile) -> list[tuple[object, str]]:
+    return [
         (_DEVICE_ID.fullmatch(found.device_id), f"device_id {found.device_id!r} is not letters, digits and ._-"),
         (is_group_name(found.group), f"group {found.group!r} is not a-z, 0-9 and -, or is the name of a role"),
         (
@@ -94,4 +85,3 @@ def _problems_of(found: _DeviceFile) -> list[str]:
             "selector: device_id and group are facts of their own, not of the selector",
         ),
     ]
-    return [message for holds, message in claims if not holds]
