@@ -30,8 +30,6 @@ def regular(proto: onnx.ModelProto) -> onnx.ModelProto:
         _open_sizes(value)
     if len(graph.input) == len(graph.output) == 1:
         _share_batch(*graph.input, *graph.output)
-    for value in graph.output:
-        _forget_symbols(value)
     _name_nodes(graph)
     return copy
 
@@ -47,13 +45,6 @@ def _share_batch(taken: onnx.ValueInfoProto, given: onnx.ValueInfoProto) -> None
     first, out = (value.type.tensor_type.shape.dim for value in (taken, given))
     if first and out and first[0].dim_param and out[0].dim_param:
         out[0].dim_param = first[0].dim_param
-
-
-def _forget_symbols(value: onnx.ValueInfoProto) -> None:
-    """Leave sizes with a symbol, but for the batch, to shape inference: it knows them once the input's are given."""
-    for dim in value.type.tensor_type.shape.dim[1:]:
-        if dim.dim_param:
-            dim.Clear()
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
