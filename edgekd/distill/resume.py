@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -97,7 +97,7 @@ class Bookmark:
         resumption: How it can be interrupted.
         key: Digest of everything the run depends on.
         device: Where it trains.
-        initial: State of each network before any stage; what stays like that (a teacher) is not written.
+        initial: State of each network that a stage may change, before any stage; what stays like that is not written.
         saved: What its file said when the run began, or None.
         note: Tells the user something.
     """
@@ -121,6 +121,7 @@ class Bookmark:
         *,
         key: str,
         device: torch.device,
+        fixed: Collection[str] = (),
         note: Callable[[str], None] = _unheard,
         is_writing: bool = True,
     ) -> Bookmark:
@@ -131,6 +132,7 @@ class Bookmark:
             session: Its networks and policies.
             key: Digest of everything it depends on.
             device: Where it trains.
+            fixed: Roles whose networks never change.
             note: Tells the user something.
             is_writing: Whether this process keeps the states, the first of several.
 
@@ -143,7 +145,7 @@ class Bookmark:
         saved = resumption.files.newest(note)
         if saved is not None and saved["key"] != key:
             raise ConfigError(f"{resumption.path} is the state of another run: remove it or take another file")
-        initial = {role: _copied(net.state_dict()) for role, net in session.nets.items()}
+        initial = {role: _copied(net.state_dict()) for role, net in session.nets.items() if role not in fixed}
         if saved is not None:
             note(f"going on from {resumption.files.last_good}")
         return cls(resumption, key, device, initial, saved, note, is_writing)
@@ -238,7 +240,7 @@ class Bookmark:
     def _session_state(self, session: Session) -> dict[str, Any]:
         is_cuda = self.device.type == "cuda"
         return {
-            "nets": {role: _changed(net.state_dict(), self.initial[role]) for role, net in session.nets.items()},
+            "nets": {role: _changed(session.nets[role].state_dict(), first) for role, first in self.initial.items()},
             "trajectories": {
                 role: [[one.progress, dict(one.state)] for one in checkpoints]
                 for role, checkpoints in session.trajectories.items()
@@ -248,8 +250,8 @@ class Bookmark:
         }
 
     def _restore_session(self, session: Session, state: Mapping[str, Any]) -> None:
-        for role, net in session.nets.items():
-            net.load_state_dict({**self.initial[role], **state["nets"][role]})
+        for role, first in self.initial.items():
+            session.nets[role].load_state_dict({**first, **state["nets"][role]})
         session.trajectories.clear()
         for role, checkpoints in state["trajectories"].items():
             session.trajectories[role] = [

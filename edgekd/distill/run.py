@@ -31,6 +31,7 @@ from edgekd.distill.resume import Bookmark, Resumption
 from edgekd.distill.roles import Given, open_session
 from edgekd.distill.session import Session
 from edgekd.distill.settings import TrainSettings
+from edgekd.distill.sharding import never_trained, share_out
 from edgekd.distill.stage import build_stage
 from edgekd.distill.threads import cpu_threads, threads_for
 from edgekd.models import count_macs
@@ -142,6 +143,9 @@ def run_stages(
     """
     context = _context(recipe, session, dataset, settings, options)
     bookmark, device = context.bookmark, context.accelerator.device
+    if settings.shard_frozen and not context.ranks.is_alone:
+        fixed = [session.nets[role] for role in never_trained(recipe, session)]
+        share_out(fixed, session.input_shape, context.ranks, device.type)
     history = [] if bookmark is None else [Epoch(**record) for record in bookmark.history]
     with cpu_threads(threads_of(session, settings)):
         for index, spec in enumerate(scheduled(recipe)):
@@ -178,6 +182,7 @@ def _context(
             session,
             key=key,
             device=accelerator.device,
+            fixed=never_trained(recipe, session),
             note=lambda message: listener(Event("note", options.label or recipe.name, message)),
             is_writing=ranks.is_main,
         )
@@ -211,6 +216,11 @@ def require_fitting(recipe: Recipe, dataset: Dataset, settings: TrainSettings, r
         raise ConfigError(
             "compiled passes cannot share batch statistics between processes: set train.compile=no, or "
             "train.sync_batch_norm=false and have each process see its own"
+        )
+    if ranks.of > 1 and settings.shard_frozen and (settings.compile != "no" or settings.cuda_graphs):
+        raise ConfigError(
+            "train.shard_frozen gathers weights layer by layer, which compiled and graphed passes cannot: set "
+            "train.compile=no and train.cuda_graphs=false"
         )
     parts, rows = ranks.of * settings.accumulate, min(settings.batch_size, len(dataset.train))
     if ranks.of > 1 and rows % parts:

@@ -55,11 +55,13 @@ class TrainSettings(StrictModel):
     )
     cuda_graphs: bool = Field(False, description="Replay the frozen networks' passes as CUDA graphs.")
     sync_batch_norm: bool = Field(True, description="Share batch statistics between processes.")
+    shard_frozen: bool = Field(False, description="Share networks that never train out among processes (FSDP).")
     threads: int | None = Field(None, ge=1, description="CPU threads; one for small networks, else all, by default.")
     workers: int = Field(0, ge=0, description="Processes that make batches ahead; the batches stay the same.")
     checkpoint_every_s: float = Field(60.0, ge=0, description="Seconds between two states kept to go on from.")
     keep_checkpoints: int = Field(2, ge=1, description="How many of the last states to keep.")
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide the weights: not how batches are made ahead, or what is kept how often."""
-        return self.model_dump(mode="json", exclude={"workers", "checkpoint_every_s", "keep_checkpoints", "memory_mb"})
+        """Return the settings that decide the weights: not where what lies, how batches are made, or what is kept."""
+        others = {"workers", "checkpoint_every_s", "keep_checkpoints", "memory_mb", "shard_frozen"}
+        return self.model_dump(mode="json", exclude=others)

@@ -30,7 +30,7 @@ CHILD = Path(__file__).with_name("ranked_child.py")
 CLOSE = 1e-4
 
 
-def in_two_processes(folders, *, timeout_s=300):
+def in_two_processes(folders, *, child=CHILD, timeout_s=300):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -40,7 +40,7 @@ def in_two_processes(folders, *, timeout_s=300):
         "MASTER_PORT": port,
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    command = [sys.executable, str(CHILD), *map(str, folders)]
+    command = [sys.executable, str(child), *map(str, folders)]
     children = [
         subprocess.Popen(command, env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE)
         for rank in ("0", "1")

@@ -1,0 +1,199 @@
+"""One engine on one method, timed; started by `train_step.py`, prints one line of JSON.
+
+python tools/bench/train_step_child.py ENGINE METHOD PAIR BATCH STEPS PEERS DEVICE
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+CLASSES, IMAGES, SIDE = 100, 20_000, 32
+MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+PAIRS = {
+    "resnet56-resnet20": ("resnet:depth=56,width=16,shortcut=B", "resnet:depth=20,width=16,shortcut=B"),
+    "resnet32x4-resnet8x4": (
+        "resnet:depth=32,width=64,stem=half,shortcut=B",
+        "resnet:depth=8,width=64,stem=half,shortcut=B",
+    ),
+}
+_WARM_UP = 3
+
+
+class Enough(Exception):
+    """All the steps that were wanted are timed."""
+
+
+@dataclass
+class Clock:
+    """Notes when each batch is begun, and ends the run after enough of them.
+
+    Attributes:
+        steps: Steps to time, behind those that warm up.
+        stamps: Seconds.
+    """
+
+    steps: int
+    stamps: list[float] = field(default_factory=list)
+
+    def tick(self) -> None:
+        """Note the start of a batch; raises `Enough` when the last step that counts is done."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.stamps.append(time.perf_counter())
+        if len(self.stamps) > _WARM_UP + self.steps:
+            raise Enough
+
+    @property
+    def step_ms(self) -> float:
+        """Median step in milliseconds."""
+        spans = np.diff(self.stamps[_WARM_UP:])
+        return 1000 * float(statistics.median(spans))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every engine trains on.
+
+    Attributes:
+        method: The distillation method.
+        pair: Names of teacher and student.
+        batch: Pictures in a step.
+        device: Where.
+        clock: Told of every batch.
+        pixels: uint8 `[N, H, W, C]`.
+        labels: int64 `[N]`.
+    """
+
+    method: str
+    pair: str
+    batch: int
+    device: str
+    clock: Clock
+    pixels: np.ndarray[Any, np.dtype[np.uint8]]
+    labels: np.ndarray[Any, np.dtype[np.int64]]
+
+
+def main() -> None:
+    """Time the engine that the arguments name."""
+    engine, method, pair, batch, steps, peers, device = sys.argv[1:]
+    drawn = np.random.default_rng(0)
+    pixels = drawn.integers(0, 256, (IMAGES, SIDE, SIDE, 3), np.uint8)
+    labels = np.arange(IMAGES, dtype=np.int64) % CLASSES
+    task = Task(method, pair, int(batch), device, Clock(int(steps)), pixels, labels)
+    torch.manual_seed(0)
+    run = {
+        "bare": run_bare,
+        "edgekd": run_edgekd,
+        "edgekd-channels-last": run_edgekd_channels_last,
+        "edgekd-compiled": run_edgekd_compiled,
+    }.get(engine)
+    if run is None:
+        import train_step_peers
+
+        run = train_step_peers.engine(engine, Path(peers))
+    stdout, sys.stdout = sys.stdout, sys.stderr
+    try:
+        run(task)
+    except Enough:
+        pass
+    finally:
+        sys.stdout = stdout
+    print(json.dumps({"step_ms": round(task.clock.step_ms, 3), "peak_mb": round(_peak_mb(), 1)}))
+
+
+def network(name: str) -> nn.Module:
+    """Return one of edgekd's networks for these pictures, by its name in edgekd."""
+    from edgekd.models import build
+
+    return build(_spec(name))
+
+
+def run_bare(task: Task) -> None:
+    """Both networks, cross-entropy and an optimiser, by hand."""
+    teacher, student = (network(name).to(task.device) for name in PAIRS[task.pair])
+    teacher.eval()
+    optimiser = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    pictures = torch.rand(task.batch, 3, SIDE, SIDE, device=task.device)
+    labels = torch.arange(task.batch, device=task.device) % CLASSES
+    while True:
+        task.clock.tick()
+        with torch.no_grad():
+            teacher(pictures)
+        F.cross_entropy(student(pictures), labels).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+
+def run_edgekd(task: Task) -> None:
+    """Edgekd's own loop with its defaults."""
+    _run_edgekd(task, {})
+
+
+def run_edgekd_channels_last(task: Task) -> None:
+    """Edgekd's own loop, maps laid out channels last."""
+    _run_edgekd(task, {"channels_last": True})
+
+
+def run_edgekd_compiled(task: Task) -> None:
+    """Edgekd's own loop, networks compiled and maps laid out channels last."""
+    _run_edgekd(task, {"compile": "default", "channels_last": True})
+
+
+def _run_edgekd(task: Task, changes: dict[str, Any]) -> None:
+    from edgekd.data import ArrayImages, Dataset, Split, augmentation
+    from edgekd.data.augment import AUGMENTATIONS
+    from edgekd.data.task import Task as Kind
+    from edgekd.distill import RunOptions, TrainSettings, load_recipe, run_recipe
+    from edgekd.models import build
+
+    change = augmentation("crop-flip")
+
+    class Ticking:
+        def __call__(self, inputs: Any, labels: Any, rng: np.random.Generator) -> Any:
+            task.clock.tick()
+            return change(inputs, labels, rng)
+
+    AUGMENTATIONS.add("ticking", Ticking())
+    kind = Kind("classification", tuple(str(label) for label in range(CLASSES)))
+    train = Split(ArrayImages(task.pixels), task.labels, kind)
+    few = Split(ArrayImages(task.pixels[:CLASSES]), task.labels[:CLASSES], kind)
+    teacher, student = (_spec(name) for name in PAIRS[task.pair])
+    settings = TrainSettings(epochs=240, batch_size=task.batch, device=task.device, augment="ticking", **changes)
+    run_recipe(
+        load_recipe(task.method),
+        student=student,
+        teacher=(teacher, build(teacher).eval().requires_grad_(False)),
+        dataset=Dataset("random", train, few, few, MEAN, STD, digest="random"),
+        settings=settings,
+        options=RunOptions(),
+    )
+
+
+def _spec(name: str) -> Any:
+    from edgekd.models import parse_net, spec_for
+
+    family, choice = parse_net(name)
+    return spec_for(family, **choice, in_channels=3, num_classes=CLASSES, resolution=SIDE, mean=MEAN, std=STD)
+
+
+def _peak_mb() -> float:
+    """Return the most memory that this process had: the GPU's where there is one, else all that was resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
