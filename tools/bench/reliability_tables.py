@@ -139,6 +139,14 @@ _ROWS: dict[str, tuple[str, Callable[[Figures], str], Callable[[Figures], str]]]
         _n("devices"),
         lambda f: f"{f['cables_pulled']} cables pulled, {f['installed_third']} updated, {f['rolled_back']} rolled back",
     ),
+    "soak": (
+        "short trainings in one process, one after the other",
+        _n("runs"),
+        lambda f: (
+            f"memory {f['growth_kb_per_run']:+.1f} kB a run once settled, descriptors {f['descriptors_change']:+d}, "
+            f"threads {f['threads_change']:+d}"
+        ),
+    ),
     "throughput": (
         "push beside `scp` of the same file",
         _n("rounds"),

@@ -88,17 +88,10 @@ class Task:
 def main() -> None:
     """Time the engine that the arguments name."""
     engine, method, pair, batch, steps, peers, device = sys.argv[1:]
-    drawn = np.random.default_rng(0)
-    pixels = drawn.integers(0, 256, (IMAGES, SIDE, SIDE, 3), np.uint8)
-    labels = np.arange(IMAGES, dtype=np.int64) % CLASSES
+    pixels, labels = _drawn(IMAGES)
     task = Task(method, pair, int(batch), device, Clock(int(steps)), pixels, labels)
     torch.manual_seed(0)
-    run = {
-        "bare": run_bare,
-        "edgekd": run_edgekd,
-        "edgekd-channels-last": run_edgekd_channels_last,
-        "edgekd-compiled": run_edgekd_compiled,
-    }.get(engine)
+    run = _OWN.get(engine)
     if run is None:
         import train_step_peers
 
@@ -113,11 +106,25 @@ def main() -> None:
     print(json.dumps({"step_ms": round(task.clock.step_ms, 3), "peak_mb": round(_peak_mb(), 1)}))
 
 
+def pictures(count: int) -> Any:
+    """Return so many labelled pictures of noise as a split."""
+    from edgekd.data import ArrayImages, Split
+    from edgekd.data.task import Task as Kind
+
+    pixels, labels = _drawn(count)
+    return Split(ArrayImages(pixels), labels, Kind("classification", tuple(str(label) for label in range(CLASSES))))
+
+
+def _drawn(count: int) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.int64]]]:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+    return pixels, np.arange(count, dtype=np.int64) % CLASSES
+
+
 def network(name: str) -> nn.Module:
     """Return one of edgekd's networks for these pictures, by its name in edgekd."""
     from edgekd.models import build
 
-    return build(_spec(name))
+    return build(spec_of(name))
 
 
 def run_bare(task: Task) -> None:
@@ -152,9 +159,8 @@ def run_edgekd_compiled(task: Task) -> None:
 
 
 def _run_edgekd(task: Task, changes: dict[str, Any]) -> None:
-    from edgekd.data import ArrayImages, Dataset, Split, augmentation
+    from edgekd.data import Dataset, augmentation
     from edgekd.data.augment import AUGMENTATIONS
-    from edgekd.data.task import Task as Kind
     from edgekd.distill import RunOptions, TrainSettings, load_recipe, run_recipe
     from edgekd.models import build
 
@@ -166,22 +172,20 @@ def _run_edgekd(task: Task, changes: dict[str, Any]) -> None:
             return change(inputs, labels, rng)
 
     AUGMENTATIONS.add("ticking", Ticking())
-    kind = Kind("classification", tuple(str(label) for label in range(CLASSES)))
-    train = Split(ArrayImages(task.pixels), task.labels, kind)
-    few = Split(ArrayImages(task.pixels[:CLASSES]), task.labels[:CLASSES], kind)
-    teacher, student = (_spec(name) for name in PAIRS[task.pair])
+    teacher, student = (spec_of(name) for name in PAIRS[task.pair])
     settings = TrainSettings(epochs=240, batch_size=task.batch, device=task.device, augment="ticking", **changes)
     run_recipe(
         load_recipe(task.method),
         student=student,
         teacher=(teacher, build(teacher).eval().requires_grad_(False)),
-        dataset=Dataset("random", train, few, few, MEAN, STD, digest="random"),
+        dataset=Dataset("random", pictures(IMAGES), pictures(CLASSES), pictures(CLASSES), MEAN, STD, digest="random"),
         settings=settings,
         options=RunOptions(),
     )
 
 
-def _spec(name: str) -> Any:
+def spec_of(name: str) -> Any:
+    """Return the architecture of one of edgekd's networks for these pictures."""
     from edgekd.models import parse_net, spec_for
 
     family, choice = parse_net(name)
@@ -194,6 +198,13 @@ def _peak_mb() -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
+
+_OWN = {
+    "bare": run_bare,
+    "edgekd": run_edgekd,
+    "edgekd-channels-last": run_edgekd_channels_last,
+    "edgekd-compiled": run_edgekd_compiled,
+}
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,56 @@
+import json
+
+from train_step import gains, summary
+from training_tables import SCALING_HEADER, STEP_HEADER, scaling_rows, step_rows, step_verdicts
+
+
+def _run(method, engine, number, step_ms, peak_mb=100.0):
+    return {"method": method, "engine": engine, "round": number, "step_ms": step_ms, "peak_mb": peak_mb}
+
+
+RUNS = [
+    *(_run("kd", "bare", number, 50.0) for number in range(3)),
+    *(_run("kd", "edgekd", number, step) for number, step in enumerate((60.0, 120.0, 61.0))),
+    *(_run("kd", "mdistiller", number, step, 300.0) for number, step in enumerate((90.0, 180.0, 61.0))),
+    *(_run("kd", "torchdistill", number, step, 200.0) for number, step in enumerate((75.0, 150.0, 70.0))),
+    _run("kd", "edgekd-compiled", 0, 50.0),
+    {"method": "kd", "engine": "repdistiller", "round": 0, "failed": "no such loss"},
+    _run("sp", "edgekd", 0, 80.0),
+]
+
+
+def test_a_summary_takes_medians_over_rounds_and_leaves_out_what_failed():
+    found = {(row["method"], row["engine"]): row for row in summary(RUNS)}
+    assert found["kd", "edgekd"]["step_ms"] == 61.0 and found["kd", "edgekd"]["rounds"] == 3
+    assert found["kd", "edgekd"]["above_bare_percent"] == 100 * (61 / 50 - 1)
+    assert ("kd", "repdistiller") not in found
+
+
+def test_a_gain_is_the_median_of_ratios_within_rounds_over_the_fastest_peer():
+    # Ratios in rounds: mdistiller 1.5, 1.5, 1.0; torchdistill 1.25, 1.25, 70/61.
+    assert gains(RUNS, "edgekd") == {"kd": (1.25, "torchdistill")}
+    assert gains(RUNS, "edgekd-compiled") == {"kd": (1.5, "torchdistill")}
+
+
+def test_a_table_has_a_line_for_each_method_and_blanks_where_nothing_ran(tmp_path):
+    file = tmp_path / "steps.json"
+    file.write_text(json.dumps({"runs": RUNS}))
+    kd, sp = step_rows(file)
+    assert len(kd) == len(sp) == len(STEP_HEADER)
+    assert kd == ("`kd`", "50", "61", "50", "90", "", "75", "1.50 (edgekd-compiled / torchdistill)", "100 / 200 MB")
+    assert sp == ("`sp`", "", "80", "", "", "", "", "", "")
+    first, second = step_verdicts(file)
+    assert first.startswith("`edgekd`: 1.25 times") and "1 methods, 1.25 at least (`kd`)" in first
+    assert second.startswith("`edgekd-compiled`: 1.50")
+
+
+def test_scaling_lists_every_round(tmp_path):
+    file = tmp_path / "scaling.json"
+    one = {
+        "one_process_two_threads_ms": [100.2, 101.0],
+        "two_processes_one_thread_ms": [110.0, 121.4],
+        "ratio_median": 1.15,
+    }
+    file.write_text(json.dumps({"recipes": {"kd": one}}))
+    assert scaling_rows(file) == [("`kd`", "100, 101", "110, 121", "1.15")]
+    assert len(SCALING_HEADER) == 4

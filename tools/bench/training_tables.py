@@ -1,0 +1,85 @@
+"""What a training step costs in edgekd and in published code, and what training in two processes costs, as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from train_step import OWN, PEERS, gains, summary
+
+STEP_HEADER = ("method", "networks alone", *OWN, *PEERS, "fastest of edgekd over fastest peer", "memory, edgekd / peer")
+SCALING_HEADER = ("method", "one process, 2 threads, ms", "two processes, 1 thread, ms", "ratio")
+
+
+def step_rows(file: Path) -> list[tuple[str, ...]]:
+    """Return a line for each method: milliseconds a step by engine, the ratio of steps, the peaks of memory.
+
+    Args:
+        file: A result of `train_step.py`.
+    """
+    runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    found = {(row["method"], row["engine"]): row for row in summary(runs)}
+    by_engine = {engine: gains(runs, engine) for engine in OWN}
+    lines = []
+    for method in dict.fromkeys(run["method"] for run in runs):
+        steps = tuple(_ms(found.get((method, engine))) for engine in ("bare", *OWN, *PEERS))
+        ratios = {engine: of[method] for engine, of in by_engine.items() if method in of}
+        best = max(ratios, key=lambda engine: ratios[engine][0], default=None)
+        gain = "" if best is None else f"{ratios[best][0]:.2f} ({best} / {ratios[best][1]})"
+        own, peer = (_least_mb(found, method, engines) for engines in (OWN, PEERS))
+        memory = "" if own is None or peer is None else f"{own:.0f} / {peer:.0f} MB"
+        lines.append((f"`{method}`", *steps, gain, memory))
+    return lines
+
+
+def step_verdicts(file: Path) -> list[str]:
+    """Return in words how the engines compare over the methods.
+
+    Args:
+        file: A result of `train_step.py`.
+    """
+    runs = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    lines = []
+    for engine in OWN:
+        ratios = {method: ratio for method, (ratio, _) in gains(runs, engine).items()}
+        if ratios:
+            least = min(ratios, key=lambda method: ratios[method])
+            lines.append(
+                f"`{engine}`: {median(ratios.values()):.2f} times the fastest peer's speed in the median of "
+                f"{len(ratios)} methods, {ratios[least]:.2f} at least (`{least}`)."
+            )
+    return lines
+
+
+def scaling_rows(file: Path) -> list[tuple[str, ...]]:
+    """Return a line for each method: both ways to use two cores, and the median ratio of their steps.
+
+    Args:
+        file: A result of `scaling.py`.
+    """
+    found: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["recipes"]
+    return [
+        (
+            f"`{recipe}`",
+            _listed(one["one_process_two_threads_ms"]),
+            _listed(one["two_processes_one_thread_ms"]),
+            f"{one['ratio_median']:.2f}",
+        )
+        for recipe, one in found.items()
+    ]
+
+
+def _ms(row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"{row['step_ms']:.0f}"
+
+
+def _least_mb(found: dict[tuple[str, str], dict[str, Any]], method: str, engines: Sequence[str]) -> float | None:
+    peaks = [found[method, engine]["peak_mb"] for engine in engines if (method, engine) in found]
+    return min(peaks, default=None)
+
+
+def _listed(steps_ms: list[float]) -> str:
+    return ", ".join(f"{step:.0f}" for step in steps_ms)
