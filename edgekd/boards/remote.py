@@ -10,13 +10,14 @@ import asyncio
 import itertools
 import json
 import shlex
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgekd.boards.options import Patience
 from edgekd.boards.program import BOOTSTRAP, board_program
-from edgekd.core.errors import BuildError, TargetError
+from edgekd.core.errors import BuildError, StorageError, TargetError
 from edgekd.core.events import Event, Listener
 from edgekd.targets.ssh_connection import Address, SshKeys, Unreachable
 from edgekd.targets.ssh_line import Dropped, Line, Pauses
@@ -27,6 +28,7 @@ _CALL_S = 240.0
 _STALL_S = 60.0
 _CHUNK_BYTES = 1 << 17
 _TRIES = 20
+_SPARE_BYTES = 256 << 20
 
 
 class Refused(BuildError):
@@ -155,6 +157,7 @@ class Board:
         Raises:
             BuildError: A name that the board gave would lie outside the folder.
             Refused: One is not there.
+            StorageError: What the board is about to send is more than the disk here holds.
             Unreachable: See `call`.
         """
         outside = [name for _, name in files if name in ("", "..") or Path(name).name != name]
@@ -172,7 +175,9 @@ class Board:
                     answer = await _marked_line(process)
                     if "error" in answer:
                         raise Refused(self.address.host, answer["error"])
-                    await self._append(target / file[1], process.stdout, int(answer["rest_bytes"]))
+                    rest_bytes = int(answer["rest_bytes"])
+                    self._require_room(target / file[1], rest_bytes)
+                    await self._append(target / file[1], process.stdout, rest_bytes)
                     missing.remove(file)
 
         if missing:
@@ -199,6 +204,14 @@ class Board:
             return await asyncio.wait_for(_marked_line(process), _CALL_S)
         finally:
             process.close()
+
+    def _require_room(self, file: Path, rest_bytes: int) -> None:
+        free = shutil.disk_usage(file.parent).free
+        if not 0 <= rest_bytes <= free - _SPARE_BYTES:
+            raise StorageError(
+                f"{self.address.host} has {rest_bytes} bytes of {file.name} to send, and {free} are free in "
+                f"{file.parent}, of which {_SPARE_BYTES} stay free: make room, then run the same command again"
+            )
 
     async def _append(self, target: Path, source: Any, size_bytes: int) -> None:
         with open(target, "ab") as stream:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekd.boards import BoardOptions, Patience, checks
+from edgekd.boards import BoardOptions, Patience, checks, remote
 from edgekd.core.errors import BuildError, ConfigError, TargetError
 from edgekd.targets import get_target
 from edgekd.targets.ssh_connection import Unreachable
@@ -38,6 +39,18 @@ def test_download_goes_on_where_a_drop_stopped_it(bench, make_model, tmp_path) -
     assert bench.wire.cuts == 1
     assert result.engine.file.size_bytes > 8 * MIB
     assert bench.wire.bytes_back < 12 * MIB  # from the start again it would be 13
+
+
+def test_what_the_disk_here_does_not_hold_is_not_fetched(bench, make_model, tmp_path, monkeypatch) -> None:
+    bench.board.behave(plan_bytes=8 * MIB)
+    free = shutil.disk_usage(tmp_path)._replace(free=remote._SPARE_BYTES + 4 * MIB)
+    with monkeypatch.context() as patch:  # room for the small files, not for the engine
+        patch.setattr(remote.shutil, "disk_usage", lambda path: free)
+        result = bench.build(make_model(), tmp_path)
+    assert "bytes of model.plan to send" in str(result.error) and "make room" in str(result.error)
+    assert bench.wire.bytes_back < 4 * MIB
+    assert bench.build(make_model(), tmp_path).error is None
+    assert len(bench.board.calls("--onnx")) == 1
 
 
 def test_result_that_was_damaged_is_never_taken(bench, make_model, tmp_path) -> None:
