@@ -108,6 +108,10 @@ class Budget:
         """The clauses on memory and energy."""
         return tuple(clause for clause in self.clauses if clause.quantity != "latency")
 
+    def only(self, metrics: Collection[str]) -> Budget:
+        """Return the clauses on these metrics."""
+        return Budget(tuple(clause for clause in self.clauses if clause.metric in metrics))
+
     def require_known(self, metrics: Collection[str], where: str) -> None:
         """Refuse, before anything runs, a clause that nobody will be able to judge.
 

@@ -39,8 +39,8 @@ def run_on_zeros(module: nn.Module, input_shape: tuple[int, ...], *, batch: int)
 def zeros_for(module: nn.Module, input_shape: tuple[int, ...], *, batch: int) -> Tensor:
     """Return a batch of zeros that a module takes: int64 where it embeds tokens `(L,)`, else in its own dtype."""
     like = next((part for part in chain(module.parameters(), module.buffers()) if part.is_floating_point()), None)
-    kind = {} if like is None else {"dtype": like.dtype, "device": like.device}
-    zeros = torch.zeros(batch, *input_shape, **kind)
+    dtype, device = (None, None) if like is None else (like.dtype, like.device)
+    zeros = torch.zeros(batch, *input_shape, dtype=dtype, device=device)
     return zeros.long() if takes_tokens(module, input_shape) else zeros
 
 

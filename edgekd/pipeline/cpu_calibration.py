@@ -98,7 +98,7 @@ def measured_points(specs: list[tuple[NetSpec, LayerGraph]], settings: CpuSettin
     with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch, ExitStack() as stack:
         runners = []
         for index, (spec, _) in enumerate(specs):
-            onnx = _exported(spec, Path(scratch) / f"{index}.onnx")
+            onnx = exported_student(spec, Path(scratch) / f"{index}.onnx", opset=get_target("cpu").max_opset)
             options = BuildOptions(get_target("cpu"), threads=settings.threads)
             engine = BACKENDS["onnxruntime"].build(onnx, Path(scratch) / f"engine{index}", options)
             runner = stack.enter_context(BACKENDS["onnxruntime"].open(engine))
@@ -131,7 +131,7 @@ def measured_points(specs: list[tuple[NetSpec, LayerGraph]], settings: CpuSettin
 def measured_report(spec: NetSpec, settings: CpuSettings, *, min_seconds: float = 1.0) -> LatencyReport:
     """Measure one network as it would be shipped in float32; every sample counts."""
     with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
-        onnx = _exported(spec, Path(scratch) / "student.onnx")
+        onnx = exported_student(spec, Path(scratch) / "student.onnx", opset=get_target("cpu").max_opset)
         options = BuildOptions(get_target("cpu"), threads=settings.threads)
         engine = BACKENDS["onnxruntime"].build(onnx, Path(scratch) / "engine", options)
         with BACKENDS["onnxruntime"].open(engine) as runner:
@@ -139,10 +139,11 @@ def measured_report(spec: NetSpec, settings: CpuSettings, *, min_seconds: float 
             return measure(runner, inputs, target="cpu", precision="fp32", min_seconds=min_seconds).report
 
 
-def _exported(spec: NetSpec, path: Path) -> OnnxModel:
+def exported_student(spec: NetSpec, path: Path, *, opset: int) -> OnnxModel:
+    """Export a network with drawn weights, as it is deployed: what is timed does not depend on them."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = deploy(build(spec))
-    return export_onnx(module, path, input_shape=spec.input_shape, opset=get_target("cpu").max_opset)
+    return export_onnx(module, path, input_shape=spec.input_shape, opset=opset)

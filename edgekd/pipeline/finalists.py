@@ -1,7 +1,7 @@
 """From the trials of a search to the students that it returns: the budget is kept for sure, or they are refused.
 
-On this CPU each is built and measured, the measurements go back into the latency model, and the next candidates are
-weighed by the refitted model. For another target the upper end of the prediction decides, and is called a prediction.
+On this CPU, and on a board that is attached, each is built and measured, and what was measured corrects the predictions
+of the next candidates. For other targets the upper end of the prediction decides, and is called a prediction.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.artifacts import LatencyReport, TrainedModel, to_json
-from edgekd.core.errors import BudgetExceeded
-from edgekd.latency import CpuModel, CpuPoint, refit_cpu
+from edgekd.core.budget import LATENCY_METRICS, Budget
+from edgekd.core.errors import BudgetExceeded, BuildError
 from edgekd.pipeline.candidates import Candidates, kernels_of
 from edgekd.pipeline.context import RunContext
-from edgekd.pipeline.cpu_calibration import CpuSettings, measured_report
 from edgekd.pipeline.found import write_found
+from edgekd.pipeline.gauges import Gauge
 from edgekd.search import Cost, TrialRecord, front
 
 
@@ -59,13 +59,13 @@ class Finals:
         finalists: Students that keep the budget, the best score first.
         refused: Students with good scores that do not.
         front: Numbers of the trials that no other beats in score, latency and memory at once.
-        model: The CPU's latency model after the measurements; None for other targets.
+        gauge: What measured them and has learnt from it; None where nothing was measured.
     """
 
     finalists: tuple[Finalist, ...]
     refused: tuple[Refusal, ...]
     front: tuple[int, ...]
-    model: CpuModel | None
+    gauge: Gauge | None
 
 
 def finals_of(
@@ -74,7 +74,7 @@ def finals_of(
     context: RunContext,
     folder: Path,
     *,
-    model: CpuModel | None,
+    gauge: Gauge | None,
     teacher: TrainedModel,
 ) -> Finals:
     """Choose the students to return.
@@ -87,11 +87,12 @@ def finals_of(
         candidates: The students.
         context: The run.
         folder: Where the files of the students go.
-        model: The CPU's latency model, where the target is this CPU.
+        gauge: What measures students of the target, or None.
         teacher: The teacher.
 
     Raises:
         BudgetExceeded: None keeps the budget; says what the measured ones reach.
+        EdgeKDError: Nothing can be measured now; what was measured is kept.
     """
     counted = [record for record in records if record.is_counted and record.point is not None]
     ranked = sorted(counted, key=lambda one: (-one.epochs, -(one.score or 0.0), one.number))
@@ -100,8 +101,11 @@ def finals_of(
     for record in ranked:
         if len(finalists) == context.config.search.finalists:
             break
-        cost, model = _judged(record, candidates, context, model)
-        misses = context.budget.misses(cost.figures) if context.budget is not None else ()
+        try:
+            cost = _judged(record, candidates, context, gauge)
+            misses = _misses(cost, context.budget)
+        except BuildError as error:
+            cost, misses = candidates.cost(_point(record)), (f"it cannot be built there: {error}",)
         if misses:
             refused.append(Refusal(record, cost, f"{cost.basis}: {'; '.join(misses)}"))
             context.note("finalists", f"{cost.name} is refused, {refused[-1].reason}")
@@ -114,35 +118,41 @@ def finals_of(
         context.note("finalists", f"{cost.name} keeps {context.budget or 'no budget'}: {path}")
     if not finalists:
         raise _none_keeps(context, refused)
-    return Finals(tuple(finalists), tuple(refused), _front(counted), model)
+    return Finals(tuple(finalists), tuple(refused), _front(counted), gauge)
 
 
-def _judged(
-    record: TrialRecord, candidates: Candidates, context: RunContext, model: CpuModel | None
-) -> tuple[Cost, CpuModel | None]:
-    """Return what a student costs, measured where the target is this CPU, and the model that has learnt from it."""
+def _judged(record: TrialRecord, candidates: Candidates, context: RunContext, gauge: Gauge | None) -> Cost:
+    """Return what a student costs, measured where that is possible and may change the verdict."""
     point = _point(record)
     cost = candidates.cost(point)
-    if context.target.kind != "cpu" or model is None:
-        return cost, model
-    latest = model.predict(kernels_of(candidates.at(point).spec))
-    if context.budget is not None and _is_hopeless(latest, cost, context):
-        return _with_latency(cost, latest), model
+    if gauge is None:
+        return cost
     spec = candidates.at(point).spec
-    settings = CpuSettings(threads=context.config.threads)
+    graph = kernels_of(spec)
+    latest = gauge.expected(graph)
+    if _is_hopeless(latest, cost, context):
+        return _with_latency(cost, latest)
+    inputs = {"spec": spec.digest, **gauge.facts}
+    report = context.noun(LatencyReport, f"measure/{spec.digest[:12]}", inputs, lambda: gauge.measure(spec))
+    gauge.learn(spec.name, graph, report)
+    return _with_latency(cost, report)
 
-    def measured() -> LatencyReport:
-        return measured_report(spec, settings)
 
-    report = context.noun(LatencyReport, f"measure/{spec.digest[:12]}", {"spec": spec.digest}, measured)
-    refitted = refit_cpu(model, [CpuPoint(kernels_of(spec), report.p50_ms, report.p99_ms, spec.name)])
-    return _with_latency(cost, report), refitted
+def _misses(cost: Cost, budget: Budget | None) -> tuple[str, ...]:
+    """Return the clauses that do not hold; energy that was not measured counts only once the rest holds."""
+    if budget is None:
+        return ()
+    known = budget.only(tuple(cost.figures))
+    unknown = [clause for clause in budget.clauses if clause not in known.clauses]
+    return known.misses(cost.figures) or tuple(f"{one.metric} was not measured, the budget is {one}" for one in unknown)
 
 
 def _is_hopeless(predicted: LatencyReport, cost: Cost, context: RunContext) -> bool:
     """Say whether even the lower end of the prediction misses the budget: then measuring tells nothing new."""
-    low = {"p50": predicted.low_ms, "mean": predicted.low_ms, "p90": predicted.low_ms, "p99": predicted.low_ms}
-    return context.budget is not None and bool(context.budget.misses({**low, "memory": cost.figures["memory"]}))
+    if context.budget is None:
+        return False
+    low = {**dict.fromkeys(LATENCY_METRICS, predicted.low_ms), "memory": cost.figures["memory"]}
+    return bool(context.budget.only(tuple(low)).misses(low))
 
 
 def _with_latency(cost: Cost, latency: LatencyReport) -> Cost:

@@ -64,6 +64,11 @@ class SearchConfig(StrictModel):
     inherit: bool = Field(
         True, description="Start a student from the teacher's first layers as far as names and shapes agree."
     )
+    device: str | None = Field(
+        None, description="Board of the target's kind, user@host: finalists are built and measured on it."
+    )
+    known_hosts: str | None = Field(None, description="File of the host keys trusted for it; edgekd's own.")
+    identity: str | None = Field(None, description="Private key to log in there with; those of the user.")
     calibration: int = Field(10, ge=6, description="Networks measured on this CPU before it is predicted.")
 
     @model_validator(mode="after")

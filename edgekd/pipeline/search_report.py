@@ -52,7 +52,8 @@ def document_of(config: RunConfig, result: SearchResult) -> dict[str, Any]:
         "front": list(finals.front),
         "states": dict(Counter(record.state for record in result.records)),
         "trials": [record.document() for record in result.records],
-        "cpu_model": None if finals.model is None else _model_facts(finals.model.document()),
+        "measured_on": config.search.device or ("cpu" if finals.gauge is not None else None),
+        "learnt": None if finals.gauge is None else finals.gauge.document(),
         "next": _next(config, result),
     }
 
@@ -60,11 +61,6 @@ def document_of(config: RunConfig, result: SearchResult) -> dict[str, Any]:
 def profile_rows(profile: SpaceProfile) -> list[dict[str, Any]]:
     """Return the rows of a space's profile as plain data."""
     return [row.document() for row in profile.rows]
-
-
-def _model_facts(document: dict[str, Any]) -> dict[str, Any]:
-    measured = [{"name": one["name"], "p50_ms": one["p50_ms"]} for one in document["points"]]
-    return {**document, "points": measured}
 
 
 def _next(config: RunConfig, result: SearchResult) -> str:

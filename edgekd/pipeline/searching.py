@@ -25,6 +25,7 @@ from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.cpu_calibration import CpuSettings, calibration_points, measured_points
 from edgekd.pipeline.finalists import Finals, finals_of
+from edgekd.pipeline.gauges import CpuGauge, board_gauge
 from edgekd.pipeline.ledger import Ledger
 from edgekd.pipeline.run import RunRequest
 from edgekd.pipeline.student_space import space_for
@@ -89,7 +90,8 @@ class _Request:
         budget = parse_budget(config.budget) if config.budget else None
         target, recipe = get_target(config.target), load_recipe(config.search.method)
         if budget is not None:
-            budget.require_known((*LATENCY_METRICS, "memory"), target.name)
+            where = target.name if config.search.device is None else f"{config.search.device} ({target.name})"
+            budget.require_known(_known(config), where)
         return cls(config, target, budget, recipe, load_dataset(config.data))
 
 
@@ -121,15 +123,19 @@ def search(config: RunConfig, request: RunRequest) -> SearchResult:
     asked, started = _Request.of(config), time.monotonic()
     with Ledger.open(request.folder, fresh=request.fresh, listen=request.listener) as ledger:
         context = RunContext(config, asked.budget, asked.target, asked.recipe, asked.dataset, ledger, ledger.listen)
+        board = board_gauge(context)
         where = config.search.storage or str(ledger.folder / "study.journal")
         storage = open_storage(where)
         spec, network = teacher_net(context)
         space = space_for(config.search.space, asked.dataset, spec)
         _require_opsets(space, asked.target)
         model = _calibrated(context, space, (spec, network))
-        profile = profile_space(space, asked.budget, _setting(asked, (spec, network), model, space).candidates.cost)
+        draft = _setting(asked, (spec, network), model, space)
+        profile = profile_space(space, draft.plan.budget, draft.candidates.cost)
         context.note("profile", profile.statement())
         require_reachable(profile)
+        if board is not None:
+            board.require(draft.candidates.at(next(iter(space.families[0].points()))).spec)
         teacher = teacher_of(context, spec, network).model
         kept = ledger.folder / "trained" / config.search.name
         setting = _setting(asked, (spec, load_model(teacher)), model, space, kept)
@@ -141,8 +147,9 @@ def search(config: RunConfig, request: RunRequest) -> SearchResult:
         deadline = started + 60 * config.search.minutes if config.search.minutes else float("inf")
         _run_workers(setting, _Job(config, where, teacher, model, kept), deadline, ledger.listen)
         records = tuple(records_of(study))
+        gauge = board if model is None else CpuGauge(model, config.threads)
         finals = finals_of(
-            records, setting.candidates, context, ledger.folder / "finalists", model=model, teacher=teacher
+            records, setting.candidates, context, ledger.folder / "finalists", gauge=gauge, teacher=teacher
         )
         return SearchResult(profile, records, finals, where, teacher, ledger.folder)
 
@@ -160,7 +167,13 @@ def planned_space(config: RunConfig) -> tuple[SearchSpace, SpaceProfile | None]:
     if asked.target.kind == "cpu":
         return space, None
     _require_opsets(space, asked.target)
-    return space, profile_space(space, asked.budget, _setting(asked, teacher, None, space).candidates.cost)
+    draft = _setting(asked, teacher, None, space)
+    return space, profile_space(space, draft.plan.budget, draft.candidates.cost)
+
+
+def _known(config: RunConfig) -> tuple[str, ...]:
+    """Return what a budget can limit: energy where a board measures it."""
+    return (*LATENCY_METRICS, "memory", *(() if config.search.device is None else ("energy",)))
 
 
 def _require_opsets(space: SearchSpace, target: Target) -> None:
@@ -199,14 +212,14 @@ def _setting(
         seed=wanted.seed,
         precision=precision_on(target),
         predict=_predictor(target, model),
-        is_measured_later=target.kind == "cpu",
+        is_measured_later=target.kind == "cpu" or wanted.device is not None,
         inherit=wanted.inherit,
         kept=kept,
         multiple=4 if target.kind == "cpu" else 8,
     )
     plan = Plan(
         space=space,
-        budget=asked.budget,
+        budget=None if asked.budget is None else asked.budget.only((*LATENCY_METRICS, "memory")),
         objectives=wanted.objectives,
         rungs=wanted.rungs,
         share=wanted.share,
@@ -297,6 +310,7 @@ def _study(setting: _Setting, teacher: TrainedModel, storage: Any, worker: int =
         "max_macs": plan.max_macs,
         "inherit": config.search.inherit,
         "seed": plan.seed,
+        **({} if config.search.device is None else {"device": config.search.device}),
     }
     name = config.search.name
     study = open_study(storage, name, directions=plan.directions, facts=facts, sampler=None)

@@ -38,9 +38,11 @@ class Cost:
         """What a budget is held against, by metric.
 
         Milliseconds of a statistic, and memory in MB of 10^6 bytes. A measurement counts as it is, a prediction by its
-        upper end; but by its expected value where the student will be measured before it is returned.
+        upper end; but by its expected value where the student will be measured before it is returned. Energy of an
+        inference in mJ, the idle board's included, where it was measured.
         """
-        return {**self._milliseconds(), "memory": self.memory_bytes / 1e6}
+        known = {"energy": self.latency.conditions["energy_mj"]} if "energy_mj" in self.latency.conditions else {}
+        return {**self._milliseconds(), "memory": self.memory_bytes / 1e6, **known}
 
     def _milliseconds(self) -> dict[str, float]:
         latency = self.latency

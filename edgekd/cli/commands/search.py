@@ -37,6 +37,9 @@ def search(
     storage: Annotated[
         str | None, typer.Option(help="File or postgresql://user@host/name that several machines share.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Board of the target's kind, user@host: finalists are built and measured there.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study; the same name resumes or joins it.")] = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="Any setting as key.sub=value.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; the same command resumes it.")] = None,
@@ -46,11 +49,13 @@ def search(
     """Search the student that learns best within a budget; `edgekd distill --student FILE` then distils it.
 
     First says what the space costs on the target and whether the budget can be reached. Ends with 3 when no student
-    keeps it. On cpu every student returned was measured; for other targets the upper end of the prediction counts.
+    keeps it. On cpu, and with --device on a board, every student returned was measured; for other targets the upper end
+    of the prediction counts.
 
     Examples:
       edgekd search --target cpu --budget "p99<1ms" --trials 12
       edgekd search --target jetson-orin --budget "p99<2ms, memory<8MB" --space resnet,mobilenetv2,pruned --workers 4
+      edgekd search --target jetson-orin-nano --device me@robot --budget "p99<2ms, energy<20mJ"
       edgekd distill --student runs/digits-search-cpu/finalists/student1.json --target cpu --budget "p99<1ms"
     """
     from edgekd.pipeline.config import load_config
@@ -66,6 +71,7 @@ def search(
             "workers": workers,
             "minutes": minutes,
             "storage": storage,
+            "device": device,
             "name": name,
         },
     }
