@@ -38,6 +38,7 @@ def plan(run, tmp_path):
         methods="kd",
         pairs="resnet56-resnet20",
         seeds=1,
+        peers=None,
         compile="no",
         results=tmp_path / "results",
         state=tmp_path / "state",

@@ -37,7 +37,8 @@ def main() -> None:
     """Run, and write what was found after every round."""
     arguments = _arguments()
     engines = arguments.engines.split(",") if arguments.engines else ("bare", *OWN, *PEERS)
-    into = arguments.into or RESULTS / f"{_stem(arguments.device)}_{clean_commit()}.json"
+    commit = arguments.commit or clean_commit()
+    into = arguments.into or RESULTS / f"{_stem(arguments.device)}_{commit}.json"
     runs: list[dict[str, Any]] = json.loads(into.read_text())["runs"] if into.exists() else []
     done = {(run["method"], run["engine"], run["round"]) for run in runs}
     for number in range(arguments.rounds):
@@ -165,6 +166,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--commit", help="of the code, where git cannot say it")
     parser.add_argument("--into", type=Path)
     return parser.parse_args()
 

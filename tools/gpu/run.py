@@ -13,6 +13,8 @@ Steps, what each needs beside torch, and its result under `tools/bench/results`:
   race in shared memory?
   `gpu-sanitizer_*.json`.
 - `kernels`: triton and numpy. `kernels_*.csv`; until it is complete, what there is lies beside it in `*.csv.part`.
+- `train-step`: what the engine needs, and `--peers`, a folder of published code (see `tools/bench/train_step.py`);
+  without it edgekd's own engines are timed. `train-step_*.json`.
 - `methods`: what the engine needs (numpy, accelerate, pydantic, PyYAML, safetensors, Pillow) and `--data`, CIFAR-100
   packed by `tools/bench/pack_images.py`. `methods-cifar100_*.csv`.
 
@@ -57,6 +59,7 @@ class Plan:
         methods: Comma-separated, or None for the suite's.
         pairs: Comma-separated, or None for all.
         seeds: How many.
+        peers: Published code to time beside edgekd, or None.
         compile: Mode of torch.compile.
         results: Where results go.
         state: Where trained teachers and interrupted runs lie.
@@ -71,6 +74,7 @@ class Plan:
     methods: str | None
     pairs: str | None
     seeds: int
+    peers: str | None
     compile: str
     results: Path
     state: Path
@@ -103,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods")
     parser.add_argument("--pairs")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--peers", help="folder of published code to time beside edgekd")
     parser.add_argument("--compile", default="default", help="mode of torch.compile; no for none")
     parser.add_argument("--results", type=Path, default=ROOT / "tools" / "bench" / "results")
     parser.add_argument("--state", type=Path, default=ROOT / "runs" / "methods")
@@ -214,6 +219,23 @@ def _kernels(plan: Plan) -> int:
     return _python([*command, f"--device={plan.device}", f"--commit={plan.commit}", *trial], plan)
 
 
+def _train_step(plan: Plan) -> int:
+    path = plan.results / f"train-step_{_where(plan)}.json"
+    if path.exists():
+        print(f"train-step: done, {path}")
+        return 0
+    part = path.with_suffix(".json.part")
+    engines = "--engines=bare,edgekd,edgekd-compiled" if plan.peers is None else f"--peers={plan.peers}"
+    sizes = ["--pair=resnet32x4-resnet8x4", "--steps=60", "--rounds=3"]
+    trial = ["--batch=8", "--steps=1", "--rounds=1", "--methods=kd"]
+    named = [f"--device={plan.device}", f"--commit={plan.commit}", f"--into={part}", engines]
+    chosen = trial if plan.device == "cpu" else sizes
+    status = _python([str(ROOT / "tools" / "bench" / "train_step.py"), *named, *chosen], plan)
+    if status == 0:
+        part.replace(path)
+    return status
+
+
 def _methods(plan: Plan) -> int:
     if plan.data is None:
         print("methods: needs --data, CIFAR-100 packed by tools/bench/pack_images.py")
@@ -274,6 +296,7 @@ STEPS: Mapping[str, Step] = {
     "tests": Step(_tests, ("torch", "triton", "pytest"), 60),
     "sanitizer": Step(_sanitizer, ("torch", "triton", "numpy"), 90),
     "kernels": Step(_kernels, ("torch", "triton", "numpy"), 90),
+    "train-step": Step(_train_step, ("torch", *ENGINE), 60),
     "methods": Step(_methods, ("torch", *ENGINE), 30),
 }
 
