@@ -15,6 +15,7 @@ from edgekd.data.augment import Augment, Divisible
 from edgekd.data.dataset import Split
 from edgekd.data.inputs import Rows, Stored, network_inputs
 from edgekd.data.metrics import Labels
+from edgekd.data.sample_views import SampleViews
 
 _LARGEST_BATCH = 256
 _BATCH_VALUES = 1 << 22
@@ -97,6 +98,7 @@ def train_batches(
     drop_last: bool = True,
     first: int = 0,
     portion: Portion = WHOLE,
+    views: SampleViews | None = None,
 ) -> Iterator[Batch]:
     """Yield one epoch in random order, augmented.
 
@@ -109,6 +111,7 @@ def train_batches(
         drop_last: Leave an incomplete last batch out; where it would be the only one it is kept.
         first: Batches to leave out at the start of the epoch.
         portion: Part of each batch to make.
+        views: Draw the change of each sample by itself, as this view of it.
 
     Returns:
         The batches.
@@ -121,8 +124,12 @@ def train_batches(
 
     def generate() -> Iterator[Batch]:
         for step, ids in enumerate(_runs(order, batch_size)):
-            if step >= first:
+            if step < first:
+                continue
+            if views is None:
                 yield train_batch(split, ids, augment, step_draws(seed, epoch, step), portion)
+            else:
+                yield view_batch(split, ids[portion.rows(len(ids))], augment, views, epoch)
 
     return generate()
 
@@ -145,6 +152,29 @@ def train_batch(split: Split, ids: Rows, augment: Augment, rng: np.random.Genera
         return _batch(*augment.part(split.inputs.gather(own), split.labels[own], rng, rows=rows, of=len(ids)), own)
     inputs, labels = augment(split.inputs.gather(ids), split.labels[ids], rng)
     return _batch(inputs[rows], labels[rows], own)
+
+
+def view_batch(split: Split, ids: Rows, augment: Augment, views: SampleViews, epoch: int) -> Batch:
+    """Return one batch whose samples are changed each by itself.
+
+    Args:
+        split: What to train on.
+        ids: The rows of the batch.
+        augment: Random change applied to it.
+        views: What decides the change.
+        epoch: Number of the epoch.
+
+    Raises:
+        ConfigError: The change is not one of each sample by itself.
+    """
+    if not isinstance(augment, Divisible):
+        raise ConfigError(
+            f"augmentation {type(augment).__name__} changes whole batches only, so a sample has no views: set "
+            "train.teacher_cache=null and train.augment_views=null"
+        )
+    draws = views.draws(epoch, ids)
+    changed = augment.part(split.inputs.gather(ids), split.labels[ids], draws, rows=slice(None), of=len(ids))
+    return _batch(*changed, ids)
 
 
 def epoch_order(count: int, *, batch_size: int, epoch: int, seed: int, drop_last: bool = True) -> Rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -32,6 +32,7 @@ from edgekd.distill.roles import Given, open_session
 from edgekd.distill.session import Session
 from edgekd.distill.settings import TrainSettings
 from edgekd.distill.stage import build_stage
+from edgekd.distill.teacher_cache import recalled, require_cacheable, views_for
 from edgekd.distill.threads import cpu_threads, threads_for
 from edgekd.models import count_macs
 
@@ -152,8 +153,12 @@ def run_stages(
             stage = build_stage(spec, session, LayerRates(settings.layer_decay, settings.layer_lr))
             stage.learners.to(device)
             prepare(stage, session, dataset.train, device, listener=context.listener, label=context.label)
-            with compiled(stage.nets, settings.compile), graphed(stage.nets, settings, device):
-                run_stage(stage, session, context, history)
+            with (
+                recalled(stage, session, context) as recalls,
+                compiled(stage.nets, settings.compile),
+                graphed(stage.nets, settings, device),
+            ):
+                run_stage(stage, session, replace(context, recalls=recalls), history)
     if bookmark is not None:
         bookmark.close()
     return tuple(history)
@@ -194,6 +199,7 @@ def _context(
         resident,
         bookmark,
         ranks,
+        views_for(settings, augment, options.seed),
     )
 
 
@@ -205,6 +211,7 @@ def require_fitting(recipe: Recipe, dataset: Dataset, settings: TrainSettings, r
     """
     if settings.auto_batch:
         raise ConfigError("train.auto_batch is for edgekd distill; see fitting_batch_size for a size to set here")
+    require_cacheable(settings)
     require_claims(recipe, processes=ranks.of, accumulate=settings.accumulate)
     require_blendable(recipe, settings)
     if ranks.of > 1 and settings.compile != "no" and settings.sync_batch_norm:
