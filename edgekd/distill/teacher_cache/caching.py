@@ -174,10 +174,11 @@ def require_within_limit(
     by_view = _rows(stage, dataset) * sum(_row_bytes(net, session, settings) for net in nets.values())
     needed, limit = by_view * count, settings.cache_limit_gb * _GB
     if needed > limit:
+        fewer = f"set train.augment_views to at most {int(limit // by_view)}, " if by_view <= limit else ""
         raise ConfigError(
             f"stage {stage.name!r} would keep {size_in_words(needed)} of teacher outputs: {count} view(s) of "
             f"{len(dataset.train)} samples, {size_in_words(by_view)} each; train.cache_limit_gb is "
-            f"{settings.cache_limit_gb:g}. Raise it, set train.augment_views to at most {int(limit // max(1, by_view))}, "
+            f"{settings.cache_limit_gb:g}. Raise it, {fewer}"
             "keep fewer logits (train.cache_top_k), or set train.teacher_cache=null"
         )
     return needed

@@ -1,4 +1,4 @@
-"""Parts of a trace as rows of bytes, and back: whole in 16 or 32 bits, or the largest logits and the mass of the rest."""
+"""Parts of a trace as rows of bytes and back: whole, or the largest logits and the mass of the rest."""
 
 from __future__ import annotations
 

@@ -86,9 +86,7 @@ def opened(root: Path, facts: dict[str, Any]) -> Path:
     try:
         found = json.loads(document.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StorageError(
-            f"{document} cannot be read: {error}; remove the folder, its outputs are computed"
-        ) from error
+        raise StorageError(f"{document} cannot be read: {error}; remove the folder") from error
     if found != facts:
         known = found if isinstance(found, dict) else {}
         other = ", ".join(sorted(name for name in facts if known.get(name) != facts[name]))
