@@ -31,8 +31,8 @@ from edgekd.distill.resume import Bookmark, Resumption
 from edgekd.distill.roles import Given, open_session
 from edgekd.distill.session import Session
 from edgekd.distill.settings import TrainSettings
-from edgekd.distill.stage import build_stage
-from edgekd.distill.teacher_cache import recalled, require_cacheable, views_for
+from edgekd.distill.stage import Stage, build_stage
+from edgekd.distill.teacher_cache import recalled, require_cacheable, require_within_limit, views_for
 from edgekd.distill.threads import cpu_threads, threads_for
 from edgekd.models import count_macs
 
@@ -257,6 +257,7 @@ def check_recipe(
     dataset: Dataset,
     batch_size: int,
     start: Mapping[str, Tensor] = MappingProxyType({}),
+    settings: TrainSettings | None = None,
 ) -> None:
     """Go through a recipe's stages on a few training rows, so that what does not fit is known before training starts.
 
@@ -267,9 +268,11 @@ def check_recipe(
         dataset: The data.
         batch_size: Rows of a training batch.
         start: Weights of the student's backbone, by name, that are not drawn.
+        settings: The run's, where it is to be known whether its teacher cache keeps its limit.
 
     Raises:
-        ConfigError: The recipe does not fit the networks or the data, or needs a student that was trained before.
+        ConfigError: The recipe does not fit the networks or the data, or needs a student that was trained before; or
+            the teacher cache would grow over its limit.
     """
     recipe = recipe_for(recipe, dataset.task)
     with torch.random.fork_rng(devices=[]):
@@ -281,8 +284,14 @@ def check_recipe(
             kind=dataset.task.kind,
             seed=0,
         )
+
+        def also(stage: Stage) -> None:
+            if settings is not None:
+                augment = augment_for(dataset, settings)
+                require_within_limit(stage, session, settings, dataset=dataset, augment=augment)
+
         _begin(recipe, session, start)
-        rehearse(recipe, session, dataset, batch_size=batch_size)
+        rehearse(recipe, session, dataset, batch_size=batch_size, also=also)
 
 
 def threads_of(session: Session, settings: TrainSettings) -> int:

@@ -122,6 +122,7 @@ def require_fitting(context: RunContext, student: NetSpec, teacher: NetSpec, tea
             dataset=context.dataset,
             batch_size=context.config.train.batch_size,
             start=start,
+            settings=context.config.train,
         )
     _note_drawn(context, student, start)
 

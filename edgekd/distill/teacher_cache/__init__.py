@@ -13,7 +13,7 @@ from edgekd.distill.teacher_cache.caching import (
     require_within_limit,
     views_for,
 )
-from edgekd.distill.teacher_cache.folder import Entry, entries, remove
+from edgekd.distill.teacher_cache.folder import Entry, entries, remove, size_in_words
 from edgekd.distill.teacher_cache.key import cache_folder
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "remove",
     "require_cacheable",
     "require_within_limit",
+    "size_in_words",
     "views_for",
 ]

@@ -95,7 +95,7 @@ def recalled(stage: Stage, session: Session, context: LoopContext) -> Iterator[R
         context.note(stage.name, f"teacher cache: {reason}, so it is asked live in every step")
     root = cache_folder(settings.teacher_cache)
     folders = {role: opened(root, _facts(net, stage, context, views)) for role, net in nets.items()}
-    needed = require_within_limit(stage, session, settings, context.dataset, views)
+    needed = require_within_limit(stage, session, settings, dataset=context.dataset, augment=context.augment)
     keeping = {role: _keeping(folder, stage, context, views) for role, folder in folders.items()}
     recalls = Recalls({role: Recall(net, keeping[role]) for role, net in nets.items()})
     for role, folder in folders.items():
@@ -161,13 +161,24 @@ def _nets_of(source: Source) -> tuple[tuple[TracedNet, ...], str]:
 
 
 def require_within_limit(
-    stage: Stage, session: Session, settings: TrainSettings, dataset: Dataset, views: SampleViews
+    stage: Stage, session: Session, settings: TrainSettings, *, dataset: Dataset, augment: Augment
 ) -> int:
-    """Return the bytes that a stage keeps at most, before compression.
+    """Return the bytes of teacher outputs that a stage keeps at most, before compression; 0 without a cache.
+
+    Args:
+        stage: The stage, its networks tapped.
+        session: The run.
+        settings: Its settings.
+        dataset: The data.
+        augment: The change of training batches.
 
     Raises:
-        ConfigError: They are more than `train.cache_limit_gb`, counted with what lies in the cache of others.
+        ConfigError: They are more than `train.cache_limit_gb`, or nothing can be kept with these settings.
     """
+    views = views_for(settings, augment, seed=0)
+    if settings.teacher_cache is None or views is None:
+        return 0
+    require_cacheable(settings)
     nets, _ = cacheable(stage, session)
     epochs = max(1, round(settings.epochs * stage.spec.epochs))
     count = epochs if views.count is None else min(views.count, epochs)
