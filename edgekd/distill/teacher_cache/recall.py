@@ -89,6 +89,7 @@ class Recall:
         self._kinds: dict[str, tuple[Layout, torch.dtype]] = {}
         self._parts: dict[str, ViewRows] = {}
         self._epoch = -1
+        self._is_refused = False
         self.counted = Counted()
 
     def __call__(self, batch: Batch, step: Step) -> Trace:
@@ -142,7 +143,12 @@ class Recall:
         readable = re.sub(r"[^\w.-]", "-", name)
         folder = self._keeping.folder / f"{readable}-{sha256_of_json(of)[:8]}" / f"view-{view:05d}"
         label = "/".join(folder.parts[-3:])
-        return Shelf(folder, label, self._keeping.rows, layout.row_bytes, self._keeping.note)
+        return Shelf(folder, label, self._keeping.rows, layout.row_bytes, self._keeping.note, self._refused)
+
+    def _refused(self, error: StorageError) -> None:
+        if not self._is_refused:
+            self._is_refused = True
+            self._keeping.note(f"outputs are not kept: {error}. Training goes on; they are tried again with the next")
 
     def _kind(self, name: str, values: Tensor) -> tuple[Layout, torch.dtype]:
         shape = tuple(values.shape[1:])

@@ -37,6 +37,7 @@ class Shelf:
         rows: Rows of the training split.
         row_bytes: Length of each.
         note: Tells the user something.
+        refused: Told why a block could not be written.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Shelf:
     rows: int
     row_bytes: int
     note: Callable[[str], None]
+    refused: Callable[[StorageError], None]
 
 
 class ViewRows:
@@ -63,7 +65,6 @@ class ViewRows:
         self._read: set[str] = set()
         self._pending: list[Rows] = []
         self._unwritten_bytes = 0
-        self._has_failed = False
 
     def has(self, ids: Rows) -> NDArray[np.bool_]:
         """Return which of these rows are here."""
@@ -91,9 +92,7 @@ class ViewRows:
         try:
             path = write_block(self._shelf.folder, Block(ids, self.take(ids)), self._shelf.label)
         except StorageError as error:
-            if not self._has_failed:
-                self._shelf.note(f"teacher outputs are not kept: {error}. Training goes on with those in memory")
-            self._has_failed = True
+            self._shelf.refused(error)
             return
         self._read.add(path.name)
         self._pending = []
