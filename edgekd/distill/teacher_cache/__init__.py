@@ -13,7 +13,7 @@ from edgekd.distill.teacher_cache.caching import (
     require_within_limit,
     views_for,
 )
-from edgekd.distill.teacher_cache.folder import Entry, entries, remove, size_in_words
+from edgekd.distill.teacher_cache.folder import Entry, entries, find, remove, size_in_words
 from edgekd.distill.teacher_cache.key import cache_folder
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "cache_folder",
     "cacheable",
     "entries",
+    "find",
     "recalled",
     "remove",
     "require_cacheable",

@@ -59,25 +59,29 @@ def entries(root: Path) -> tuple[Entry, ...]:
     return tuple(sorted(found, key=lambda one: one.changed))
 
 
-def remove(root: Path, key: str) -> Entry:
-    """Remove one of the caches in a folder and return what it was.
+def find(root: Path, key: str) -> Entry:
+    """Return one of the caches in a folder.
 
     Args:
         root: The folder.
         key: The name of the cache, or how that begins.
 
     Raises:
-        StorageError: None or several begin like that, or the file system refused.
+        StorageError: None or several begin like that.
     """
     fitting = [entry for entry in entries(root) if entry.folder.name.startswith(key)]
     if len(fitting) != 1 or not key:
         known = ", ".join(entry.folder.name for entry in entries(root)) or "none"
         raise StorageError(f"{len(fitting)} caches in {root} have a key that begins with {key!r}; there are: {known}")
-    try:
-        shutil.rmtree(fitting[0].folder)
-    except OSError as error:
-        raise StorageError(f"{fitting[0].folder} cannot be removed: {error.strerror or error}") from error
     return fitting[0]
+
+
+def remove(entry: Entry) -> None:
+    """Remove a cache; raises `StorageError` where the file system refuses."""
+    try:
+        shutil.rmtree(entry.folder)
+    except OSError as error:
+        raise StorageError(f"{entry.folder} cannot be removed: {error.strerror or error}") from error
 
 
 def _entry(folder: Path) -> Entry:
