@@ -107,7 +107,10 @@ class ViewRows:
                     continue
                 self._read.add(path.name)
                 is_new = ~self.has(block.ids)
-                self._place(block.ids[is_new], block.records[is_new])
+                if is_new.all():
+                    self._place(block.ids, block.records)
+                else:
+                    self._place(block.ids[is_new], block.records[is_new])
 
     def _block(self, path: Path) -> Block | StorageError:
         try:
