@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,6 +64,7 @@ class Batch:
         ids: int64 `[B]`, rows in their split; -1 for inputs that are made and lie in none.
         is_labelled: bool `[B]`, whether the label may be used.
         blend: Of inputs that are mixed, what else they are; None otherwise.
+        host_ids: `ids` where they can be read without waiting for a device; None where that is not known.
     """
 
     inputs: torch.Tensor
@@ -71,13 +72,20 @@ class Batch:
     ids: torch.Tensor
     is_labelled: torch.Tensor
     blend: Blend | None = None
+    host_ids: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`."""
-        return self._each(lambda tensor: tensor.to(device))
+        moved = self._each(lambda tensor: tensor.to(device))
+        return replace(moved, host_ids=self.ids if self.ids.device.type == "cpu" else self.host_ids)
+
+    def read_ids(self) -> Rows:
+        """Return `ids` on the host; it waits for the device where they are only there."""
+        ids = self.ids if self.host_ids is None else self.host_ids
+        return ids.cpu().numpy()
 
     def rows(self, chosen: slice) -> Batch:
         """Return some of its rows."""
@@ -85,7 +93,9 @@ class Batch:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         blend = None if self.blend is None else Blend(change(self.blend.labels), change(self.blend.shares))
-        return Batch(change(self.inputs), change(self.labels), change(self.ids), change(self.is_labelled), blend)
+        host_ids = None if self.host_ids is None else change(self.host_ids)
+        tensors = (change(tensor) for tensor in (self.inputs, self.labels, self.ids, self.is_labelled))
+        return Batch(*tensors, blend, host_ids)
 
 
 def train_batches(

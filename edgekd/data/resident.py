@@ -98,7 +98,8 @@ class ResidentSplit:
             # `contiguous()` leaves the strides of one-channel pictures as they are, and those choose the kernels.
             inputs = pictures.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
             labels = self._labels[ids[rows]]
-            yield Batch(inputs, labels, ids[rows], torch.ones_like(labels, dtype=torch.bool))
+            is_labelled = torch.ones_like(labels, dtype=torch.bool)
+            yield Batch(inputs, labels, ids[rows], is_labelled, host_ids=torch.from_numpy(order[rows]))
 
     def _places(
         self, order: Rows, batch_size: int, epoch: int, seed: int, views: SampleViews | None

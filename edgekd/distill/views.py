@@ -67,6 +67,7 @@ class Rotations:
             labels=batch.labels.repeat_interleave(ROTATIONS, dim=0),
             ids=batch.ids.repeat_interleave(ROTATIONS),
             is_labelled=batch.is_labelled.repeat_interleave(ROTATIONS) & is_first,
+            host_ids=None if batch.host_ids is None else batch.host_ids.repeat_interleave(ROTATIONS),
         )
 
 

@@ -119,17 +119,17 @@ def cacheable(stage: Stage, session: Session) -> tuple[dict[str, TracedNet], tup
     """Return the networks of a stage whose outputs can be kept, by role, and for all other teachers why not."""
     roles = {id(net): role for role, net in session.nets.items()}
     found: dict[str, TracedNet] = {}
-    reasons: list[str] = []
+    refused: dict[str, str] = {}
     for source in (source for learner in stage.learners for source in learner.sources):
         nets, reason = _nets_of(source)
         reason = reason or _mixing(stage)
         for net in nets:
             why = reason or ("a term reads gradients at its input" if net.traces_input_gradient else "")
+            found[roles[id(net)]] = net
             if why:
-                reasons.append(f"{roles[id(net)]} is not kept since {why}")
-            else:
-                found[roles[id(net)]] = net
-    return found, tuple(dict.fromkeys(reasons))
+                refused.setdefault(roles[id(net)], why)
+    kept = {role: net for role, net in found.items() if role not in refused}
+    return kept, tuple(f"{role} is not kept since {why}" for role, why in refused.items())
 
 
 def _mixing(stage: Stage) -> str:

@@ -76,4 +76,5 @@ class Layout:
         return kept.cpu().contiguous().numpy().view(np.uint8).reshape(len(values), -1)
 
     def _values(self, records: Records, device: torch.device) -> Tensor:
-        return torch.from_numpy(records).view(_TYPES[self.stored]).to(device)
+        values = torch.from_numpy(records).view(_TYPES[self.stored])
+        return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

@@ -98,7 +98,7 @@ class Recall:
         Raises:
             StorageError: What is kept differs from what the network gives.
         """
-        ids = self._slots(batch.ids.cpu().numpy())
+        ids = self._slots(batch.read_ids())
         live = None
         if not self._kinds:
             live = self._run(batch.inputs)
@@ -151,6 +151,10 @@ class Recall:
             self._keeping.note(f"outputs are not kept: {error}. Training goes on; they are tried again with the next")
 
     def _kind(self, name: str, values: Tensor) -> tuple[Layout, torch.dtype]:
+        if not values.is_floating_point():
+            raise ConfigError(
+                f"{name} of the teacher is {values.dtype}, which is not kept: set train.teacher_cache=null"
+            )
         shape = tuple(values.shape[1:])
         return layout_of(name, shape, stored=self._keeping.stored, top=self._keeping.top), values.dtype
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +26,7 @@ from edgekd.distill.teacher_cache.blocks import SUFFIX, Block, Records, read_blo
 
 _BLOCK_BYTES = 8 << 20
 _SHARE_OF_MEMORY = 4
+_LEFT_OVER_S = 86400.0  # a file that its writer, killed, did not put in place
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class ViewRows:
 
     def load(self) -> None:
         """Read the blocks that have not been read; a damaged one is removed, and its rows will be computed again."""
+        _remove_leftovers(self._shelf.folder)
         found = sorted(path for path in _files(self._shelf.folder) if path.name not in self._read)
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             for path, block in zip(found, pool.map(self._block, found), strict=True):
@@ -133,6 +136,13 @@ def _files(folder: Path) -> list[Path]:
     with suppress(OSError):
         return [path for path in folder.iterdir() if path.name.endswith(SUFFIX) and not path.name.startswith(".")]
     return []
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(".*.part"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _LEFT_OVER_S:
+                path.unlink()
 
 
 def _table(shelf: Shelf) -> Records:

@@ -6,7 +6,11 @@ import torch
 from edgekd_kernels import functional
 
 from edgekd.core.errors import ConfigError
+from edgekd.data import Batch, SampleViews
+from edgekd.distill.net import TracedNet
+from edgekd.distill.step import Step
 from edgekd.distill.teacher_cache.encoding import Layout
+from edgekd.distill.teacher_cache.recall import Keeping, Recall
 
 CPU = torch.device("cpu")
 
@@ -74,6 +78,25 @@ def test_kd_to_top_k_is_kd_to_those_probabilities():
         rows.append(temperature**2 * (np.exp(logs[0]) * (logs[0] - logs[1])).sum())
     found = functional.kd_kl(torch.from_numpy(student).float(), kept, temperature=temperature, impl="torch")
     np.testing.assert_allclose(found.numpy(), rows, rtol=1e-4)
+
+
+def test_a_part_that_is_no_number_is_refused(teacher, tmp_path):
+    keeping = Keeping(
+        tmp_path, rows=4, copies=1, views=SampleViews(0), stored="fp16", top=None, takes_any_shape=True, processes=1,
+        note=print,
+    )  # fmt: skip
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    recall = Recall(TracedNet(net, penultimate="0"), keeping)
+    batch = Batch(torch.zeros(2, 4), torch.zeros(2), torch.arange(2), torch.ones(2, dtype=torch.bool))
+    assert recall(batch, Step(0, 1, 0)).logits.shape == (2, 3)
+    recall = Recall(TracedNet(net.append(Rounded()), penultimate="0"), keeping)
+    with pytest.raises(ConfigError, match="logits of the teacher is torch.int64, which is not kept"):
+        recall(batch, Step(0, 1, 0))
+
+
+class Rounded(torch.nn.Module):
+    def forward(self, inputs):
+        return inputs.long()
 
 
 def test_rows_are_as_long_as_is_said():

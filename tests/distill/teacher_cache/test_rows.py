@@ -1,5 +1,7 @@
 """Rows of a view: what is written by one is found by all, damage costs a computation and no more."""
 
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -129,6 +131,17 @@ def test_a_full_disk_is_said_and_tried_again(opened, monkeypatch):
     refused[0] = False
     one.flush()
     assert np.array_equal(opened()[0].take(ALL[:60]), CONTENT[:60])
+
+
+def test_what_a_killed_writer_left_is_removed_after_a_day(opened, tmp_path):
+    one, _ = opened()
+    _fill(one, ALL)
+    one.flush()
+    left = [tmp_path / "part" / "view-00000" / f".x{age}.zst.abc.part" for age in (80_000, 90_000)]
+    for path, age in zip(left, (80_000, 90_000), strict=True):
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - age,) * 2)
+    assert opened()[0].has(ALL).all() and [path.exists() for path in left] == [True, False]
 
 
 def test_a_table_larger_than_memory_allows_lies_in_a_file_without_a_name(opened, monkeypatch, tmp_path):
