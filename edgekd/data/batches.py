@@ -94,8 +94,8 @@ class Batch:
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         blend = None if self.blend is None else Blend(change(self.blend.labels), change(self.blend.shares))
         host_ids = None if self.host_ids is None else change(self.host_ids)
-        tensors = (change(tensor) for tensor in (self.inputs, self.labels, self.ids, self.is_labelled))
-        return Batch(*tensors, blend, host_ids)
+        inputs, labels, ids = change(self.inputs), change(self.labels), change(self.ids)
+        return Batch(inputs, labels, ids, change(self.is_labelled), blend, host_ids)
 
 
 def train_batches(
