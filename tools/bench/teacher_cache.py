@@ -4,8 +4,9 @@
 
 All train the same student with the same augmentation, one after the other in turns, so that what else the machine does
 falls on all. Times are of the steps of the second epoch, which shows another view than the first and so begins by
-reading that from the disk; evaluations are left out. Ratios are to the plain epoch of the same turn. Processor time is
-given beside the clock's: on a machine that others use too it is the steadier of the two.
+reading that from the disk; evaluations are left out. Ratios are to the plain epoch of the same turn; a method's own
+losses and adapters are in them. `recall_share_of_plain` is what of the cached epoch is spent in the cache alone.
+Processor time is given beside the clock's: on a machine that others use too it is the steadier of the two.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from edgekd.distill import RunOptions, TrainSettings, load_recipe, run_recipe
 from edgekd.distill.epochs import EpochRunner
 from edgekd.distill.roles import Given
 from edgekd.distill.teacher_cache import entries
+from edgekd.distill.teacher_cache.recall import Recall
 from edgekd.distill.teacher_cache.rows import Shelf, ViewRows
 from edgekd.models import load_teacher
 
@@ -57,26 +59,49 @@ class Case:
         return self.method if self.method == "plain" else f"{self.method} {'cached' if self.is_cached else 'live'}"
 
 
+@dataclass(frozen=True)
+class Seconds:
+    """What the steps of an epoch took.
+
+    Attributes:
+        wall: By the clock.
+        cpu: Of the processor.
+        recall: Of the processor, in reading teacher outputs.
+    """
+
+    wall: float
+    cpu: float
+    recall: float
+
+
 @contextmanager
-def timed_epochs() -> Iterator[list[tuple[float, float]]]:
-    """Collect seconds by the clock and of the processor of every epoch's steps."""
-    run, seconds = EpochRunner.run, []
+def timed_epochs() -> Iterator[list[Seconds]]:
+    """Collect what the steps of every epoch take."""
+    run, recall, recalling = EpochRunner.run, Recall.__call__, [0.0]
+    seconds: list[Seconds] = []
 
     def timing(self: EpochRunner, *arguments: Any) -> Any:
+        recalling[0] = 0.0
         began = time.perf_counter(), time.process_time()
         result = run(self, *arguments)
-        seconds.append((time.perf_counter() - began[0], time.process_time() - began[1]))
+        seconds.append(Seconds(time.perf_counter() - began[0], time.process_time() - began[1], recalling[0]))
         return result
 
-    EpochRunner.run = timing  # type: ignore[method-assign]
+    def timing_recall(self: Recall, *arguments: Any) -> Any:
+        began = time.process_time()
+        result = recall(self, *arguments)
+        recalling[0] += time.process_time() - began
+        return result
+
+    EpochRunner.run, Recall.__call__ = timing, timing_recall  # type: ignore[method-assign]
     try:
         yield seconds
     finally:
-        EpochRunner.run = run  # type: ignore[method-assign]
+        EpochRunner.run, Recall.__call__ = run, recall  # type: ignore[method-assign]
 
 
-def epoch_s(case: Case, dataset: Dataset, teacher: Given, cache: Path, seed: int = 0) -> tuple[float, float]:
-    """Return the seconds of the second epoch's steps, by the clock and of the processor."""
+def epoch_s(case: Case, dataset: Dataset, teacher: Given, cache: Path, seed: int = 0) -> Seconds:
+    """Return what the steps of the second epoch took."""
     student = NetSpec("resnet", 8, 16, 32, 3, 10, dataset.mean, dataset.std)
     views = {"teacher_cache": str(cache)} if case.is_cached else {}
     # Plain training is what it is without any of this: changes drawn by step.
@@ -111,23 +136,33 @@ def measured(dataset: Dataset, teacher: Given, cache: Path, *, repeats: int, liv
 
 def _turns(
     cases: list[Case], repeats: int, dataset: Dataset, teacher: Given, cache: Path
-) -> dict[str, list[tuple[tuple[float, float], tuple[float, float]]]]:
-    found: dict[str, list[tuple[tuple[float, float], tuple[float, float]]]] = {case.name: [] for case in cases}
+) -> dict[str, list[tuple[Seconds, Seconds]]]:
+    found: dict[str, list[tuple[Seconds, Seconds]]] = {case.name: [] for case in cases}
     for repeat in range(repeats):
         # Each turn begins with another case.
         turn = [*cases[repeat % len(cases) :], *cases[: repeat % len(cases)]]
         seconds = {case.name: epoch_s(case, dataset, teacher, cache, seed=repeat) for case in turn}
         for name, one in seconds.items():
             found[name].append((one, seconds["plain"]))
-        print(repeat, {name: f"{one[0]:.2f} s, {one[1]:.2f} s" for name, one in seconds.items()}, flush=True)
+        print(
+            repeat,
+            {name: f"{one.wall:.2f} s, {one.cpu:.2f} s, {one.recall:.3f} s" for name, one in seconds.items()},
+            flush=True,
+        )
     return found
 
 
-def _summary(pairs: list[tuple[tuple[float, float], tuple[float, float]]], rows: int) -> dict[str, Any]:
+def _summary(pairs: list[tuple[Seconds, Seconds]], rows: int) -> dict[str, Any]:
     summary: dict[str, Any] = {"repeats": len(pairs)}
-    for index, clock in enumerate(("wall", "cpu")):
-        ratios = [one[index] / plain[index] for one, plain in pairs]
-        seconds = statistics.median(one[index] for one, _ in pairs)
+    shares = [one.recall / plain.cpu for one, plain in pairs]
+    summary["recall_share_of_plain"] = {
+        "median": round(statistics.median(shares), 4),
+        "min": round(min(shares), 4),
+        "max": round(max(shares), 4),
+    }
+    for clock in ("wall", "cpu"):
+        ratios = [getattr(one, clock) / getattr(plain, clock) for one, plain in pairs]
+        seconds = statistics.median(getattr(one, clock) for one, _ in pairs)
         summary[clock] = {
             "epoch_s": round(seconds, 3),
             "images_per_s": round(rows / seconds, 1),
