@@ -21,7 +21,7 @@ from edgekd.distill.net import TracedNet
 from edgekd.distill.step import Step
 from edgekd.distill.teacher_cache.encoding import Layout, Stored
 from edgekd.distill.teacher_cache.key import digest_of
-from edgekd.distill.teacher_cache.rows import Shelf, ViewRows
+from edgekd.distill.teacher_cache.rows import Shelf, ViewRows, is_small
 from edgekd.distill.trace import Trace
 
 _LOGITS, _FEAT, _AUX = "logits", "feat:", "aux:"
@@ -88,6 +88,7 @@ class Recall:
         self._net, self._keeping = net, keeping
         self._kinds: dict[str, tuple[Layout, torch.dtype]] = {}
         self._parts: dict[str, ViewRows] = {}
+        self._views: dict[int, dict[str, ViewRows]] = {}
         self._epoch = -1
         self._is_refused = False
         self.counted = Counted()
@@ -114,7 +115,7 @@ class Recall:
 
     def flush(self) -> None:
         """Write what was computed."""
-        for part in self._parts.values():
+        for part in (part for parts in self._views.values() for part in parts.values()):
             part.flush()
 
     def _slots(self, ids: Rows) -> Rows:
@@ -127,13 +128,20 @@ class Recall:
         self.flush()
         if self._keeping.processes > 1:
             dist.barrier()  # what the others computed is on disk from here on
-        view = self._keeping.views.number
-        if self._epoch < 0 or view(epoch) != view(self._epoch):
-            self._parts = {}  # frees the tables of the last view before those of the next are made
-            self._parts = {name: ViewRows(self._shelf(name, view(epoch))) for name in self._kinds}
+        view = self._keeping.views.number(epoch)
+        if view not in self._views:
+            self._make_room()
+            self._views[view] = {name: ViewRows(self._shelf(name, view)) for name in self._kinds}
+        self._parts, self._epoch = self._views[view], epoch
         for part in self._parts.values():
             part.load()
-        self._epoch = epoch
+
+    def _make_room(self) -> None:
+        """Give up the views seen first, until those of another one are no large share of the memory that is free."""
+        size = self._keeping.rows * sum(layout.row_bytes for layout, _ in self._kinds.values())
+        self._parts = {}
+        while self._views and not is_small(size):
+            del self._views[next(iter(self._views))]
 
     def _shelf(self, name: str, view: int) -> Shelf:
         layout, dtype = self._kinds[name]

@@ -132,6 +132,11 @@ class ViewRows:
         self._is_here[ids] = True
 
 
+def is_small(size_bytes: int) -> bool:
+    """Whether so many bytes are at most a quarter of the memory that is free."""
+    return size_bytes <= psutil.virtual_memory().available // _SHARE_OF_MEMORY
+
+
 def _files(folder: Path) -> list[Path]:
     with suppress(OSError):
         return [path for path in folder.iterdir() if path.name.endswith(SUFFIX) and not path.name.startswith(".")]
@@ -147,7 +152,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 def _table(shelf: Shelf) -> Records:
     size, shape = shelf.rows * shelf.row_bytes, (shelf.rows, shelf.row_bytes)
-    if size <= psutil.virtual_memory().available // _SHARE_OF_MEMORY:
+    if is_small(size):
         return np.empty(shape, dtype=np.uint8)
     place = next(one for one in (shelf.folder, *shelf.folder.parents) if one.is_dir())
     try:

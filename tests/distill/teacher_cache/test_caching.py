@@ -162,6 +162,24 @@ def test_parts_of_batches_and_averages_go_with_a_cache(cached):
     np.testing.assert_allclose(_losses(filled), _losses(live), rtol=0.03)
 
 
+def test_a_view_is_read_once_while_there_is_memory_and_again_where_there_is_not(cached, monkeypatch):
+    filled, _ = cached()
+    read, seen = rows_module.read_block, []
+
+    def reading(path, label, **of):
+        seen.append(path)
+        return read(path, label, **of)
+
+    monkeypatch.setattr(rows_module, "read_block", reading)
+    _assert_same(filled, cached()[0])
+    once = len(seen)
+    assert once == len(set(seen)) > 0
+    few = rows_module.psutil.virtual_memory()._replace(available=0)
+    monkeypatch.setattr(rows_module.psutil, "virtual_memory", lambda: few)
+    _assert_same(filled, cached()[0])
+    assert len(seen) - once > once  # the first of the two views comes again in the third epoch
+
+
 @pytest.mark.parametrize("shape", [{"compile": "default"}])
 def test_a_network_of_one_shape_runs_on_whole_batches(cached, monkeypatch, shape):
     seen, run_live = set(), Recall._run
