@@ -137,10 +137,10 @@ class Recall:
             part.load()
 
     def _make_room(self) -> None:
-        """Give up the views seen first, until those of another one are no large share of the memory that is free."""
+        """Give up views that do not come again, else those seen first until another one is a small share of memory."""
         size = self._keeping.rows * sum(layout.row_bytes for layout, _ in self._kinds.values())
         self._parts = {}
-        while self._views and not is_small(size):
+        while self._views and (self._keeping.views.count is None or not is_small(size)):
             del self._views[next(iter(self._views))]
 
     def _shelf(self, name: str, view: int) -> Shelf:

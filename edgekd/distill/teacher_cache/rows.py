@@ -134,7 +134,7 @@ class ViewRows:
 
 def is_small(size_bytes: int) -> bool:
     """Whether so many bytes are at most a quarter of the memory that is free."""
-    return size_bytes <= psutil.virtual_memory().available // _SHARE_OF_MEMORY
+    return bool(size_bytes <= psutil.virtual_memory().available // _SHARE_OF_MEMORY)
 
 
 def _files(folder: Path) -> list[Path]:
