@@ -1,5 +1,6 @@
 """Whatever outputs follow from gives another folder; a folder that says otherwise is refused."""
 
+import copy
 import json
 from dataclasses import dataclass, replace
 
@@ -34,7 +35,10 @@ def test_everything_that_outputs_follow_from_is_in_the_key(teacher, dataset):
     Shift.__name__ = "RandomCrop"
     base = _facts(teacher, dataset)
     assert _facts(teacher, dataset) == base
+    moved = copy.deepcopy(teacher[1])
+    next(moved.parameters()).data.view(-1)[0] += 1e-6
     others = [
+        _facts((teacher[0], moved), dataset),
         _facts(teacher, dataset, views=SampleViews(1)),
         _facts(teacher, dataset, augment=augmentation("crop-flip")),
         _facts(teacher, dataset, augment=Shift(1)),
