@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgekd import __version__
-from edgekd.cli.commands import fleet, latency, methods, probe, profile, recipes, report, ship, targets
+from edgekd.cli.commands import cache, fleet, latency, methods, probe, profile, recipes, report, ship, targets
 from edgekd.cli.commands.build import build
 from edgekd.cli.commands.compare import compare
 from edgekd.cli.commands.distill import distill
@@ -68,6 +68,7 @@ app.add_typer(report.app, name="report")
 app.add_typer(methods.app, name="methods")
 app.add_typer(probe.app, name="probe")
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(cache.app, name="cache")
 app.add_typer(latency.app, name="latency")
 app.add_typer(targets.app, name="targets")
 app.add_typer(fleet.app, name="fleet")

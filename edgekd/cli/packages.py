@@ -141,6 +141,16 @@ OPTIONAL = (
         version_of="version('torch-pruning')",
     ),
     Package(
+        name="zstandard",
+        module="zstandard",
+        distributions=("zstandard",),
+        minimum="0.22",
+        purpose="the cache of teacher outputs",
+        fix="pip install 'edgekd[cache]'",
+        probe="import zstandard",
+        version_of="zstandard.__version__",
+    ),
+    Package(
         name="transformers",
         module="transformers",
         distributions=("transformers",),

@@ -15,7 +15,7 @@ from edgekd.data import packed as packed
 from edgekd.data import strips as strips
 from edgekd.data.ahead import batches_ahead
 from edgekd.data.augment import AUGMENTATIONS, Augment, Chained, Divisible, RandomCrop, augmentation
-from edgekd.data.batches import WHOLE, Batch, Blend, Portion, eval_batches, train_batches
+from edgekd.data.batches import WHOLE, Batch, Blend, Portion, eval_batches, train_batches, view_batch
 from edgekd.data.calibration import calibration_inputs, calibration_rows
 from edgekd.data.config import DataConfig
 from edgekd.data.dataset import Dataset, Split, describe
@@ -25,6 +25,7 @@ from edgekd.data.loading import load_dataset
 from edgekd.data.metrics import IGNORED, Labels, Metric, Outputs
 from edgekd.data.randaugment import RandAugment
 from edgekd.data.resident import ResidentSplit
+from edgekd.data.sample_views import SampleViews
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, dataset_names, default_augmentation
 from edgekd.data.task import KINDS, Kind, Task
 from edgekd.data.text import loader as loader
@@ -55,6 +56,7 @@ __all__ = [
     "RandAugment",
     "RandomCrop",
     "ResidentSplit",
+    "SampleViews",
     "Source",
     "Split",
     "Task",
@@ -70,4 +72,5 @@ __all__ = [
     "load_dataset",
     "network_inputs",
     "train_batches",
+    "view_batch",
 ]

@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 
 from edgekd.core.errors import DataError
 from edgekd.data.augment import Augment
-from edgekd.data.batches import WHOLE, Batch, Portion, epoch_order, step_draws, train_batch
+from edgekd.data.batches import WHOLE, Batch, Portion, epoch_order, step_draws, train_batch, view_batch
 from edgekd.data.dataset import Split
 from edgekd.data.inputs import Rows
+from edgekd.data.sample_views import SampleViews
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,15 @@ class _Epoch:
     seed: int
     augment: Augment
     portion: Portion
+    views: SampleViews | None
 
     def __len__(self) -> int:
         return (len(self.order) + self.size - 1) // self.size
 
     def __getitem__(self, step: int) -> Batch:
         ids = self.order[step * self.size : (step + 1) * self.size]
+        if self.views is not None:
+            return view_batch(self.split, ids[self.portion.rows(len(ids))], self.augment, self.views, self.epoch)
         return train_batch(self.split, ids, self.augment, step_draws(self.seed, self.epoch, step), self.portion)
 
 
@@ -48,6 +52,7 @@ def batches_ahead(
     workers: int,
     first: int = 0,
     portion: Portion = WHOLE,
+    views: SampleViews | None = None,
 ) -> Iterator[Batch]:
     """Yield one epoch as `train_batches` does, made by `workers` processes while the caller works.
 
@@ -60,12 +65,13 @@ def batches_ahead(
         workers: Processes, at least one.
         first: Batches to leave out at the start of the epoch.
         portion: Part of each batch to make.
+        views: Draw the change of each sample by itself, as this view of it.
 
     Raises:
         DataError: A worker died.
     """
     order = epoch_order(len(split), batch_size=batch_size, epoch=epoch, seed=seed)
-    made = _Epoch(split, order, batch_size, epoch, seed, augment, portion)
+    made = _Epoch(split, order, batch_size, epoch, seed, augment, portion, views)
     # The loader draws a seed for its workers, which they do not use: a generator of its own keeps the caller's.
     loader: DataLoader[Batch] = DataLoader(
         made,  # type: ignore[arg-type]

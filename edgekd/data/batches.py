@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from edgekd.data.augment import Augment, Divisible
 from edgekd.data.dataset import Split
 from edgekd.data.inputs import Rows, Stored, network_inputs
 from edgekd.data.metrics import Labels
+from edgekd.data.sample_views import SampleViews
 
 _LARGEST_BATCH = 256
 _BATCH_VALUES = 1 << 22
@@ -63,6 +64,7 @@ class Batch:
         ids: int64 `[B]`, rows in their split; -1 for inputs that are made and lie in none.
         is_labelled: bool `[B]`, whether the label may be used.
         blend: Of inputs that are mixed, what else they are; None otherwise.
+        host_ids: `ids` where they can be read without waiting for a device; None where that is not known.
     """
 
     inputs: torch.Tensor
@@ -70,13 +72,20 @@ class Batch:
     ids: torch.Tensor
     is_labelled: torch.Tensor
     blend: Blend | None = None
+    host_ids: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`."""
-        return self._each(lambda tensor: tensor.to(device))
+        moved = self._each(lambda tensor: tensor.to(device))
+        return replace(moved, host_ids=self.ids if self.ids.device.type == "cpu" else self.host_ids)
+
+    def read_ids(self) -> Rows:
+        """Return `ids` on the host; it waits for the device where they are only there."""
+        ids = self.ids if self.host_ids is None else self.host_ids
+        return ids.cpu().numpy()
 
     def rows(self, chosen: slice) -> Batch:
         """Return some of its rows."""
@@ -84,7 +93,9 @@ class Batch:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         blend = None if self.blend is None else Blend(change(self.blend.labels), change(self.blend.shares))
-        return Batch(change(self.inputs), change(self.labels), change(self.ids), change(self.is_labelled), blend)
+        host_ids = None if self.host_ids is None else change(self.host_ids)
+        inputs, labels, ids = change(self.inputs), change(self.labels), change(self.ids)
+        return Batch(inputs, labels, ids, change(self.is_labelled), blend, host_ids)
 
 
 def train_batches(
@@ -97,6 +108,7 @@ def train_batches(
     drop_last: bool = True,
     first: int = 0,
     portion: Portion = WHOLE,
+    views: SampleViews | None = None,
 ) -> Iterator[Batch]:
     """Yield one epoch in random order, augmented.
 
@@ -109,6 +121,7 @@ def train_batches(
         drop_last: Leave an incomplete last batch out; where it would be the only one it is kept.
         first: Batches to leave out at the start of the epoch.
         portion: Part of each batch to make.
+        views: Draw the change of each sample by itself, as this view of it.
 
     Returns:
         The batches.
@@ -121,8 +134,12 @@ def train_batches(
 
     def generate() -> Iterator[Batch]:
         for step, ids in enumerate(_runs(order, batch_size)):
-            if step >= first:
+            if step < first:
+                continue
+            if views is None:
                 yield train_batch(split, ids, augment, step_draws(seed, epoch, step), portion)
+            else:
+                yield view_batch(split, ids[portion.rows(len(ids))], augment, views, epoch)
 
     return generate()
 
@@ -145,6 +162,29 @@ def train_batch(split: Split, ids: Rows, augment: Augment, rng: np.random.Genera
         return _batch(*augment.part(split.inputs.gather(own), split.labels[own], rng, rows=rows, of=len(ids)), own)
     inputs, labels = augment(split.inputs.gather(ids), split.labels[ids], rng)
     return _batch(inputs[rows], labels[rows], own)
+
+
+def view_batch(split: Split, ids: Rows, augment: Augment, views: SampleViews, epoch: int) -> Batch:
+    """Return one batch whose samples are changed each by itself.
+
+    Args:
+        split: What to train on.
+        ids: The rows of the batch.
+        augment: Random change applied to it.
+        views: What decides the change.
+        epoch: Number of the epoch.
+
+    Raises:
+        ConfigError: The change is not one of each sample by itself.
+    """
+    if not isinstance(augment, Divisible):
+        raise ConfigError(
+            f"augmentation {type(augment).__name__} changes whole batches only, so a sample has no views: set "
+            "train.teacher_cache=null and train.augment_views=null"
+        )
+    draws = views.draws(epoch, ids)
+    changed = augment.part(split.inputs.gather(ids), split.labels[ids], draws, rows=slice(None), of=len(ids))
+    return _batch(*changed, ids)
 
 
 def epoch_order(count: int, *, batch_size: int, epoch: int, seed: int, drop_last: bool = True) -> Rows:

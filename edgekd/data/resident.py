@@ -19,6 +19,7 @@ from edgekd.data.augment import Augment, Unchanged
 from edgekd.data.batches import WHOLE, Batch, Portion, epoch_order, step_draws
 from edgekd.data.dataset import Split
 from edgekd.data.inputs import Rows
+from edgekd.data.sample_views import SampleViews
 
 
 @runtime_checkable
@@ -66,7 +67,14 @@ class ResidentSplit:
         self._mover = augment if isinstance(augment, Mover) else None
 
     def batches(
-        self, *, batch_size: int, epoch: int, seed: int, first: int = 0, portion: Portion = WHOLE
+        self,
+        *,
+        batch_size: int,
+        epoch: int,
+        seed: int,
+        first: int = 0,
+        portion: Portion = WHOLE,
+        views: SampleViews | None = None,
     ) -> Iterator[Batch]:
         """Yield one epoch as `train_batches` does, on the device.
 
@@ -76,10 +84,11 @@ class ResidentSplit:
             seed: Root seed.
             first: Batches to leave out at the start of the epoch.
             portion: Part of each batch to make.
+            views: Draw the change of each sample by itself, as this view of it.
         """
         order = epoch_order(len(self._labels), batch_size=batch_size, epoch=epoch, seed=seed)
         ids = torch.from_numpy(order).to(self._labels.device)
-        places = self._places(order, batch_size, epoch, seed)
+        places = self._places(order, batch_size, epoch, seed, views)
         for start in range(first * batch_size, len(order), batch_size):
             own = portion.rows(min(batch_size, len(order) - start))
             rows = slice(start + own.start, start + own.stop)
@@ -89,15 +98,19 @@ class ResidentSplit:
             # `contiguous()` leaves the strides of one-channel pictures as they are, and those choose the kernels.
             inputs = pictures.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
             labels = self._labels[ids[rows]]
-            yield Batch(inputs, labels, ids[rows], torch.ones_like(labels, dtype=torch.bool))
+            is_labelled = torch.ones_like(labels, dtype=torch.bool)
+            yield Batch(inputs, labels, ids[rows], is_labelled, host_ids=torch.from_numpy(order[rows]))
 
-    def _places(self, order: Rows, batch_size: int, epoch: int, seed: int) -> tuple[Tensor, ...]:
+    def _places(
+        self, order: Rows, batch_size: int, epoch: int, seed: int, views: SampleViews | None
+    ) -> tuple[Tensor, ...]:
         if self._mover is None:
             return ()
         drawn = []
         for step, start in enumerate(range(0, len(order), batch_size)):
-            shape = (min(batch_size, len(order) - start), *self._pictures.shape[1:])
-            drawn.append(self._mover.places(shape, step_draws(seed, epoch, step)))
+            ids = order[start : start + batch_size]
+            draws = step_draws(seed, epoch, step) if views is None else views.draws(epoch, ids)
+            drawn.append(self._mover.places((len(ids), *self._pictures.shape[1:]), draws))
         whole = (np.concatenate(places).astype(np.int16) for places in zip(*drawn, strict=True))
         return tuple(torch.from_numpy(places).to(self._pictures.device) for places in whole)
 

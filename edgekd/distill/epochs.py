@@ -16,7 +16,17 @@ from torch import nn
 from edgekd.core.errors import OutOfMemory, StorageError, TrainingDiverged
 from edgekd.core.events import Event, Listener, silent
 from edgekd.core.seeds import derive_seed
-from edgekd.data import WHOLE, Augment, Batch, Dataset, Portion, ResidentSplit, batches_ahead, train_batches
+from edgekd.data import (
+    WHOLE,
+    Augment,
+    Batch,
+    Dataset,
+    Portion,
+    ResidentSplit,
+    SampleViews,
+    batches_ahead,
+    train_batches,
+)
 from edgekd.distill.blending import blended
 from edgekd.distill.claims import divides
 from edgekd.distill.ema import MovingAverage
@@ -24,7 +34,7 @@ from edgekd.distill.keeping import EpochWeights
 from edgekd.distill.learner import Losses
 from edgekd.distill.memory import is_out_of_memory, memory_in_words
 from edgekd.distill.ranks import ALONE, Ranks
-from edgekd.distill.resume import Bookmark
+from edgekd.distill.resume import Bookmark, Remembering
 from edgekd.distill.schedules import learning_rate
 from edgekd.distill.settings import TrainSettings
 from edgekd.distill.stage import Stage
@@ -52,6 +62,8 @@ class LoopContext:
         resident: The training pictures, where they stay on the device.
         bookmark: Where the run stands, if it can be interrupted.
         ranks: This process among those that train together.
+        views: The views of samples that epochs show, or None where augmentation is drawn by step.
+        recalls: The teacher cache of the stage, written with every state; None without one.
     """
 
     dataset: Dataset
@@ -65,6 +77,8 @@ class LoopContext:
     resident: ResidentSplit | None = None
     bookmark: Bookmark | None = None
     ranks: Ranks = ALONE
+    views: SampleViews | None = None
+    recalls: Remembering | None = None
 
     def note(self, stage: str, message: str) -> None:
         """Tell the user something of a stage."""
@@ -135,7 +149,9 @@ class EpochRunner:
         size, first = context.settings.batch_size, self.tally.step
         portion = WHOLE if self._mixes else context.ranks.portion
         if context.resident is not None:
-            return context.resident.batches(batch_size=size, epoch=epoch, seed=seed, first=first, portion=portion)
+            return context.resident.batches(
+                batch_size=size, epoch=epoch, seed=seed, first=first, portion=portion, views=context.views
+            )
         if context.settings.workers:
             return batches_ahead(
                 context.dataset.train,
@@ -146,6 +162,7 @@ class EpochRunner:
                 workers=context.settings.workers,
                 first=first,
                 portion=portion,
+                views=context.views,
             )
         return train_batches(
             context.dataset.train,
@@ -155,6 +172,7 @@ class EpochRunner:
             augment=context.augment,
             first=first,
             portion=portion,
+            views=context.views,
         )
 
     def _step_in_memory(self, batch: Batch, step: Step) -> Losses:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from edgekd.distill.session import Session
 from edgekd.distill.settings import TrainSettings
 from edgekd.distill.stage import Stage, build_stage
 from edgekd.distill.step import Step
+from edgekd.distill.teacher_cache import require_within_limit
 from edgekd.distill.threads import cpu_threads
 
 _TIMED = 5
@@ -45,6 +46,7 @@ class StageEstimate:
         step_s: Median time of a step.
         total_s: Time of the stage, the evaluations after epochs among it.
         memory_bytes: What a step holds at most.
+        cache_bytes: What of teacher outputs is kept on disk at most.
     """
 
     name: str
@@ -53,6 +55,7 @@ class StageEstimate:
     step_s: float
     total_s: float
     memory_bytes: int
+    cache_bytes: int = 0
 
 
 def estimate(
@@ -68,7 +71,7 @@ def estimate(
         augment: Applied to batches.
 
     Raises:
-        ConfigError: A stage does not fit the networks.
+        ConfigError: A stage does not fit the networks, or keeps more of teacher outputs than its limit.
         OutOfMemory: A step does not fit in memory.
     """
     accelerator = make_accelerator(settings)
@@ -79,7 +82,9 @@ def estimate(
         for spec in scheduled(recipe):
             stage = _ready(build_stage(spec, session, LayerRates()), session, dataset, accelerator.device)
             step = _Stepping(stage, settings, accelerator.device, accelerator.autocast)
-            found.append(_estimated(stage, step, dataset, settings, _batches(dataset, settings, augment)))
+            kept = require_within_limit(stage, session, settings, dataset=dataset, augment=augment)
+            timed = _estimated(stage, step, dataset, settings, _batches(dataset, settings, augment))
+            found.append(replace(timed, cache_bytes=kept))
             if spec.record:
                 session.record(spec.learner, 1.0)
     return tuple(found)

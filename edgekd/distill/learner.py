@@ -108,6 +108,11 @@ class Learner(nn.Module):
         """Return the networks behind the targets, by name."""
         return {name: net for source in self._sources for name, net in source.nets.items()}
 
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where its targets come from."""
+        return self._sources
+
     def undecayed(self) -> Iterator[nn.Parameter]:
         """Yield the parameters that terms exempt from weight decay."""
         for module in self.terms:

@@ -163,7 +163,7 @@ class _StageRun:
         """Everything that the stage's steps change."""
         weighers = [weigher for learner in self.stage.learners for weigher in learner.weighers()]
         scaler = self.context.accelerator.scaler
-        more = (self.average, None if scaler is None else ScalerMemory(scaler))
+        more = (self.average, None if scaler is None else ScalerMemory(scaler), self.context.recalls)
         return (
             self.stage.learners,
             self.optimizer,

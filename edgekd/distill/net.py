@@ -16,14 +16,17 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from edgekd.core.errors import ConfigError, unknown_name
-from edgekd.data import Kind
+from edgekd.data import Batch, Kind
 from edgekd.distill.attachments import Attachment
+from edgekd.distill.step import Step
 from edgekd.distill.trace import Trace, TraceSpec
 from edgekd.models import discover_taps, evaluating, taps_at, zeros_for
 
 Part = Literal["backbone", "attachments"]
 Backbone: TypeAlias = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
 """Inputs to logits and module outputs by path."""
+Recalling: TypeAlias = Callable[[Batch, Step], Trace]
+"""A batch of the training split to the trace that a frozen network gave of it before."""
 
 
 class TracedNet(nn.Module):
@@ -62,6 +65,7 @@ class TracedNet(nn.Module):
         self.traces_input_gradient = False
         self.gradient_taps: tuple[str, ...] = ()
         self.run_backbone: Backbone | None = None
+        self.recall: Recalling | None = None
 
     def attach(self, attachments: Mapping[str, nn.Module]) -> None:
         """Add attachments (see `edgekd.distill.attachments`); they replace those of the same name."""
@@ -224,7 +228,7 @@ def modules_after(net: TracedNet, path: str, input_shape: tuple[int, ...]) -> li
         module.register_forward_hook(lambda *_, name=name: finished.append(name)) for name, module in known.items()
     ]
     try:
-        _run_on_zeros(net, input_shape)
+        trace_on_zeros(net, input_shape)
     finally:
         for handle in handles:
             handle.remove()
@@ -250,13 +254,14 @@ def trace_spec(net: TracedNet, input_shape: tuple[int, ...]) -> TraceSpec:
     if net.penultimate not in feats:
         raise ConfigError(f"module {net.penultimate!r} gives no feature to attach to; found {', '.join(feats)}")
     feats |= {tap.path: tuple(tap.shape) for tap in taps_at(net.backbone, seen, net.modalities)}
-    trace = _run_on_zeros(net, input_shape)
+    trace = trace_on_zeros(net, input_shape)
     aux = {name: tuple(value.shape[1:]) for name, value in trace.aux.items()}
     classes, *positions = trace.logits.shape[1:]
     return TraceSpec(classes, feats, net.penultimate, aux, tuple(positions), net.kind, net.modalities)
 
 
-def _run_on_zeros(net: TracedNet, input_shape: tuple[int, ...]) -> Trace:
+def trace_on_zeros(net: TracedNet, input_shape: tuple[int, ...]) -> Trace:
+    """Return the trace of a batch of zeros, in evaluation mode; see `trace_spec`."""
     with evaluating(net):
         trace: Trace = net(zeros_for(net, input_shape, batch=2))
     return trace

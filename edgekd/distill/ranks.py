@@ -148,4 +148,5 @@ def gathered_batch(batch: Batch) -> Batch:
         ids=gathered(batch.ids),
         is_labelled=gathered(batch.is_labelled),
         blend=blend,
+        host_ids=None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
@@ -27,7 +27,9 @@ def scheduled(recipe: Recipe) -> Iterator[StageSpec]:
             yield spec if index == 0 else spec.model_copy(update={"name": f"{spec.name}-{index + 1}"})
 
 
-def rehearse(recipe: Recipe, session: Session, dataset: Dataset, *, batch_size: int) -> None:
+def rehearse(
+    recipe: Recipe, session: Session, dataset: Dataset, *, batch_size: int, also: Callable[[Stage], object]
+) -> None:
     """Build every stage in order and compute its losses once on a few training rows.
 
     Args:
@@ -35,6 +37,7 @@ def rehearse(recipe: Recipe, session: Session, dataset: Dataset, *, batch_size: 
         session: Its networks, which keep their weights but not their statistics; take one made for the purpose.
         dataset: The data.
         batch_size: Rows of a training batch.
+        also: Called with every stage, to refuse it for other reasons.
 
     Raises:
         ConfigError: A stage does not fit the networks, or its terms the batch.
@@ -46,6 +49,7 @@ def rehearse(recipe: Recipe, session: Session, dataset: Dataset, *, batch_size: 
         _require_rows(stage, rows)
         prepare(stage, session, dataset.train, torch.device("cpu"))
         _losses(stage, batch)
+        also(stage)
         if spec.record:
             session.record(spec.learner, 1.0)
 

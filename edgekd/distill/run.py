@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -32,7 +32,8 @@ from edgekd.distill.roles import Given, open_session
 from edgekd.distill.session import Session
 from edgekd.distill.settings import TrainSettings
 from edgekd.distill.sharding import never_trained, share_out
-from edgekd.distill.stage import build_stage
+from edgekd.distill.stage import Stage, build_stage
+from edgekd.distill.teacher_cache import recalled, require_cacheable, require_within_limit, views_for
 from edgekd.distill.threads import cpu_threads, threads_for
 from edgekd.models import count_macs
 
@@ -156,8 +157,12 @@ def run_stages(
             stage = build_stage(spec, session, LayerRates(settings.layer_decay, settings.layer_lr))
             stage.learners.to(device)
             prepare(stage, session, dataset.train, device, listener=context.listener, label=context.label)
-            with compiled(stage.nets, settings.compile), graphed(stage.nets, settings, device):
-                run_stage(stage, session, context, history)
+            with (
+                recalled(stage, session, context) as recalls,
+                compiled(stage.nets, settings.compile),
+                graphed(stage.nets, settings, device),
+            ):
+                run_stage(stage, session, replace(context, recalls=recalls), history)
     if bookmark is not None:
         bookmark.close()
     return tuple(history)
@@ -199,6 +204,7 @@ def _context(
         resident,
         bookmark,
         ranks,
+        views_for(settings, augment, options.seed),
     )
 
 
@@ -210,12 +216,18 @@ def require_fitting(recipe: Recipe, dataset: Dataset, settings: TrainSettings, r
     """
     if settings.auto_batch:
         raise ConfigError("train.auto_batch is for edgekd distill; see fitting_batch_size for a size to set here")
+    require_cacheable(settings)
     require_claims(recipe, processes=ranks.of, accumulate=settings.accumulate)
     require_blendable(recipe, settings)
     if ranks.of > 1 and settings.compile != "no" and settings.sync_batch_norm:
         raise ConfigError(
             "compiled passes cannot share batch statistics between processes: set train.compile=no, or "
             "train.sync_batch_norm=false and have each process see its own"
+        )
+    if ranks.of > 1 and settings.shard_frozen and settings.teacher_cache is not None:
+        raise ConfigError(
+            "with train.shard_frozen every process takes part in every pass of a teacher, with train.teacher_cache each "
+            "asks for its own: set one of them"
         )
     if ranks.of > 1 and settings.shard_frozen and (settings.compile != "no" or settings.cuda_graphs):
         raise ConfigError(
@@ -260,6 +272,7 @@ def check_recipe(
     dataset: Dataset,
     batch_size: int,
     start: Mapping[str, Tensor] = MappingProxyType({}),
+    settings: TrainSettings | None = None,
 ) -> None:
     """Go through a recipe's stages on a few training rows, so that what does not fit is known before training starts.
 
@@ -270,9 +283,11 @@ def check_recipe(
         dataset: The data.
         batch_size: Rows of a training batch.
         start: Weights of the student's backbone, by name, that are not drawn.
+        settings: The run's, where it is to be known whether its teacher cache keeps its limit.
 
     Raises:
-        ConfigError: The recipe does not fit the networks or the data, or needs a student that was trained before.
+        ConfigError: The recipe does not fit the networks or the data, or needs a student that was trained before; or
+            the teacher cache would grow over its limit.
     """
     recipe = recipe_for(recipe, dataset.task)
     with torch.random.fork_rng(devices=[]):
@@ -284,8 +299,14 @@ def check_recipe(
             kind=dataset.task.kind,
             seed=0,
         )
+
+        def also(stage: Stage) -> None:
+            if settings is not None:
+                augment = augment_for(dataset, settings)
+                require_within_limit(stage, session, settings, dataset=dataset, augment=augment)
+
         _begin(recipe, session, start)
-        rehearse(recipe, session, dataset, batch_size=batch_size)
+        rehearse(recipe, session, dataset, batch_size=batch_size, also=also)
 
 
 def threads_of(session: Session, settings: TrainSettings) -> int:

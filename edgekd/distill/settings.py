@@ -9,6 +9,8 @@ from pydantic import Field
 
 from edgekd.core.config import StrictModel
 
+_CACHE = {"augment_views", "augment_seed", "teacher_cache", "cache_top_k", "cache_dtype", "cache_limit_gb"}
+
 
 class TrainSettings(StrictModel):
     """Optimisation settings of a run. A recipe's stages scale `epochs` and `lr`.
@@ -43,6 +45,22 @@ class TrainSettings(StrictModel):
     mixup: float = Field(0.0, ge=0, description="Alpha of mixup; 0 is off. With cutmix too, a coin decides.")
     cutmix: float = Field(0.0, ge=0, description="Alpha of cutmix; 0 is off.")
     augment: str = Field("auto", description="Augmentation by name; auto takes the data set's.")
+    augment_views: int | None = Field(
+        None, ge=1, description="Views of a sample: its augmentations come again after so many epochs."
+    )
+    augment_seed: int | None = Field(
+        None, ge=0, description="Seed of the views; the run's own by default, a shared one lets seeds share a cache."
+    )
+    teacher_cache: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder where teacher outputs are kept and read; auto is one of the user's.",
+    )
+    cache_top_k: int | None = Field(
+        None, ge=1, description="Logits kept of a teacher's, the largest and the mass of the rest; all by default."
+    )
+    cache_dtype: Literal["fp16", "fp32"] = Field("fp16", description="Type that teacher outputs are kept in.")
+    cache_limit_gb: float = Field(50.0, gt=0, description="Most that one stage may keep of teacher outputs.")
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision of the forward pass.")
     max_grad_norm: float | None = Field(None, gt=0)
     select: Literal["best", "last"] = Field("best", description="Which epoch to keep, judged on the held-out split.")
@@ -63,5 +81,11 @@ class TrainSettings(StrictModel):
 
     def deciding(self) -> dict[str, Any]:
         """Return the settings that decide the weights: not where what lies, how batches are made, or what is kept."""
-        others = {"workers", "checkpoint_every_s", "keep_checkpoints", "memory_mb", "shard_frozen"}
-        return self.model_dump(mode="json", exclude=others)
+        left_out = {"workers", "checkpoint_every_s", "keep_checkpoints", "memory_mb", "shard_frozen", *_CACHE}
+        deciding = self.model_dump(mode="json", exclude=left_out)
+        # What is off is left out, so that a run without it has the key that it had before there was such a thing.
+        if self.teacher_cache is not None:
+            deciding["teacher_cache"] = [self.cache_dtype, self.cache_top_k]
+        if self.teacher_cache is not None or self.augment_views is not None:
+            deciding["augment_views"] = [self.augment_views, self.augment_seed]
+        return deciding

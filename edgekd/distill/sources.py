@@ -94,10 +94,10 @@ class FrozenNets:
 
     def __call__(self, batch: Batch, step: Step, live: Mapping[str, Trace]) -> dict[str, Trace]:
         """Run the networks without a graph."""
-        return {role: self._trace(net, batch) for role, net in self.nets.items()}
+        return {role: self._trace(net, batch, step) for role, net in self.nets.items()}
 
-    def _trace(self, net: TracedNet, batch: Batch) -> Trace:
-        trace = frozen_trace(net, batch)
+    def _trace(self, net: TracedNet, batch: Batch, step: Step) -> Trace:
+        trace = frozen_trace(net, batch, step)
         if self.mean_of == ("logits",):
             return trace
         parts = torch.stack([select(trace, part) for part in self.mean_of])
@@ -138,7 +138,7 @@ class Ensemble:
 
     def __call__(self, batch: Batch, step: Step, live: Mapping[str, Trace]) -> dict[str, Trace]:
         """Return one trace whose logits are the log of the mean probability."""
-        traces = [frozen_trace(net, batch) for net in self.members]
+        traces = [frozen_trace(net, batch, step) for net in self.members]
         return {name: replace(traces[0], logits=mean_probability_logits(traces)) for name in self.nets}
 
 
@@ -165,7 +165,7 @@ class Trajectory:
         if wanted is not self._loaded:
             net.load_state_dict(dict(wanted.state))
             self._loaded = wanted
-        return {self._role: frozen_trace(net, batch)}
+        return {self._role: frozen_trace(net, batch, step)}
 
 
 def checkpoint_at(checkpoints: Sequence[Checkpoint], progress: float) -> Checkpoint:
@@ -173,8 +173,10 @@ def checkpoint_at(checkpoints: Sequence[Checkpoint], progress: float) -> Checkpo
     return next((checkpoint for checkpoint in checkpoints if checkpoint.progress >= progress), checkpoints[-1])
 
 
-def frozen_trace(net: TracedNet, batch: Batch) -> Trace:
-    """Run a network on a batch and cut its trace off from the graph."""
+def frozen_trace(net: TracedNet, batch: Batch, step: Step) -> Trace:
+    """Run a network on a batch, or let it recall what it gave before, and cut its trace off from the graph."""
+    if net.recall is not None:
+        return net.recall(batch, step)
     with torch.no_grad():
         trace: Trace = net(batch.inputs)
     return trace.detached()

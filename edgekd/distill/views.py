@@ -20,7 +20,11 @@ ROTATIONS = 4
 
 
 class View(Protocol):
-    """A change of a batch."""
+    """A change of a batch.
+
+    One that makes of each row so many rows which lie together, always the same ones, says how many in `copies`, so that
+    what a network gives of them can be kept.
+    """
 
     def __call__(self, batch: Batch, step: Step) -> Batch:
         """Return the changed batch; whatever is random comes from `step.generator`."""
@@ -36,6 +40,7 @@ class Identity:
     """The batch as it is."""
 
     row_claim = "apart"
+    copies = 1
 
     def __call__(self, batch: Batch, step: Step) -> Batch:
         """Return the batch."""
@@ -51,6 +56,7 @@ class Rotations:
 
     requires = ("square pictures",)
     row_claim = "apart"
+    copies = ROTATIONS
 
     def __call__(self, batch: Batch, step: Step) -> Batch:
         """Return `4 B` rows of square pictures `[B, C, H, H]`, the four views of an image adjacent."""
@@ -61,6 +67,7 @@ class Rotations:
             labels=batch.labels.repeat_interleave(ROTATIONS, dim=0),
             ids=batch.ids.repeat_interleave(ROTATIONS),
             is_labelled=batch.is_labelled.repeat_interleave(ROTATIONS) & is_first,
+            host_ids=None if batch.host_ids is None else batch.host_ids.repeat_interleave(ROTATIONS),
         )
 
 

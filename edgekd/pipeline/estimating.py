@@ -20,6 +20,7 @@ from edgekd.distill.estimate import StageEstimate, estimate, fitting_batch_size
 from edgekd.distill.roles import Given, open_session
 from edgekd.distill.run import augment_for
 from edgekd.distill.session import Session
+from edgekd.distill.teacher_cache import size_in_words
 from edgekd.pipeline.choosing import student_for
 from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.context import RunContext
@@ -127,6 +128,9 @@ def estimate_text(trainings: tuple[TrainingEstimate, ...]) -> str:
 def _line(one: TrainingEstimate) -> str:
     stages = ", ".join(f"{stage.name} {stage.steps} steps of {1000 * stage.step_s:.1f} ms" for stage in one.stages)
     memory = f"{one.memory_bytes / _MIB:.0f} MiB in steps of {one.batch_size}"
+    kept = sum(stage.cache_bytes for stage in one.stages)
+    if kept:
+        memory += f", teacher outputs on disk {size_in_words(kept)} at most, all passes of the teacher timed"
     return f"  {one.training} {one.network}, {one.times} x: {_duration(one.total_s)}, {memory} ({stages})"
 
 

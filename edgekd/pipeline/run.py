@@ -11,7 +11,7 @@ from edgekd.core import atomic
 from edgekd.core.budget import LATENCY_METRICS, parse_budget
 from edgekd.core.events import Event, Listener, silent
 from edgekd.data import load_dataset
-from edgekd.distill import load_recipe
+from edgekd.distill import TrainSettings, load_recipe
 from edgekd.distill.claims import require_claims
 from edgekd.distill.group import Group
 from edgekd.latency import require_above_launch_floor
@@ -127,8 +127,19 @@ def _findings(context: RunContext) -> Findings:
         engines=built,
         latencies=latencies(context, choice),
         bundle=bundle_of(context, student, choice),
-        notes=(reason, *notes, *_untimed(context, choice)),
+        notes=(reason, *notes, *_untimed(context, choice), *_caching(context.config.train)),
     )
+
+
+def _caching(settings: TrainSettings) -> list[str]:
+    if settings.teacher_cache is None:
+        return []
+    logits = "all logits" if settings.cache_top_k is None else f"the {settings.cache_top_k} largest logits"
+    views = "a new view" if settings.augment_views is None else f"one of {settings.augment_views} views"
+    return [
+        f"students were trained with the teacher cache {settings.teacher_cache}: {logits}, rounded to "
+        f"{settings.cache_dtype}; an epoch shows {views} of each sample"
+    ]
 
 
 def _untimed(context: RunContext, choice: PrecisionChoice) -> list[str]:

@@ -122,6 +122,7 @@ def require_fitting(context: RunContext, student: NetSpec, teacher: NetSpec, tea
             dataset=context.dataset,
             batch_size=context.config.train.batch_size,
             start=start,
+            settings=context.config.train,
         )
     _note_drawn(context, student, start)
 
@@ -188,10 +189,11 @@ def _note_drawn(context: RunContext, student: NetSpec, start: Mapping[str, Tenso
 
 
 def teacher_settings(context: RunContext) -> TrainSettings:
-    """Return the settings that a run trains its teacher with."""
+    """Return the settings that a run trains its teacher with: it has no teacher itself, so no cache and its views."""
     config = context.config.teacher
     own = {"epochs": config.epochs, "lr": config.lr}
-    return context.config.train.model_copy(update={name: value for name, value in own.items() if value is not None})
+    given = {name: value for name, value in own.items() if value is not None}
+    return context.config.train.model_copy(update={"teacher_cache": None, "augment_views": None, **given})
 
 
 def _trained(context: RunContext, plan: _Plan, teacher: TrainedModel | None) -> Training:

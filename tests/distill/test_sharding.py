@@ -72,5 +72,12 @@ def test_compiled_passes_are_refused_with_shared_weights(dataset, settings):
     require_fitting(load_recipe("kd"), dataset, how, Ranks())
 
 
+def test_a_cache_is_refused_beside_shared_weights(dataset, settings, tmp_path):
+    how = settings.model_copy(update={"shard_frozen": True, "teacher_cache": str(tmp_path)})
+    with pytest.raises(ConfigError, match="set one of them"):
+        require_fitting(load_recipe("kd"), dataset, how, Ranks(0, 2))
+    require_fitting(load_recipe("kd"), dataset, how, Ranks())
+
+
 def test_where_weights_lie_decides_nothing(settings):
     assert settings.deciding() == settings.model_copy(update={"shard_frozen": True}).deciding()
