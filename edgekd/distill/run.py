@@ -226,8 +226,8 @@ def require_fitting(recipe: Recipe, dataset: Dataset, settings: TrainSettings, r
         )
     if ranks.of > 1 and settings.shard_frozen and settings.teacher_cache is not None:
         raise ConfigError(
-            "with train.shard_frozen every process takes part in every pass of a teacher, with train.teacher_cache each "
-            "asks for its own: set one of them"
+            "with train.shard_frozen every process takes part in every pass of a teacher, with train.teacher_cache "
+            "each asks for its own: set one of them"
         )
     if ranks.of > 1 and settings.shard_frozen and (settings.compile != "no" or settings.cuda_graphs):
         raise ConfigError(
