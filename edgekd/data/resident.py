@@ -63,6 +63,8 @@ class ResidentSplit:
         rows = np.arange(len(split), dtype=np.int64)
         self._pictures = torch.from_numpy(split.inputs.gather(rows)).to(device)
         self._labels = torch.from_numpy(split.labels).to(device)
+        self._has_label = torch.from_numpy(split.has_label).to(device)
+        self._mixing = split.mixing
         self._mover = augment if isinstance(augment, Mover) else None
 
     def batches(
@@ -77,7 +79,7 @@ class ResidentSplit:
             first: Batches to leave out at the start of the epoch.
             portion: Part of each batch to make.
         """
-        order = epoch_order(len(self._labels), batch_size=batch_size, epoch=epoch, seed=seed)
+        order = epoch_order(len(self._labels), batch_size=batch_size, epoch=epoch, seed=seed, mixing=self._mixing)
         ids = torch.from_numpy(order).to(self._labels.device)
         places = self._places(order, batch_size, epoch, seed)
         for start in range(first * batch_size, len(order), batch_size):
@@ -88,8 +90,7 @@ class ResidentSplit:
                 pictures = _moved(pictures, *(place[rows].long() for place in places), padding=self._mover.padding)
             # `contiguous()` leaves the strides of one-channel pictures as they are, and those choose the kernels.
             inputs = pictures.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
-            labels = self._labels[ids[rows]]
-            yield Batch(inputs, labels, ids[rows], torch.ones_like(labels, dtype=torch.bool))
+            yield Batch(inputs, self._labels[ids[rows]], ids[rows], self._has_label[ids[rows]])
 
     def _places(self, order: Rows, batch_size: int, epoch: int, seed: int) -> tuple[Tensor, ...]:
         if self._mover is None:

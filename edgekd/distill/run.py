@@ -33,6 +33,7 @@ from edgekd.distill.session import Session
 from edgekd.distill.settings import TrainSettings
 from edgekd.distill.stage import build_stage
 from edgekd.distill.threads import cpu_threads, threads_for
+from edgekd.distill.unlabelled import count_together, require_labels
 from edgekd.models import count_macs
 
 
@@ -151,6 +152,7 @@ def run_stages(
                 bookmark.enter(index, session)
             stage = build_stage(spec, session, LayerRates(settings.layer_decay, settings.layer_lr))
             stage.learners.to(device)
+            count_together(stage, dataset.train)
             prepare(stage, session, dataset.train, device, listener=context.listener, label=context.label)
             with compiled(stage.nets, settings.compile), graphed(stage.nets, settings, device):
                 run_stage(stage, session, context, history)
@@ -206,6 +208,7 @@ def require_fitting(recipe: Recipe, dataset: Dataset, settings: TrainSettings, r
     if settings.auto_batch:
         raise ConfigError("train.auto_batch is for edgekd distill; see fitting_batch_size for a size to set here")
     require_claims(recipe, processes=ranks.of, accumulate=settings.accumulate)
+    require_labels(recipe, dataset.train)
     require_blendable(recipe, settings)
     if ranks.of > 1 and settings.compile != "no" and settings.sync_batch_norm:
         raise ConfigError(
@@ -265,6 +268,7 @@ def check_recipe(
         ConfigError: The recipe does not fit the networks or the data, or needs a student that was trained before.
     """
     recipe = recipe_for(recipe, dataset.task)
+    require_labels(recipe, dataset.train)
     with torch.random.fork_rng(devices=[]):
         session = open_session(
             recipe,
