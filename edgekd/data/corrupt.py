@@ -69,6 +69,7 @@ class CorruptLog:
             return
         line = json.dumps(asdict(record)).encode() + b"\n"
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
             try:
                 os.write(descriptor, line)
@@ -164,7 +165,8 @@ class StoodIn:
             self._known[row] = candidate
             return stored
         raise DataError(
-            f"{self._part}: no input of class {self._strata[row]} that was tried for row {row} can be decoded"
+            f"{self._part}: row {row} cannot be decoded, and no other of class {self._strata[row]} that was tried can "
+            "stand in for it: repair it or remove it"
         )
 
     def _candidates(self, row: int) -> Iterator[int]:

@@ -77,7 +77,7 @@ class Dataset:
         test: Never used to choose anything.
         mean: Mean of each channel of the training split, pixels in 0..1; empty where inputs are tokens.
         std: Standard deviation of each channel of the training split, pixels in 0..1; empty where inputs are tokens.
-        digest: Covers inputs, labels, task, split and resolution.
+        digest: Covers inputs, labels, task, split and resolution, and in which order shards are read.
         notes: Decisions taken while loading, in words, for the report.
         tokenizer: What made tokens of texts; `None` for pictures.
         corrupt: Where inputs that cannot be decoded are named; `None` where none is allowed.

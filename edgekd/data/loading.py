@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def load_dataset(config: DataConfig, *, corrupt_file: Path | None = None) -> Dat
         test=splits["test"],
         mean=mean,
         std=std,
-        digest=_digest(source.task, parts),
+        digest=_digest(source.task, parts, splits["train"].mixing),
         notes=(*source.notes, *notes, *unlabelled_notes, *statistics_notes),
         tokenizer=source.tokenizer,
         corrupt=log,
@@ -182,8 +183,8 @@ def _check_targets(train: Split, config: DataConfig) -> None:
         )
 
 
-def _digest(task: Task, parts: dict[str, Part]) -> str:
-    content = {
+def _digest(task: Task, parts: dict[str, Part], mixing: Mixing | None) -> str:
+    content: dict[str, Any] = {
         name: {
             "inputs": part.inputs.fingerprint(np.arange(len(part.labels), dtype=np.int64)),
             "labels": sha256_of_arrays({"labels": part.labels}),
@@ -191,4 +192,6 @@ def _digest(task: Task, parts: dict[str, Part]) -> str:
         }
         for name, part in parts.items()
     }
+    if mixing is not None:
+        content["mixing"] = [mixing.window, sha256_of_arrays({"groups": mixing.groups})]
     return sha256_of_json({"task": task.kind, "targets": list(task.targets), "parts": content})

@@ -77,7 +77,7 @@ def source_of_parts(
                 "part with labels; pictures without them can be added to it by data.unlabelled"
             )
         seed = derive_seed(0, kind, "test")
-        kept, held_out = held_out_rows(train.labels[train.labelled], fraction=TEST_FRACTION, seed=seed)
+        kept, held_out = held_out_rows(task.strata(train.labels[train.labelled]), fraction=TEST_FRACTION, seed=seed)
         told.append(f"test part: a fixed stratified {TEST_FRACTION:.0%} of all pictures")
         rest = np.setdiff1d(np.arange(len(train.labels), dtype=np.int64), train.labelled)
         kept_rows = np.sort(np.concatenate([train.labelled[kept], rest]))

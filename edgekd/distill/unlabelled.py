@@ -45,4 +45,4 @@ def count_together(stage: Stage, train: Split) -> None:
     for learner in stage.learners:
         for term in learner.terms:
             if getattr(term, "leaves_out_unlabelled", False):
-                term.row_claim = "together"
+                setattr(term, "row_claim", "together")  # noqa: B010 (not a tensor of the module)

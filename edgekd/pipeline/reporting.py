@@ -7,12 +7,12 @@ import json
 import platform
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgekd import __version__
 from edgekd.core.artifacts import Bundle, Engine, FileRef, LatencyReport, TrainedModel
-from edgekd.data import Task
+from edgekd.data import CORRUPT_FILE, Dataset, Task
 from edgekd.models import count_macs, count_params, deploy, load_model
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.exporting import Exported, PrecisionChoice
@@ -20,6 +20,7 @@ from edgekd.pipeline.training import Training
 from edgekd.report import (
     ArtifactRow,
     BudgetResult,
+    CorruptInputRow,
     Curve,
     CurvePoint,
     DataFacts,
@@ -86,14 +87,7 @@ def report_of(context: RunContext, findings: Findings, command: str) -> RunRepor
         verdict=Verdict.of(budget),
         budget=budget,
         target=TargetRef(name=context.target.name, title=context.target.title),
-        data=DataFacts(
-            name=dataset.name,
-            digest=dataset.digest,
-            targets=len(dataset.task.targets),
-            train=len(dataset.train),
-            val=len(dataset.val),
-            test=len(dataset.test),
-        ),
+        data=_data(dataset),
         method=context.recipe.name,
         task=_task(dataset.task),
         scores=scores,
@@ -107,6 +101,22 @@ def report_of(context: RunContext, findings: Findings, command: str) -> RunRepor
         artifacts=_artifacts(context, findings),
         notes=(*dataset.notes, *findings.notes),
         environment=_environment(),
+    )
+
+
+def _data(dataset: Dataset) -> DataFacts:
+    corrupt = () if dataset.corrupt is None else dataset.corrupt.records()
+    return DataFacts(
+        name=dataset.name,
+        digest=dataset.digest,
+        targets=len(dataset.task.targets),
+        train=len(dataset.train),
+        val=len(dataset.val),
+        test=len(dataset.test),
+        unlabelled=int((~dataset.train.has_label).sum()),
+        shards=None if dataset.shards is None else dataset.shards.count,
+        missing_shards=() if dataset.shards is None else dataset.shards.missing,
+        corrupt=tuple(CorruptInputRow.model_validate(asdict(record)) for record in corrupt),
     )
 
 
@@ -215,5 +225,6 @@ def shipped(distilled: Sequence[Training]) -> TrainedModel:
 
 def run_files(folder: Path) -> list[str]:
     """List what a run writes, for `--dry-run`."""
-    names = ["config.yaml", "run.json", "log.jsonl", "teacher/", "student/", "onnx/", "engines/", "bundle/"]
-    return [str(folder / name) for name in (*names, "report.json", "report.html")]
+    names = ["config.yaml", "run.json", "log.jsonl", CORRUPT_FILE]
+    folders = ["teacher/", "student/", "onnx/", "engines/", "bundle/"]
+    return [str(folder / name) for name in (*names, *folders, "report.json", "report.html")]

@@ -10,7 +10,7 @@ import yaml
 from edgekd.core import atomic
 from edgekd.core.budget import LATENCY_METRICS, parse_budget
 from edgekd.core.events import Event, Listener, silent
-from edgekd.data import load_dataset
+from edgekd.data import CORRUPT_FILE, load_dataset
 from edgekd.distill import load_recipe
 from edgekd.distill.claims import require_claims
 from edgekd.distill.group import Group
@@ -86,13 +86,13 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
     with Ledger.open(request.folder, fresh=request.fresh, listen=request.listener) as ledger:
         if request.fresh:
             forget_states(ledger.folder / CHECKPOINTS)
+            (ledger.folder / CORRUPT_FILE).unlink(missing_ok=True)
         atomic.write_text(
             ledger.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         )
         ledger.listen(Event("note", "target", describe(target)))
-        context = RunContext(
-            config, budget, target, recipe, load_dataset(config.data), ledger, ledger.listen, request.group
-        )
+        dataset = load_dataset(config.data, corrupt_file=ledger.folder / CORRUPT_FILE)
+        context = RunContext(config, budget, target, recipe, dataset, ledger, ledger.listen, request.group)
         if context.dataset.tokenizer is not None:
             atomic.write_text(ledger.folder / TOKENIZER_FILE, context.dataset.tokenizer.json)
         findings = _findings(context)

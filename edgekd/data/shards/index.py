@@ -143,7 +143,7 @@ def _members(archive: tarfile.TarFile, size: int) -> Iterator[tuple[tarfile.TarI
         if member.size < 0 or member.offset_data + member.size > size:
             yield none, f"{member.name!r} is said to be {member.size:,} bytes"
             return
-        archive.members = []  # It would keep every member.
+        vars(archive)["members"] = []  # It would keep every member.
         yield member, None
     stream = archive.fileobj
     if stream is not None:

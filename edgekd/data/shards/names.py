@@ -83,11 +83,9 @@ def by_part(folder: Path, suffix: str) -> dict[PartName, list[str]]:
             f"{folder}: {', '.join(unclear[:3])}: is it train, val or test? Its name does not say: set data.parts, as "
             'in --set \'data.parts={train: "a-*.tar", val: "b-*.tar"}\''
         )
-    sorted_out: dict[PartName, list[str]] = {}
-    for name, part in parts.items():
-        if part is not None:
-            sorted_out.setdefault(part, []).append(name)
-    return sorted_out
+    order: tuple[PartName, ...] = ("train", "val", "test")
+    sorted_out = {part: [name for name in names if parts[name] == part] for part in order}
+    return {part: own for part, own in sorted_out.items() if own}
 
 
 def gaps(names: Sequence[str]) -> list[str]:
