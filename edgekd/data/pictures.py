@@ -101,7 +101,13 @@ class Pictures:
         return sha256_of_json(["sampled", *look, outline, [self._facts(int(row)) for row in sampled]])
 
     def _facts(self, row: int) -> list[Any]:
-        name, content = self._contents.name(row), self._contents.read(row)
+        name = self._contents.name(row)
+        try:
+            content = self._contents.read(row)
+        except CorruptInput:
+            if self._is_tolerant:
+                return [name, 0, ""]
+            raise
         if not self._is_tolerant:
             check(content, name)
         return [name, len(content), sha256_of_bytes(content)]

@@ -59,9 +59,7 @@ def test_each_input_counts_once_and_one_too_many_ends_with_a_list(tmp_path: Path
     inputs = _stood_in({1, 2, 3}, CorruptLog(tmp_path / "c.jsonl", 2))
     for _ in range(3):
         inputs.gather(np.array([1, 2, 1]))
-    with pytest.raises(
-        DataError, match=r"3 inputs .* data.max_corrupt allows 2: .*n3 \(bad\).*c\.jsonl"
-    ):
+    with pytest.raises(DataError, match=r"3 inputs .* data.max_corrupt allows 2: .*n3 \(bad\).*c\.jsonl"):
         inputs.gather(np.array([3]))
     lines = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
     assert lines[0] == {"part": "train", "name": "n1", "reason": "bad"}
