@@ -57,9 +57,12 @@ class TrainSettings(StrictModel):
     sync_batch_norm: bool = Field(True, description="Share batch statistics between processes.")
     threads: int | None = Field(None, ge=1, description="CPU threads; one for small networks, else all, by default.")
     workers: int = Field(0, ge=0, description="Processes that make batches ahead; the batches stay the same.")
+    log_every: int = Field(50, ge=1, description="Steps between two lines of losses in log.jsonl and trackers.")
     checkpoint_every_s: float = Field(60.0, ge=0, description="Seconds between two states kept to go on from.")
     keep_checkpoints: int = Field(2, ge=1, description="How many of the last states to keep.")
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide the weights: not how batches are made ahead, or what is kept how often."""
-        return self.model_dump(mode="json", exclude={"workers", "checkpoint_every_s", "keep_checkpoints", "memory_mb"})
+        """Return the settings that decide the weights: not those of workers, and of what is told and kept."""
+        return self.model_dump(
+            mode="json", exclude={"workers", "log_every", "checkpoint_every_s", "keep_checkpoints", "memory_mb"}
+        )

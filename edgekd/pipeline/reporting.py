@@ -12,10 +12,12 @@ from pathlib import Path
 
 from edgekd import __version__
 from edgekd.core.artifacts import Bundle, Engine, FileRef, LatencyReport, TrainedModel
+from edgekd.core.events import Event
 from edgekd.data import CORRUPT_FILE, Dataset, Task
 from edgekd.models import count_macs, count_params, deploy, load_model
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.exporting import Exported, PrecisionChoice
+from edgekd.pipeline.tracking import RUN
 from edgekd.pipeline.training import Training
 from edgekd.report import (
     ArtifactRow,
@@ -102,6 +104,21 @@ def report_of(context: RunContext, findings: Findings, command: str) -> RunRepor
         notes=(*dataset.notes, *findings.notes),
         environment=_environment(),
     )
+
+
+def result_of(report: RunReport) -> Event:
+    """Return the figures that a run ends with, for its log and for trackers."""
+    scores = {"teacher": report.scores.teacher, "alone": report.scores.alone, "distilled": report.scores.distilled}
+    values = {f"{role}_score": summary.mean for role, summary in scores.items() if summary is not None}
+    if report.gain is not None:
+        values["gain"] = report.gain.mean
+    for row in report.latency:
+        name = f"{row.target} {row.precision} {row.network} {row.kind}"
+        values |= {f"{name} p50_ms": row.p50_ms, f"{name} p99_ms": row.p99_ms}
+    for size in report.sizes:
+        values |= {f"{size.network}_params": size.params, f"{size.network}_macs": size.macs}
+        values |= {f"{size.network} {precision} onnx_bytes": count for precision, count in size.onnx_bytes.items()}
+    return Event("result", RUN, "", values=values)
 
 
 def _data(dataset: Dataset) -> DataFacts:

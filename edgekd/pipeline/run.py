@@ -21,12 +21,13 @@ from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.context import TOKENIZER_FILE, RunContext
 from edgekd.pipeline.estimating import sized
 from edgekd.pipeline.exporting import PrecisionChoice, exported, precisions
-from edgekd.pipeline.ledger import Ledger
+from edgekd.pipeline.ledger import Ledger, broadcast
 from edgekd.pipeline.packing import bundle_of
 from edgekd.pipeline.probing import fidelities
 from edgekd.pipeline.qat import fine_tuned, require_trainable
-from edgekd.pipeline.reporting import Findings, report_of, shipped
+from edgekd.pipeline.reporting import Findings, report_of, result_of, shipped
 from edgekd.pipeline.timing import timed_precisions
+from edgekd.pipeline.tracking import tracked
 from edgekd.pipeline.training import (
     CHECKPOINTS,
     forget_states,
@@ -83,7 +84,11 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
     processes = 1 if request.group is None else request.group.ranks.of
     require_claims(recipe, processes=processes, accumulate=config.train.accumulate)
     timed_precisions(target)
-    with Ledger.open(request.folder, fresh=request.fresh, listen=request.listener) as ledger:
+    with (
+        tracked(config, request.folder) as tracking,
+        Ledger.open(request.folder, fresh=request.fresh, listen=broadcast(request.listener, tracking)) as ledger,
+    ):
+        tracking.tell = ledger.listen
         if request.fresh:
             forget_states(ledger.folder / CHECKPOINTS)
             (ledger.folder / CORRUPT_FILE).unlink(missing_ok=True)
@@ -98,6 +103,7 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
         findings = _findings(context)
         report = report_of(context, findings, request.command)
         write_report(report, ledger.folder)
+        ledger.listen(result_of(report))
         return report
 
 
