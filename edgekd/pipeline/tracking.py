@@ -171,11 +171,12 @@ def tracked(config: RunConfig, folder: Path) -> Iterator[Tracking]:
     Raises:
         PreconditionError: A tracker that is named is not installed.
     """
-    names, unheard = config.trackers, ""
-    if names is None:
-        names = ("tensorboard",) if _is_installed("tensorboard") else ()
-        if not names:
-            unheard = "TensorBoard is not installed, log.jsonl has all: pip install 'edgekd[tensorboard]' for plots"
+    unheard = ""
+    names: tuple[TrackerName, ...] = config.trackers or ()
+    if config.trackers is None and _is_installed("tensorboard"):
+        names = ("tensorboard",)
+    elif config.trackers is None:
+        unheard = "TensorBoard is not installed, log.jsonl has all: pip install 'edgekd[tensorboard]' for plots"
     for name in names:
         if not _is_installed(name):
             raise missing_package(name, _EXTRAS[name], f"tracker {name}")
@@ -221,7 +222,7 @@ def _mlflow(folder: Path) -> Opener:
         from accelerate.tracking import MLflowTracker
 
         if not os.environ.get("MLFLOW_TRACKING_URI"):
-            mlflow.set_tracking_uri((folder / "mlruns").as_uri())
+            mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
         return _started(MLflowTracker, experiment_name=PROJECT, run_name=f"{folder.name}/{stage}")
 
     return begin
