@@ -131,10 +131,12 @@ def decoded(content: bytes, name: str, look: Look) -> Image.Image:
                 raise CorruptInput(name, f"it has 32-bit pixels (mode {stored.mode}), save it with 8 or 16 bits")
             if look.is_fast:
                 stored.draft(None, (_DRAFT * look.resolution, _DRAFT * look.resolution))
-            upright = ImageOps.exif_transpose(stored)
+            stored.load()
+            ImageOps.exif_transpose(stored, in_place=True)
     except _UNREADABLE as error:
         raise CorruptInput(name, str(error) or type(error).__name__) from error
-    return (_eight_bit(upright) if is_sixteen_bit else upright).convert(look.mode)
+    picture = _eight_bit(stored) if is_sixteen_bit else stored
+    return picture if picture.mode == look.mode else picture.convert(look.mode)
 
 
 def check(content: bytes, name: str) -> None:

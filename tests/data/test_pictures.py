@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekd.core.errors import DataError
+from edgekd.core.errors import CorruptInput, DataError
+from edgekd.data import contents
+from edgekd.data import pictures as module
 from edgekd.data.contents import FileContents
 from edgekd.data.pictures import Look, Pictures, check, decoded, stored_grey
 
@@ -145,3 +147,68 @@ def test_stored_grey_names_a_file_that_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("text")
     with pytest.raises(DataError, match=r"bad\.png"):
         stored_grey(FileContents(tmp_path, ["bad.png"]))
+
+
+def _smooth(width: int, height: int) -> Image.Image:
+    coarse = Image.fromarray(_random(height // 20, width // 20, 3))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def test_fast_decoding_reads_a_large_jpeg_small_and_leaves_others_alone(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    _smooth(400, 240).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    _smooth(400, 240).save(tmp_path / "a.png")
+    _smooth(30, 24).save(tmp_path / "small.jpg")
+    names, rows = ["a.jpg", "a.png", "small.jpg"], np.arange(3)
+    exact, fast = (_pictures(tmp_path, names, 20, is_fast=is_fast) for is_fast in (False, True))
+    mine, theirs = exact.gather(rows), fast.gather(rows)
+    assert (mine[1:] == theirs[1:]).all()
+    difference = np.abs(mine[0].astype(int) - theirs[0])
+    assert difference.max() > 0 and difference.mean() < 4
+    content = (tmp_path / "a.jpg").read_bytes()
+    assert decoded(content, "a.jpg", Look(20, False, is_fast=True)).size == (60, 100)
+    assert decoded(content, "a.jpg", Look(20, False)).size == (240, 400)
+    assert (fast.gather(rows) == theirs).all()
+    assert fast.fingerprint(rows) != exact.fingerprint(rows)
+
+
+def test_pictures_are_read_in_the_order_in_which_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{row}.png" for row in range(4)]
+    for name in names:
+        Image.fromarray(_random(8, 8, 3) // (1 + int(name[0]))).save(tmp_path / name)
+    read: list[int] = []
+    original = FileContents.read
+    monkeypatch.setattr(FileContents, "read", lambda self, row: (read.append(row), original(self, row))[1])
+    pixels = _pictures(tmp_path, names).gather(np.array([3, 0, 2, 0]))
+    assert read == [0, 0, 2, 3]
+    assert (pixels[1] == pixels[3]).all() and (pixels[0] == np.asarray(Image.open(tmp_path / "3.png"))).all()
+
+
+def test_of_large_sets_the_fingerprint_reads_all_sizes_and_some_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{row}.bmp" for row in range(6)]
+    for name in names:
+        Image.fromarray(_random(8, 8, 3)).save(tmp_path / name)
+    images, rows = _pictures(tmp_path, names), np.arange(6)
+    whole = images.fingerprint(rows)
+    monkeypatch.setattr(module, "_WHOLE_BYTES", 100)
+    monkeypatch.setattr(module, "_SAMPLED_CONTENTS", 3)
+    first = images.fingerprint(rows)
+    assert first != whole
+    raw = bytearray((tmp_path / "1.bmp").read_bytes())
+    raw[-1] ^= 255
+    (tmp_path / "1.bmp").write_bytes(raw)
+    assert images.fingerprint(rows) == first, "rows 0, 2 and 4 are those that are read"
+    (tmp_path / "2.bmp").write_bytes(raw)
+    second = images.fingerprint(rows)
+    Image.fromarray(_random(9, 8, 3)).save(tmp_path / "1.bmp")
+    assert len({first, second, images.fingerprint(rows), images.fingerprint(rows[:5])}) == 4
+
+
+def test_a_file_too_large_to_read_is_corrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(_random(8, 8, 3)).save(tmp_path / "a.bmp")
+    monkeypatch.setattr(contents, "MAX_PICTURE_BYTES", 200)
+    with pytest.raises(CorruptInput, match=r"a\.bmp: .*246 bytes, at most 200 are read"):
+        _pictures(tmp_path, ["a.bmp"]).gather(np.array([0]))

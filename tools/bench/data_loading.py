@@ -74,7 +74,7 @@ def stored(root: Path, count: int, size: tuple[int, int]) -> None:
 
 def split_of(kind: str, root: Path, **options: object) -> Split:
     """Return the training split of a kind of storage."""
-    document = {"name": kind, "path": str(root / kind), "resolution": RESOLUTION, "val_fraction": 0.01, **options}
+    document = {"name": kind, "path": str(root / kind), "resolution": RESOLUTION, "val_fraction": 0.05, **options}
     return load_dataset(DataConfig.model_validate(document)).train
 
 
@@ -183,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=5000)
     parser.add_argument("--large", type=int, default=300)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--print", action="store_true", help="print the figures, keep no file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
