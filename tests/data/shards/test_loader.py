@@ -153,6 +153,11 @@ def test_shard_wise_shuffling_reads_a_few_shards_at_a_time_and_every_row_once(sh
         assert len(first) == len(second) == 2 and not first & second and half >= 3
         orders.append(order.tolist())
     assert orders[0] != orders[1]
+    firsts = set()
+    for epoch in range(8):
+        batch = next(train_batches(split, batch_size=12, epoch=epoch, seed=0, augment=augmentation("none")))
+        firsts.add(frozenset(split.mixing.groups[batch.ids.numpy()].tolist()))
+    assert len(firsts) > 2, "which shards come first must change too"
     with pytest.raises(ConfigError, match="'digits' has no shards to shuffle"):
         load_dataset(DataConfig(name="digits", shuffle="shards"))
 
