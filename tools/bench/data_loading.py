@@ -5,7 +5,8 @@
 
 The pictures are made here, the same as files, in tar shards and in Parquet tables; what is timed is an epoch of batches
 of 64 at 64 x 64 in random order, from files that the system has in memory. `torch` is a map-style data set of files
-with Pillow behind a shuffling DataLoader. The `webdataset` library is timed where it is installed. Rounds are
+with Pillow behind a shuffling DataLoader. Without workers, pictures a second of processor time are kept too, which other work on
+the machine changes less. The `webdataset` library is timed where it is installed. Rounds are
 interleaved, and the median of the rounds is kept, with the slowest and the fastest.
 """
 
@@ -149,19 +150,22 @@ def cases(root: Path, large: Path) -> Iterator[tuple[dict[str, Any], Epoch]]:
 def timed(found: list[tuple[dict[str, Any], Epoch]], repeats: int) -> list[dict[str, Any]]:
     """Run all epochs in turn, round after round."""
     rates: list[list[float]] = [[] for _ in found]
+    busy: list[list[float]] = [[] for _ in found]
     for repeat in range(repeats):
-        for (_, epoch), kept in zip(found, rates, strict=True):
-            started = time.perf_counter()
+        for (_, epoch), kept, kept_busy in zip(found, rates, busy, strict=True):
+            started, started_busy = time.perf_counter(), time.process_time()
             count = epoch(repeat)
             kept.append(count / (time.perf_counter() - started))
+            kept_busy.append(count / (time.process_time() - started_busy))
     return [
         {
             **case,
             "pictures_per_s": round(statistics.median(kept)),
+            **({} if case.get("workers") else {"pictures_per_cpu_s": round(statistics.median(kept_busy))}),
             "slowest": round(min(kept)),
             "fastest": round(max(kept)),
         }
-        for (case, _), kept in zip(found, rates, strict=True)
+        for (case, _), kept, kept_busy in zip(found, rates, busy, strict=True)
     ]
 
 
