@@ -5,9 +5,9 @@
 
 The pictures are made here, the same as files, in tar shards and in Parquet tables; what is timed is an epoch of batches
 of 64 at 64 x 64 in random order, from files that the system has in memory. `torch` is a map-style data set of files
-with Pillow behind a shuffling DataLoader. Without workers, pictures a second of processor time are kept too, which other work on
-the machine changes less. The `webdataset` library is timed where it is installed. Rounds are
-interleaved, and the median of the rounds is kept, with the slowest and the fastest.
+with Pillow behind a shuffling DataLoader. The `webdataset` library is timed where it is installed. Rounds are
+interleaved, and the median of the rounds is kept, with the slowest and the fastest. Without workers, pictures a second
+of processor time are kept too, which other work on the machine changes less.
 """
 
 from __future__ import annotations

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import ConfigError, DataError, PreconditionError
-from edgekd.data.classes import class_numbers, classes_of, named_classes
+from edgekd.data.classes import named_classes
+from edgekd.data.classified import Labelled, source_of_pictures
 from edgekd.data.config import DataConfig
 from edgekd.data.contents import Contents
 from edgekd.data.inputs import Rows
 from edgekd.data.parquet.contents import TableContents
 from edgekd.data.parquet.hub import PREFIX, hub_folder
 from edgekd.data.parquet.tables import column_for, columns_of, open_table, required_column, values_of
-from edgekd.data.parts import PartName, absent_classes, source_of_parts
-from edgekd.data.pictures import Look, Pictures, stored_grey
+from edgekd.data.parts import PartName
 from edgekd.data.shards.index import label_of
 from edgekd.data.shards.names import by_part, found, gaps, require_all
-from edgekd.data.sources import DATASETS, DatasetKind, Part, Shards, Source, checked_part
-from edgekd.data.task import Task
+from edgekd.data.sources import DATASETS, DatasetKind, Shards, Source
 
 NEEDS = "a .parquet file, a folder of them, a pattern such as train-*.parquet, or hf:OWNER/NAME"
 _SUFFIX = ".parquet"
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    contents: TableContents
-    labels: list[int | str | None]
 
 
 def load_parquet(config: DataConfig) -> Source:
@@ -54,12 +46,16 @@ def load_parquet(config: DataConfig) -> Source:
     columns = columns_of(open_table(files["train"][0]))
     image = required_column("image", columns, config.columns, files["train"][0].name)
     label = column_for("label", columns, config.columns, files["train"][0].name)
-    parts = {part: _part(folder, paths, image, label, config.window) for part, paths in files.items()}
-    for part, one in parts.items():
+    stored = {part: _part(folder, paths, image, label, config) for part, paths in files.items()}
+    for part, one in stored.items():
         if not len(one.contents):
             raise DataError(f"{folder}: the tables of {part} hold no row")
     shards = Shards(sum(map(len, files.values())), missing)
-    return _source(folder, parts, columns.classes.get(label or ""), shards, config)
+    notes = [f"{shards.count} tables"]
+    if missing:
+        notes.append(f"{len(missing)} tables are missing and skipped, such as {missing[0]}")
+    named = columns.classes.get(label or "") or named_classes(folder)
+    return source_of_pictures(stored, config, named=named, notes=notes, shards=shards)
 
 
 def unlabelled_tables(config: DataConfig, path: str) -> tuple[Contents, Rows | None]:
@@ -69,7 +65,7 @@ def unlabelled_tables(config: DataConfig, path: str) -> tuple[Contents, Rows | N
     image = required_column("image", columns_of(open_table(paths[0])), config.columns, paths[0].name)
     names = [one.relative_to(folder.parent).as_posix() for one in paths]
     contents = TableContents(names, paths, image, config.window)
-    return contents, None if contents.is_small and config.shuffle == "auto" else contents.group
+    return contents, _groups(contents, config)
 
 
 def table_files(config: DataConfig, given: str | None) -> tuple[Path, dict[PartName, list[Path]], tuple[str, ...]]:
@@ -110,9 +106,9 @@ def table_files(config: DataConfig, given: str | None) -> tuple[Path, dict[PartN
     return folder, files, require_all(missing, total, may_skip=config.missing_shards == "skip")
 
 
-def _part(folder: Path, paths: Sequence[Path], image: str, label: str | None, window: int) -> _Part:
+def _part(folder: Path, paths: Sequence[Path], image: str, label: str | None, config: DataConfig) -> Labelled:
     names = [path.relative_to(folder).as_posix() for path in paths]
-    contents = TableContents(names, paths, image, window)
+    contents = TableContents(names, paths, image, config.window)
     labels: list[Any] = []
     for name, path in zip(names, paths, strict=True):
         table = open_table(path)
@@ -120,39 +116,8 @@ def _part(folder: Path, paths: Sequence[Path], image: str, label: str | None, wi
             raise DataError(f"{path}: has no column {label!r}, which other tables have as the label")
         rows = table.metadata.num_rows
         labels += [None] * rows if label is None else values_of(table, label, name)
-    return _Part(contents, [label_of(value, contents.name(row)) for row, value in enumerate(labels)])
-
-
-def _source(
-    folder: Path,
-    parts: Mapping[PartName, _Part],
-    schema_classes: tuple[str, ...] | None,
-    shards: Shards,
-    config: DataConfig,
-) -> Source:
-    tolerant = config.max_corrupt > 0
-    labels = [label for one in parts.values() for label in one.labels]
-    classes = classes_of(labels, str(folder), schema_classes or named_classes(folder))
-    if not classes:
-        raise DataError(
-            f"{folder}: no row has a label; name the column by data.columns.label, or take these pictures as "
-            "data.unlabelled of a data set with labels"
-        )
-    is_grey, sampled = stored_grey(parts["train"].contents, is_tolerant=tolerant)
-    look = Look(config.resolution or 0, is_grey, config.decode == "fast")
-    task = Task("classification", classes)
-    made: dict[PartName, Part] = {}
-    for part, one in parts.items():
-        numbers = class_numbers(one.labels, classes, one.contents.name)
-        images = Pictures(one.contents, look, is_tolerant=tolerant)
-        checked = checked_part(images, numbers, len(classes), f"{folder}: {part}", lowest=-1)
-        made[part] = Part(checked.inputs, checked.labels, _groups(one.contents, config))
-    colour = f"{'grey' if is_grey else 'RGB'} pictures, by the stored modes of {sampled} training pictures"
-    told = [f"{shards.count} tables", colour]
-    if shards.missing:
-        told.append(f"{len(shards.missing)} tables are missing and skipped, such as {shards.missing[0]}")
-    notes = [*told, *absent_classes(task, made)]
-    return source_of_parts(task, made, kind="parquet", notes=notes, shards=shards)
+    checked = [label_of(value, contents.name(row)) for row, value in enumerate(labels)]
+    return Labelled(contents, checked, _groups(contents, config))
 
 
 def _groups(contents: TableContents, config: DataConfig) -> Rows | None:

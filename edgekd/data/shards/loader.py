@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.core.errors import ConfigError, DataError, PreconditionError
-from edgekd.data.classes import class_numbers, classes_of, named_classes
+from edgekd.data.classes import named_classes
+from edgekd.data.classified import Labelled, source_of_pictures
 from edgekd.data.config import DataConfig
 from edgekd.data.contents import Contents
 from edgekd.data.corrupt import CorruptRecord
 from edgekd.data.inputs import Rows
-from edgekd.data.parts import PartName, absent_classes, source_of_parts
-from edgekd.data.pictures import Look, Pictures, stored_grey
+from edgekd.data.parts import PartName
 from edgekd.data.shards.contents import ShardContents
 from edgekd.data.shards.index import Label, index_of
 from edgekd.data.shards.names import by_part, found, gaps, require_all
-from edgekd.data.sources import DATASETS, DatasetKind, Part, Shards, Source, checked_part
-from edgekd.data.task import Task
+from edgekd.data.sources import DATASETS, DatasetKind, Shards, Source
 
 NEEDS = "a folder of .tar shards, or a pattern such as train-{000000..000146}.tar"
 _SUFFIX = ".tar"
@@ -60,7 +59,13 @@ def load_webdataset(config: DataConfig) -> Source:
     folder, patterns = _patterns(config.path, config.parts, config.name)
     paths, missing = _shards(folder, patterns, config)
     rows = {part: _row(folder, files, part) for part, files in paths.items()}
-    return _source(folder, rows, Shards(sum(map(len, paths.values())), missing, _damaged(rows)), config)
+    shards = Shards(sum(map(len, paths.values())), missing, tuple(one for row in rows.values() for one in row.damaged))
+    by_shard = config.shuffle == "shards"
+    stored = {
+        part: Labelled(row.contents, row.labels, row.contents.shard if by_shard else None) for part, row in rows.items()
+    }
+    notes = [f"{shards.count} shards", *_told(rows, shards)]
+    return source_of_pictures(stored, config, named=named_classes(folder), notes=notes, shards=shards)
 
 
 def unlabelled_shards(config: DataConfig, path: str) -> tuple[Contents, Rows | None]:
@@ -73,33 +78,6 @@ def unlabelled_shards(config: DataConfig, path: str) -> tuple[Contents, Rows | N
     if not len(row.contents):
         raise DataError(f"data.unlabelled {path}: holds no picture")
     return row.contents, row.contents.shard
-
-
-def _source(folder: Path, rows: Mapping[PartName, _Row], shards: Shards, config: DataConfig) -> Source:
-    tolerant = config.max_corrupt > 0
-    labels = [label for row in rows.values() for label in row.labels]
-    classes = classes_of(labels, str(folder), named_classes(folder))
-    if not classes:
-        raise DataError(
-            f"{folder}: no picture has a label (.cls or .json beside it in the shard); give a val or test part with "
-            "labels, or take these pictures as data.unlabelled of a data set with labels"
-        )
-    is_grey, sampled = stored_grey(rows["train"].contents, is_tolerant=tolerant)
-    look = Look(config.resolution or 0, is_grey, config.decode == "fast")
-    task = Task("classification", classes)
-    parts = {}
-    for part, row in rows.items():
-        numbers = class_numbers(row.labels, classes, row.contents.name)
-        images = Pictures(row.contents, look, is_tolerant=tolerant)
-        checked = checked_part(images, numbers, len(classes), f"{folder}: {part}", lowest=-1)
-        parts[part] = Part(checked.inputs, checked.labels, _groups(row.contents, config))
-    colour = f"{'grey' if is_grey else 'RGB'} pictures, by the stored modes of {sampled} training pictures"
-    notes = [f"{shards.count} shards", colour, *_told(rows, shards), *absent_classes(task, parts)]
-    return source_of_parts(task, parts, kind="webdataset", notes=notes, shards=shards)
-
-
-def _groups(contents: ShardContents, config: DataConfig) -> Rows | None:
-    return contents.shard if config.shuffle == "shards" else None
 
 
 def _patterns(
@@ -152,10 +130,6 @@ def _row(folder: Path, paths: Sequence[Path], part: str) -> _Row:
     )
     labels = [label for index in indexes for label in index.labels]
     return _Row(ShardContents(names, paths, indexes), labels, damaged, sum(index.ignored for index in indexes))
-
-
-def _damaged(rows: Mapping[PartName, _Row]) -> tuple[CorruptRecord, ...]:
-    return tuple(record for row in rows.values() for record in row.damaged)
 
 
 def _told(rows: Mapping[PartName, _Row], shards: Shards) -> list[str]:
