@@ -1,7 +1,7 @@
 # Each target does its own set-up, once: a virtual environment in $(VENV) with the versions of constraints.txt.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= cache,cpu,dev,prune,search,ship,ssh,text$(if $(filter x86_64,$(shell uname -m)),$(comma)rtx$(comma)triton$(comma)cuda)
+EXTRAS ?= cache,cpu,dev,parquet,prune,search,ship,ssh,tensorboard,text$(if $(filter x86_64,$(shell uname -m)),$(comma)rtx$(comma)triton$(comma)cuda)
 RUN_FOLDER ?= runs/demo
 
 comma := ,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _LINE_EVERY_S = 5.0
+_UNSHOWN = ("step", "result")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class PlainProgress:
 
     def __call__(self, event: Event) -> None:
         """Write a line if it is time for one."""
+        if event.kind in _UNSHOWN:
+            return
         now_s = self._clock()
         if event.kind == "start":
             self._started_s[event.stage] = self._shown_s[event.stage] = now_s
@@ -89,6 +92,8 @@ class LiveProgress:
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
+        if event.kind in _UNSHOWN:
+            return
         if event.kind in ("start", "progress"):
             self._move(event)
         else:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
-from edgekd.data import load_dataset
+from edgekd.data import CORRUPT_FILE, load_dataset
 from edgekd.distill import load_recipe
 from edgekd.distill.group import Group, launched
 from edgekd.pipeline.config import RunConfig
 
 
 @contextmanager
-def first_of_group(config: RunConfig) -> Iterator[Group | None]:
+def first_of_group(config: RunConfig, folder: Path) -> Iterator[Group | None]:
     """Join the processes that a launcher started: the first goes into the block, the others take part and then end.
+
+    Args:
+        config: The run.
+        folder: Its folder, which all processes share.
 
     Yields:
         The group, or None where this process is alone.
@@ -32,7 +37,7 @@ def first_of_group(config: RunConfig) -> Iterator[Group | None]:
     group = Group(ranks)
     if not ranks.is_main:
         load_recipe(config.method)  # Runs the Python files of a recipe, whose terms the trainings name.
-        group.follow(load_dataset(config.data))
+        group.follow(load_dataset(config.data, corrupt_file=folder.resolve() / CORRUPT_FILE))
         raise typer.Exit(0)
     try:
         yield group

@@ -40,6 +40,26 @@ class DataError(EdgeKDError):
     """A data set was found but its content is unusable (corrupt image, label out of range, empty split)."""
 
 
+class CorruptInput(DataError):
+    """One input of a data set cannot be decoded.
+
+    Args:
+        name: Which one.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: cannot be read as a picture ({self.reason}); replace or remove it, or go on without up to a "
+            "number of such inputs, or a share: data.max_corrupt"
+        )
+
+
 class TrainingDiverged(EdgeKDError):
     """A loss became NaN or infinite; the last good checkpoint is kept."""
 

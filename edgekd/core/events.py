@@ -11,7 +11,7 @@ class Event:
     """One thing that happened.
 
     Attributes:
-        kind: `"start"`, `"progress"`, `"end"` or `"note"`.
+        kind: `"start"`, `"progress"`, `"end"` or `"note"`; `"step"` and `"result"`, for logs and plots, are not shown.
         stage: Which piece of work (`"student/seed0"`).
         message: One line for people.
         done: Units finished, for progress.

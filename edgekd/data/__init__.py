@@ -18,15 +18,18 @@ from edgekd.data.augment import AUGMENTATIONS, Augment, Chained, Divisible, Rand
 from edgekd.data.batches import WHOLE, Batch, Blend, Portion, eval_batches, train_batches, view_batch
 from edgekd.data.calibration import calibration_inputs, calibration_rows
 from edgekd.data.config import DataConfig
+from edgekd.data.corrupt import CORRUPT_FILE, CorruptLog, CorruptRecord
 from edgekd.data.dataset import Dataset, Split, describe
 from edgekd.data.images import ArrayImages
 from edgekd.data.inputs import Inputs, InputStore, NetInputs, network_inputs
 from edgekd.data.loading import load_dataset
-from edgekd.data.metrics import IGNORED, Labels, Metric, Outputs
+from edgekd.data.metrics import IGNORED, UNLABELLED, Labels, Metric, Outputs
+from edgekd.data.parquet import loader as parquet_loader  # noqa: F401 (registers)
 from edgekd.data.randaugment import RandAugment
 from edgekd.data.resident import ResidentSplit
 from edgekd.data.sample_views import SampleViews
-from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, dataset_names, default_augmentation
+from edgekd.data.shards import loader as shards_loader  # noqa: F401 (registers)
+from edgekd.data.sources import DATASETS, DatasetKind, Part, Shards, Source, dataset_names, default_augmentation
 from edgekd.data.task import KINDS, Kind, Task
 from edgekd.data.text import loader as loader
 
@@ -36,7 +39,10 @@ __all__ = [
     "Augment",
     "Batch",
     "Blend",
+    "CORRUPT_FILE",
     "Chained",
+    "CorruptLog",
+    "CorruptRecord",
     "DATASETS",
     "DataConfig",
     "DatasetKind",
@@ -57,9 +63,11 @@ __all__ = [
     "RandomCrop",
     "ResidentSplit",
     "SampleViews",
+    "Shards",
     "Source",
     "Split",
     "Task",
+    "UNLABELLED",
     "WHOLE",
     "augmentation",
     "batches_ahead",

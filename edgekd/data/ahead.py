@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from edgekd.core.errors import DataError
+from edgekd.core.errors import DataError, EdgeKDError
 from edgekd.data.augment import Augment
 from edgekd.data.batches import WHOLE, Batch, Portion, epoch_order, step_draws, train_batch, view_batch
 from edgekd.data.dataset import Split
@@ -35,11 +35,14 @@ class _Epoch:
     def __len__(self) -> int:
         return (len(self.order) + self.size - 1) // self.size
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | EdgeKDError:
         ids = self.order[step * self.size : (step + 1) * self.size]
-        if self.views is not None:
-            return view_batch(self.split, ids[self.portion.rows(len(ids))], self.augment, self.views, self.epoch)
-        return train_batch(self.split, ids, self.augment, step_draws(self.seed, self.epoch, step), self.portion)
+        try:
+            if self.views is not None:
+                return view_batch(self.split, ids[self.portion.rows(len(ids))], self.augment, self.views, self.epoch)
+            return train_batch(self.split, ids, self.augment, step_draws(self.seed, self.epoch, step), self.portion)
+        except EdgeKDError as error:  # Handed over as it is: the loader would wrap it in a worker's traceback.
+            return error
 
 
 def batches_ahead(
@@ -68,12 +71,12 @@ def batches_ahead(
         views: Draw the change of each sample by itself, as this view of it.
 
     Raises:
-        DataError: A worker died.
+        DataError: A worker died, or found what `train_batches` raises.
     """
-    order = epoch_order(len(split), batch_size=batch_size, epoch=epoch, seed=seed)
+    order = epoch_order(len(split), batch_size=batch_size, epoch=epoch, seed=seed, mixing=split.mixing)
     made = _Epoch(split, order, batch_size, epoch, seed, augment, portion, views)
     # The loader draws a seed for its workers, which they do not use: a generator of its own keeps the caller's.
-    loader: DataLoader[Batch] = DataLoader(
+    loader: DataLoader[Batch | EdgeKDError] = DataLoader(
         made,  # type: ignore[arg-type]
         batch_size=None,
         sampler=range(first, len(made)),
@@ -94,6 +97,8 @@ def batches_ahead(
                 f"a data worker died ({_first_line(error)}); the system ends one that takes too much memory. Run the "
                 "same command again to go on, with fewer workers or none: --set train.workers=0"
             ) from error
+        if isinstance(batch, EdgeKDError):
+            raise batch
         yield batch
 
 

@@ -12,9 +12,9 @@ import torch
 from edgekd.core.errors import ConfigError, DataError
 from edgekd.core.seeds import derive_seed
 from edgekd.data.augment import Augment, Divisible
-from edgekd.data.dataset import Split
+from edgekd.data.dataset import Mixing, Split
 from edgekd.data.inputs import Rows, Stored, network_inputs
-from edgekd.data.metrics import Labels
+from edgekd.data.metrics import Labels, has_label
 from edgekd.data.sample_views import SampleViews
 
 _LARGEST_BATCH = 256
@@ -60,7 +60,7 @@ class Batch:
 
     Attributes:
         inputs: Pictures float32 `[B, C, H, W]` in 0..1, or tokens int64 `[B, L]`.
-        labels: int64 `[B]`, int64 `[B, H, W]` with 255 in ignored pixels, or float32 `[B, D]`.
+        labels: int64 `[B]`, -1 where there is none, int64 `[B, H, W]` with 255 in ignored pixels, or float32 `[B, D]`.
         ids: int64 `[B]`, rows in their split; -1 for inputs that are made and lie in none.
         is_labelled: bool `[B]`, whether the label may be used.
         blend: Of inputs that are mixed, what else they are; None otherwise.
@@ -130,7 +130,9 @@ def train_batches(
         ConfigError: `batch_size` below 1.
         DataError: The split is empty.
     """
-    order = epoch_order(len(split), batch_size=batch_size, epoch=epoch, seed=seed, drop_last=drop_last)
+    order = epoch_order(
+        len(split), batch_size=batch_size, epoch=epoch, seed=seed, drop_last=drop_last, mixing=split.mixing
+    )
 
     def generate() -> Iterator[Batch]:
         for step, ids in enumerate(_runs(order, batch_size)):
@@ -187,13 +189,26 @@ def view_batch(split: Split, ids: Rows, augment: Augment, views: SampleViews, ep
     return _batch(*changed, ids)
 
 
-def epoch_order(count: int, *, batch_size: int, epoch: int, seed: int, drop_last: bool = True) -> Rows:
-    """Return the rows of one epoch in their random order; see `train_batches` for the arguments and errors."""
+def epoch_order(
+    count: int, *, batch_size: int, epoch: int, seed: int, drop_last: bool = True, mixing: Mixing | None = None
+) -> Rows:
+    """Return the rows of one epoch in their random order; see `train_batches` for the arguments and errors.
+
+    With a `mixing` it is that of its groups at random, rows being mixed within a few groups at a time.
+    """
     _check(count, batch_size)
-    order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(count)
+    rng = np.random.default_rng(derive_seed(seed, "order", epoch))
+    order = rng.permutation(count) if mixing is None else _mixed(mixing, rng)
     if drop_last and count > batch_size:
         order = order[: count // batch_size * batch_size]
     return order
+
+
+def _mixed(mixing: Mixing, rng: np.random.Generator) -> Rows:
+    groups, inverse = np.unique(mixing.groups, return_inverse=True)
+    windows = rng.permutation(len(groups))[inverse] // mixing.window
+    order = rng.permutation(len(inverse))
+    return order[np.argsort(windows[order], kind="stable")]
 
 
 def step_draws(seed: int, epoch: int, step: int) -> np.random.Generator:
@@ -238,5 +253,5 @@ def _batch(stored: Stored, labels: Labels, ids: Rows) -> Batch:
         torch.from_numpy(network_inputs(stored)),
         torch.from_numpy(labels),
         torch.from_numpy(ids.copy()),
-        torch.ones(len(ids), dtype=torch.bool),
+        torch.from_numpy(has_label(labels)),
     )

@@ -14,6 +14,7 @@ from edgekd.data.splits import balanced_quotas, rows_by_quota
 def calibration_rows(dataset: Dataset, *, size: int, seed: int) -> Rows:
     """Choose rows of the training split in random order, every class as often as its size allows.
 
+    Rows without a label are drawn only where no row has one.
     Rows whose labels are maps or quantities have no class of their own and are drawn alike.
 
     Args:
@@ -29,9 +30,13 @@ def calibration_rows(dataset: Dataset, *, size: int, seed: int) -> Rows:
     """
     if size < 1:
         raise ConfigError(f"calibration size is {size}, it must be at least 1")
-    strata = dataset.task.strata(dataset.train.labels)
+    candidates = np.flatnonzero(dataset.train.has_label)
+    if len(candidates):
+        strata = dataset.task.strata(dataset.train.labels[candidates])
+    else:
+        candidates, strata = np.arange(len(dataset.train)), np.zeros(len(dataset.train), np.int64)
     quotas = balanced_quotas(np.bincount(strata).astype(np.int64), size)
-    rows = rows_by_quota(strata, quotas, derive_seed(seed, "calibration", "rows"))
+    rows = candidates[rows_by_quota(strata, quotas, derive_seed(seed, "calibration", "rows"))]
     return np.random.default_rng(derive_seed(seed, "calibration", "order")).permutation(rows)
 
 

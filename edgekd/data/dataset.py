@@ -9,10 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.core.errors import DataError
-from edgekd.data.inputs import Inputs
-from edgekd.data.metrics import IGNORED, Labels
+from edgekd.data.corrupt import CorruptLog
+from edgekd.data.inputs import Inputs, Rows
+from edgekd.data.metrics import IGNORED, Labels, has_label
+from edgekd.data.sources import Shards
 from edgekd.data.task import Task
 from edgekd.data.text.wordpiece import WordPiece
+
+
+@dataclass(frozen=True, eq=False)
+class Mixing:
+    """An order of an epoch that reads rows which lie together together.
+
+    Attributes:
+        groups: int64 `[N]`, where each row lies.
+        window: Groups whose rows are mixed with each other at a time.
+    """
+
+    groups: Rows
+    window: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +36,9 @@ class Split:
 
     Attributes:
         inputs: Pictures, or sequences of tokens.
-        labels: What `task` says: int64 `[N]`, int64 `[N, H, W]` or float32 `[N, D]`.
+        labels: What `task` says: int64 `[N]`, int64 `[N, H, W]` or float32 `[N, D]`; a class of -1 is none.
         task: What is to be learnt.
+        mixing: The order of an epoch, any by default.
 
     Raises:
         DataError: There are not as many labels as inputs, they are not of the task, or maps have another size than
@@ -32,6 +48,7 @@ class Split:
     inputs: Inputs
     labels: Labels
     task: Task
+    mixing: Mixing | None = None
 
     def __post_init__(self) -> None:
         self.task.check_labels(self.labels)
@@ -42,6 +59,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def has_label(self) -> NDArray[np.bool_]:
+        """Which rows are labelled, bool `[N]`."""
+        return has_label(self.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +77,11 @@ class Dataset:
         test: Never used to choose anything.
         mean: Mean of each channel of the training split, pixels in 0..1; empty where inputs are tokens.
         std: Standard deviation of each channel of the training split, pixels in 0..1; empty where inputs are tokens.
-        digest: Covers inputs, labels, task, split and resolution.
+        digest: Covers inputs, labels, task, split and resolution, and in which order shards are read.
         notes: Decisions taken while loading, in words, for the report.
         tokenizer: What made tokens of texts; `None` for pictures.
+        corrupt: Where inputs that cannot be decoded are named; `None` where none is allowed.
+        shards: The files it lies in, where they are many.
     """
 
     name: str
@@ -69,6 +93,8 @@ class Dataset:
     digest: str
     notes: tuple[str, ...] = ()
     tokenizer: WordPiece | None = None
+    corrupt: CorruptLog | None = None
+    shards: Shards | None = None
 
     @property
     def task(self) -> Task:
@@ -113,6 +139,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "targets": list(dataset.task.targets),
         "shape": list(dataset.input_shape),
         "sizes": {name: len(split) for name, split in splits.items()},
+        "unlabelled": int((~dataset.train.has_label).sum()),
         "class_counts": {
             name: class_counts(split.labels, dataset.task).tolist()
             for name, split in splits.items()
@@ -127,5 +154,5 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 def class_counts(labels: Labels, task: Task) -> NDArray[np.int64]:
     """Count the inputs (the pixels that are not ignored) of each class: int64 `[K]`."""
-    counted = labels[labels != IGNORED] if task.is_dense else labels
+    counted = labels[labels != IGNORED] if task.is_dense else labels[has_label(labels)]
     return np.bincount(counted.astype(np.int64), minlength=len(task.targets))

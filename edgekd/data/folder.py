@@ -13,16 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from edgekd.core.errors import ConfigError, DataError, PreconditionError
-from edgekd.core.seeds import derive_seed
 from edgekd.data.config import DataConfig
+from edgekd.data.contents import FileContents
 from edgekd.data.inputs import Rows
-from edgekd.data.picture_files import FileImages, stored_grey
+from edgekd.data.parts import PartName, absent_classes, source_of_parts
+from edgekd.data.pictures import Look, Pictures, stored_grey
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, checked_part, required_path
-from edgekd.data.splits import held_out_rows
 from edgekd.data.task import Task
 
 NEEDS = "a folder with train/<class>/ and test/<class>/ (or val/<class>/), or with <class>/ folders alone"
-TEST_FRACTION = 0.2
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -46,11 +45,11 @@ class _Decoding:
     """How the files of one data set become pictures of one shape."""
 
     root: Path
-    resolution: int
-    is_grey: bool
+    look: Look
+    is_tolerant: bool
 
     def part(self, listing: _Listing, num_classes: int, origin: str) -> Part:
-        images = FileImages(self.root, listing.names, resolution=self.resolution, is_grey=self.is_grey)
+        images = Pictures(FileContents(self.root, listing.names), self.look, is_tolerant=self.is_tolerant)
         return checked_part(images, listing.labels, num_classes, origin)
 
 
@@ -79,31 +78,30 @@ def load_folder(config: DataConfig) -> Source:
     train_folder = root / "train" if has_parts else root
     classes = _class_folders(train_folder)
     if not classes:
+        inside = [path.name for path in root.iterdir()]
+        if any(map(is_picture, inside)):
+            raise DataError(
+                f"{root}: holds pictures but no class folders. If this is the folder of one class, give the one above "
+                "it; pictures without labels go to data.unlabelled, next to a data set with labels"
+            )
+        if any(name.endswith((".tar", ".parquet")) for name in inside):
+            raise DataError(f"{root}: holds shards or tables: take --data webdataset or --data parquet")
         raise DataError(f"{root}: holds no class folder; data.path must be {NEEDS}")
-    listings = {"train": _listing(root, train_folder, classes)}
+    listings: dict[PartName, _Listing] = {"train": _listing(root, train_folder, classes)}
     if has_parts:
         listings |= _evaluation_listings(root, classes)
-    return _source(root, classes, listings, config.resolution)
+    return _source(root, classes, listings, config)
 
 
-def _source(root: Path, classes: tuple[str, ...], listings: dict[str, _Listing], resolution: int) -> Source:
-    is_grey, sampled = stored_grey(root, listings["train"].names)
-    decoding = _Decoding(root, resolution, is_grey)
+def _source(root: Path, classes: tuple[str, ...], listings: dict[PartName, _Listing], config: DataConfig) -> Source:
+    tolerant = config.max_corrupt > 0
+    is_grey, sampled = stored_grey(FileContents(root, listings["train"].names), is_tolerant=tolerant)
+    decoding = _Decoding(root, Look(config.resolution or 0, is_grey, config.decode == "fast"), tolerant)
     task = Task("classification", classes)
     parts = {name: decoding.part(item, len(classes), f"{root}: {name}") for name, item in listings.items()}
     colour = f"{'grey' if is_grey else 'RGB'} pictures, by the stored modes of {sampled} training files"
-    notes = (colour, *_ignored_note(listings), *_missing_note(classes, listings))
-    if len(parts) == 1:
-        seed = derive_seed(0, "folder", "test")
-        kept, held_out = held_out_rows(listings["train"].labels, fraction=TEST_FRACTION, seed=seed)
-        note = f"test part: a fixed stratified {TEST_FRACTION:.0%} of all pictures"
-        return Source(task, parts["train"].take(kept), parts["train"].take(held_out), notes=(*notes, note))
-    if "test" not in parts:
-        note = "test part: val/; the held-out split is made from train/"
-        return Source(task, parts["train"], parts["val"], notes=(*notes, note))
-    if "val" in parts:
-        notes = (*notes, "held-out split: val/, as the folder brings it")
-    return Source(task, parts["train"], parts["test"], val=parts.get("val"), notes=notes)
+    notes = (colour, *_ignored_note(listings), *absent_classes(task, parts))
+    return source_of_parts(task, parts, kind="folder", notes=notes)
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
@@ -115,7 +113,9 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
         raise DataError(f"{folder}: cannot be listed: {error.strerror}") from error
 
 
-def _files_below(folder: Path, root: Path) -> list[str]:
+def files_below(folder: Path, root: Path) -> list[str]:
+    """List all files below a folder, sorted: POSIX paths below `root`; raises `DataError` where a folder refuses."""
+
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be listed: {error.strerror}") from error
 
@@ -123,9 +123,10 @@ def _files_below(folder: Path, root: Path) -> list[str]:
     return sorted((Path(parent) / name).relative_to(root).as_posix() for parent, _, names in walk for name in names)
 
 
-def _evaluation_listings(root: Path, classes: tuple[str, ...]) -> dict[str, _Listing]:
-    listings = {}
-    for name in ("test", "val"):
+def _evaluation_listings(root: Path, classes: tuple[str, ...]) -> dict[PartName, _Listing]:
+    listings: dict[PartName, _Listing] = {}
+    names: tuple[PartName, ...] = ("test", "val")
+    for name in names:
         found = _class_folders(root / name)
         unknown = [folder for folder in found if folder not in classes]
         if unknown:
@@ -145,34 +146,25 @@ def _listing(root: Path, folder: Path, classes: tuple[str, ...]) -> _Listing:
         class_folder = folder / class_name
         if not class_folder.is_dir():
             continue
-        files = _files_below(class_folder, root)
-        pictures = [name for name in files if _is_picture(name)]
+        files = files_below(class_folder, root)
+        pictures = [name for name in files if is_picture(name)]
         if not pictures:
             raise DataError(f"{class_folder}: holds no picture ({', '.join(SUFFIXES)}); add some or remove the folder")
         names += pictures
         labels += [label] * len(pictures)
-        ignored += [name for name in files if not _is_picture(name)]
+        ignored += [name for name in files if not is_picture(name)]
     return _Listing(tuple(names), np.array(labels, np.int64), tuple(ignored))
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
+    """Say whether a path is that of a picture by its suffix."""
     file_name = name.rpartition("/")[2].lower()
     return file_name.endswith(SUFFIXES) and not file_name.startswith(".")
 
 
-def _ignored_note(listings: dict[str, _Listing]) -> tuple[str, ...]:
+def _ignored_note(listings: dict[PartName, _Listing]) -> tuple[str, ...]:
     ignored = [name for listing in listings.values() for name in listing.ignored]
     return (f"ignored {len(ignored)} files that are not pictures, such as {ignored[0]}",) if ignored else ()
-
-
-def _missing_note(classes: tuple[str, ...], listings: dict[str, _Listing]) -> tuple[str, ...]:
-    notes = []
-    for name, listing in listings.items():
-        present = set(listing.labels.tolist())
-        missing = [class_name for label, class_name in enumerate(classes) if label not in present]
-        if missing:
-            notes.append(f"{name} has no picture of {len(missing)} classes, such as {missing[0]}")
-    return tuple(notes)
 
 
 DATASETS.add("folder", DatasetKind(load_folder, augmentation="shift", needs=NEEDS))

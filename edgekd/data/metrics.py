@@ -25,6 +25,15 @@ IGNORED = 255
 """The label of pixels that count neither in a loss nor in a score."""
 
 
+UNLABELLED = -1
+"""The class of inputs that have none."""
+
+
+def has_label(labels: Labels) -> NDArray[np.bool_]:
+    """Say which rows of labels `[N, ...]` are labelled, bool `[N]`: all but inputs of class `UNLABELLED`."""
+    return labels != UNLABELLED if labels.ndim == 1 else np.ones(len(labels), np.bool_)
+
+
 @dataclass(frozen=True)
 class Metric:
     """A score.

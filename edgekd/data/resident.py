@@ -64,6 +64,8 @@ class ResidentSplit:
         rows = np.arange(len(split), dtype=np.int64)
         self._pictures = torch.from_numpy(split.inputs.gather(rows)).to(device)
         self._labels = torch.from_numpy(split.labels).to(device)
+        self._has_label = torch.from_numpy(split.has_label).to(device)
+        self._mixing = split.mixing
         self._mover = augment if isinstance(augment, Mover) else None
 
     def batches(
@@ -86,7 +88,7 @@ class ResidentSplit:
             portion: Part of each batch to make.
             views: Draw the change of each sample by itself, as this view of it.
         """
-        order = epoch_order(len(self._labels), batch_size=batch_size, epoch=epoch, seed=seed)
+        order = epoch_order(len(self._labels), batch_size=batch_size, epoch=epoch, seed=seed, mixing=self._mixing)
         ids = torch.from_numpy(order).to(self._labels.device)
         places = self._places(order, batch_size, epoch, seed, views)
         for start in range(first * batch_size, len(order), batch_size):
@@ -97,9 +99,8 @@ class ResidentSplit:
                 pictures = _moved(pictures, *(place[rows].long() for place in places), padding=self._mover.padding)
             # `contiguous()` leaves the strides of one-channel pictures as they are, and those choose the kernels.
             inputs = pictures.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
-            labels = self._labels[ids[rows]]
-            is_labelled = torch.ones_like(labels, dtype=torch.bool)
-            yield Batch(inputs, labels, ids[rows], is_labelled, host_ids=torch.from_numpy(order[rows]))
+            host_ids = torch.from_numpy(order[rows])
+            yield Batch(inputs, self._labels[ids[rows]], ids[rows], self._has_label[ids[rows]], host_ids=host_ids)
 
     def _places(
         self, order: Rows, batch_size: int, epoch: int, seed: int, views: SampleViews | None

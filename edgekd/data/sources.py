@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from edgekd.core.errors import DataError, PreconditionError
 from edgekd.core.registry import Registry
 from edgekd.data.config import DataConfig
+from edgekd.data.corrupt import CorruptRecord
 from edgekd.data.inputs import InputStore, Rows, StoredRows
-from edgekd.data.metrics import Labels
+from edgekd.data.metrics import Labels, has_label
 from edgekd.data.task import Task
 from edgekd.data.text.wordpiece import WordPiece
 
@@ -25,15 +26,38 @@ class Part:
 
     Attributes:
         inputs: Pictures, or sequences of tokens.
-        labels: What the data set's task says, `[N, ...]`.
+        labels: What the data set's task says, `[N, ...]`; a class of -1 is none.
+        groups: int64 `[N]`, which rows lie together and are best read together; `None` where any order costs the same.
     """
 
     inputs: InputStore
     labels: Labels
+    groups: Rows | None = None
 
     def take(self, rows: Rows) -> Part:
         """Return some rows of this part, in the order given."""
-        return Part(StoredRows(self.inputs, rows), self.labels[rows])
+        groups = None if self.groups is None else self.groups[rows]
+        return Part(StoredRows(self.inputs, rows), self.labels[rows], groups)
+
+    @property
+    def labelled(self) -> Rows:
+        """Rows that have a label, int64."""
+        return np.flatnonzero(has_label(self.labels))
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The files that a data set lies in, where they are many.
+
+    Attributes:
+        count: Files found.
+        missing: Names of those that should be there and are not.
+        damaged: Those that can be read in part only.
+    """
+
+    count: int
+    missing: tuple[str, ...] = ()
+    damaged: tuple[CorruptRecord, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +71,7 @@ class Source:
         val: A held-out part that the data set brings itself, else `None`.
         notes: Decisions taken while reading, in words.
         tokenizer: What made tokens of texts; `None` for pictures.
+        shards: The files it lies in, where they are many.
     """
 
     task: Task
@@ -55,6 +80,7 @@ class Source:
     val: Part | None = None
     notes: tuple[str, ...] = ()
     tokenizer: WordPiece | None = None
+    shards: Shards | None = None
 
 
 @dataclass(frozen=True)
@@ -107,19 +133,20 @@ def required_path(config: DataConfig, needs: str) -> Path:
     raise PreconditionError(f"{path}: {problem}; data set {config.name!r} needs data.path: {needs}")
 
 
-def checked_labels(labels: NDArray[np.uint8] | Rows, num_classes: int, origin: str) -> Rows:
+def checked_labels(labels: NDArray[np.uint8] | Rows, num_classes: int, origin: str, *, lowest: int = 0) -> Rows:
     """Return labels as int64 when all are within the classes.
 
     Args:
         labels: `[N]`.
         num_classes: Number of classes.
         origin: Where the labels came from, for messages.
+        lowest: Lowest label; -1 where pictures need have none.
 
     Raises:
         DataError: A label is outside `0..num_classes-1`.
     """
     checked = labels.astype(np.int64)
-    wrong = np.flatnonzero((checked < 0) | (checked >= num_classes))
+    wrong = np.flatnonzero((checked < lowest) | (checked >= num_classes))
     if len(wrong):
         raise DataError(
             f"{origin}: label {checked[wrong[0]]} of picture {wrong[0]} is outside 0..{num_classes - 1} "
@@ -128,7 +155,9 @@ def checked_labels(labels: NDArray[np.uint8] | Rows, num_classes: int, origin: s
     return checked
 
 
-def checked_part(images: InputStore, labels: NDArray[np.uint8] | Rows, num_classes: int, origin: str) -> Part:
+def checked_part(
+    images: InputStore, labels: NDArray[np.uint8] | Rows, num_classes: int, origin: str, *, lowest: int = 0
+) -> Part:
     """Return a part whose counts agree, whose labels are in range and which is not empty.
 
     Args:
@@ -136,6 +165,7 @@ def checked_part(images: InputStore, labels: NDArray[np.uint8] | Rows, num_class
         labels: `[N]`.
         num_classes: Number of classes.
         origin: Where they came from, for messages.
+        lowest: Lowest label; -1 where pictures need have none.
 
     Raises:
         DataError: Counts differ, a label is out of range, or nothing is there.
@@ -146,7 +176,7 @@ def checked_part(images: InputStore, labels: NDArray[np.uint8] | Rows, num_class
         raise DataError(f"{origin}: holds no picture")
     if min(images.shape) < 1:
         raise DataError(f"{origin}: pictures [C, H, W] are {list(images.shape)}, without a pixel")
-    return Part(images, checked_labels(labels, num_classes, origin))
+    return Part(images, checked_labels(labels, num_classes, origin, lowest=lowest))
 
 
 def class_names(content: bytes, origin: str) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from edgekd.core.errors import DataError
 from edgekd.data.images import chunks
 from edgekd.data.inputs import Inputs, Rows
 
-_MAX_VALUES = 1 << 29
+MAX_VALUES = 1 << 29
+"""Most pixel values that statistics are taken from: 3,566 pictures of 224 x 224 in RGB."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class ChannelStatistics:
     pictures: int
 
 
-def channel_statistics(images: Inputs, *, max_values: int = _MAX_VALUES) -> ChannelStatistics:
+def channel_statistics(images: Inputs, *, max_values: int = MAX_VALUES) -> ChannelStatistics:
     """Measure pictures; from evenly spaced ones where all of them would be more than `max_values` pixel values.
 
     Args:

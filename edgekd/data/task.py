@@ -20,6 +20,7 @@ from edgekd.data.metrics import (
     SAME_CLASS,
     SAME_PIXEL_CLASS,
     TOP_1,
+    UNLABELLED,
     Labels,
     Metric,
     Outputs,
@@ -47,7 +48,7 @@ class Task:
 
     | kind | labels | output of a network | answer |
     | --- | --- | --- | --- |
-    | `classification` | int64 `[N]` | logits `[B, K]` | largest logit |
+    | `classification` | int64 `[N]`, -1 = none | logits `[B, K]` | largest logit |
     | `segmentation` | int64 `[N, H, W]`, 255 = ignored | logits `[B, K, H, W]` | largest logit of each pixel |
     | `regression` | float32 `[N, D]` | `[B, 2D]`: means, then log variances | means |
 
@@ -139,9 +140,9 @@ class Task:
             raise DataError(f"{origin}: {bad} of {labels.size} values are NaN or infinite")
 
     def _check_classes(self, labels: Labels, origin: str) -> None:
-        known = labels[labels != IGNORED] if self.is_dense else labels
+        known = labels[labels != (IGNORED if self.is_dense else UNLABELLED)]
         if known.size and (known.min() < 0 or known.max() >= len(self.targets)):
-            besides = f" or {IGNORED} (ignored)" if self.is_dense else ""
+            besides = f" or {IGNORED} (ignored)" if self.is_dense else f" or {UNLABELLED} (none)"
             raise DataError(
                 f"{origin}: classes {known.min()}..{known.max()} do not fit 0..{len(self.targets) - 1}{besides}"
             )

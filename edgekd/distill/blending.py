@@ -17,6 +17,7 @@ from edgekd.distill.recipe import Recipe
 from edgekd.distill.requirements import parts_of
 from edgekd.distill.settings import TrainSettings
 from edgekd.distill.step import Step
+from edgekd.distill.terms.labelled import safe_labels
 
 
 def require_blendable(recipe: Recipe, settings: TrainSettings) -> None:
@@ -70,7 +71,8 @@ def blended(batch: Batch, step: Step, settings: TrainSettings) -> Batch:
     shares = torch.full((len(batch),), share, dtype=torch.float32, device=batch.inputs.device)
     is_labelled = batch.is_labelled & batch.is_labelled[other]
     ids = torch.full_like(batch.ids, -1)
-    return replace(batch, inputs=inputs, ids=ids, is_labelled=is_labelled, blend=Blend(batch.labels[other], shares))
+    blend = Blend(safe_labels(batch)[other], shares)
+    return replace(batch, inputs=inputs, ids=ids, is_labelled=is_labelled, blend=blend)
 
 
 def _cut(own: Tensor, other: Tensor, share: float, rng: np.random.Generator) -> tuple[Tensor, float]:

@@ -80,9 +80,13 @@ class LoopContext:
     views: SampleViews | None = None
     recalls: Remembering | None = None
 
+    def name_of(self, stage: str) -> str:
+        """Return what events call a stage."""
+        return "/".join(filter(None, [self.label, stage]))
+
     def note(self, stage: str, message: str) -> None:
         """Tell the user something of a stage."""
-        self.listener(Event("note", "/".join(filter(None, [self.label, stage])), message))
+        self.listener(Event("note", self.name_of(stage), message))
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ class EpochRunner:
             losses = self._step_in_memory(batch, step)
             self.tally.count(losses, lr)
             self._check(losses, batch, step)
+            self._tell(losses, lr * self.stage.spec.lr, step)
             if self.average is not None:
                 self.average.follow(self.stage.learners)
             self.after_step(epoch)
@@ -261,6 +266,15 @@ class EpochRunner:
         if not self.context.settings.channels_last or batch.inputs.dim() != 4:
             return batch
         return replace(batch, inputs=batch.inputs.contiguous(memory_format=torch.channels_last))
+
+    def _tell(self, losses: Losses, lr: float, step: Step) -> None:
+        """Log a step's losses now and then; of several processes, those of the first one's rows."""
+        context, done = self.context, step.index + 1
+        if done % context.settings.log_every or context.listener is silent:
+            return
+        values = {"loss": losses.total.item(), "lr": lr}
+        values |= {name: value.item() for name, value in losses.by_term.items()}
+        context.listener(Event("step", context.name_of(self.stage.name), "", done, step.total, values))
 
     def _check(self, losses: Losses, batch: Batch, step: Step) -> None:
         count = self.tally.step

@@ -48,13 +48,14 @@ def outputs_of(model: nn.Module, split: Split) -> Tensor:
 
 
 def evaluate(model: nn.Module, split: Split) -> Evaluation:
-    """Evaluate a network on a split by the split's task."""
+    """Evaluate a network on a split by the split's task; inputs without a label count nothing."""
     nll_of, metric = _NLL[split.task.kind], split.task.metric
     tallies, sums = [], []
     with evaluating(model):
         for batch, (outputs,) in _answered([model], split):
-            tallies.append(metric.tally(outputs.numpy(), batch.labels.numpy()))
-            sums.append(torch.stack(nll_of(outputs, batch.labels)).double())
+            answers, labels = outputs[batch.is_labelled], batch.labels[batch.is_labelled]
+            tallies.append(metric.tally(answers.numpy(), labels.numpy()))
+            sums.append(torch.stack(nll_of(answers, labels)).double())
     total, count = torch.stack(sums).sum(dim=0).tolist()
     return Evaluation(metric.score(np.sum(tallies, axis=0)), total / max(1.0, count), len(split))
 

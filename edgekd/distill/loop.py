@@ -188,7 +188,7 @@ class _StageRun:
         self.history.append(Epoch(stage.name, epoch + 1, loss, terms, lr, evaluation.score, self.tally.elapsed_s))
         is_best = self.keeper.offer(evaluation.score, stage.learners)
         self.weights.write(stage.learners.first.net, is_best=is_best)
-        _announce(stage, context, self.history[-1], self.epochs)
+        _announce(stage, context, self.history[-1], self.epochs, self.steps)
         if self.keeper.is_out_of_patience and epoch + 1 < self.epochs:
             context.note(stage.name, f"ends after epoch {epoch + 1}: no better score in {context.settings.patience}")
         _record(stage, self.session, epoch + 1, self.epochs)
@@ -230,8 +230,9 @@ def _record(stage: Stage, session: Session, done: int, epochs: int) -> None:
         session.record(stage.learners.first.role, done / epochs)
 
 
-def _announce(stage: Stage, context: LoopContext, record: Epoch, epochs: int) -> None:
-    name = "/".join(filter(None, [context.label, stage.name]))
+def _announce(stage: Stage, context: LoopContext, record: Epoch, epochs: int, steps: int) -> None:
+    name = context.name_of(stage.name)
     values = {"loss": record.loss, "val_score": record.val_score, "lr": record.lr, **record.terms}
+    values |= {"seconds": record.seconds, "step": record.epoch * steps}
     message = f"loss {record.loss:.4f}, held-out {context.dataset.task.metric.text(record.val_score)}"
     context.listener(Event("progress", name, message, record.epoch, epochs, values))

@@ -35,6 +35,7 @@ from edgekd.distill.sharding import never_trained, share_out
 from edgekd.distill.stage import Stage, build_stage
 from edgekd.distill.teacher_cache import recalled, require_cacheable, require_within_limit, views_for
 from edgekd.distill.threads import cpu_threads, threads_for
+from edgekd.distill.unlabelled import count_together, require_labels
 from edgekd.models import count_macs
 
 
@@ -156,6 +157,7 @@ def run_stages(
                 bookmark.enter(index, session)
             stage = build_stage(spec, session, LayerRates(settings.layer_decay, settings.layer_lr))
             stage.learners.to(device)
+            count_together(stage, dataset.train)
             prepare(stage, session, dataset.train, device, listener=context.listener, label=context.label)
             with (
                 recalled(stage, session, context) as recalls,
@@ -218,6 +220,7 @@ def require_fitting(recipe: Recipe, dataset: Dataset, settings: TrainSettings, r
         raise ConfigError("train.auto_batch is for edgekd distill; see fitting_batch_size for a size to set here")
     require_cacheable(settings)
     require_claims(recipe, processes=ranks.of, accumulate=settings.accumulate)
+    require_labels(recipe, dataset.train)
     require_blendable(recipe, settings)
     if ranks.of > 1 and settings.compile != "no" and settings.sync_batch_norm:
         raise ConfigError(
@@ -290,6 +293,7 @@ def check_recipe(
             the teacher cache would grow over its limit.
     """
     recipe = recipe_for(recipe, dataset.task)
+    require_labels(recipe, dataset.train)
     with torch.random.fork_rng(devices=[]):
         session = open_session(
             recipe,

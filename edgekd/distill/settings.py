@@ -76,12 +76,14 @@ class TrainSettings(StrictModel):
     shard_frozen: bool = Field(False, description="Share networks that never train out among processes (FSDP).")
     threads: int | None = Field(None, ge=1, description="CPU threads; one for small networks, else all, by default.")
     workers: int = Field(0, ge=0, description="Processes that make batches ahead; the batches stay the same.")
+    log_every: int = Field(50, ge=1, description="Steps between two lines of losses in log.jsonl and trackers.")
     checkpoint_every_s: float = Field(60.0, ge=0, description="Seconds between two states kept to go on from.")
     keep_checkpoints: int = Field(2, ge=1, description="How many of the last states to keep.")
 
     def deciding(self) -> dict[str, Any]:
         """Return the settings that decide the weights: not where what lies, how batches are made, or what is kept."""
-        left_out = {"workers", "checkpoint_every_s", "keep_checkpoints", "memory_mb", "shard_frozen", *_CACHE}
+        others = {"workers", "log_every", "checkpoint_every_s", "keep_checkpoints", "memory_mb", "shard_frozen"}
+        left_out = others | _CACHE
         deciding = self.model_dump(mode="json", exclude=left_out)
         # What is off is left out, so that a run without it has the key that it had before there was such a thing.
         if self.teacher_cache is not None:

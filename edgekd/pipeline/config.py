@@ -13,6 +13,7 @@ from edgekd.core.config import StrictModel, apply_overrides, read_yaml, validate
 from edgekd.data import DataConfig
 from edgekd.distill import TrainSettings
 from edgekd.pipeline.search_config import SearchConfig
+from edgekd.pipeline.tracking import TrackerName
 from edgekd.precision import Calibrator
 
 
@@ -76,6 +77,9 @@ class RunConfig(StrictModel):
     student: StudentConfig = StudentConfig()
     method: str = Field("multi-granularity", description="Recipe by name, wrapper+base, or path of a YAML file.")
     train: TrainSettings = TrainSettings()
+    trackers: tuple[TrackerName, ...] | None = Field(
+        None, description="Where trainings are also logged; TensorBoard where it is installed, by default."
+    )
     target: str = Field("cpu", description="Device the student is for.")
     budget: str | None = Field(None, description='Latency limits on it, such as "p99<8ms".')
     seeds: int = Field(3, ge=1, description="Students trained with and without the teacher.")

@@ -34,6 +34,7 @@ from edgekd.core.config import StrictModel, validated
 from edgekd.core.digest import sha256_of_json
 from edgekd.core.errors import ConfigError, RunLocked, StorageError
 from edgekd.core.events import Event, Listener, silent
+from edgekd.data import CORRUPT_FILE
 
 SCHEMA_VERSION: Literal[1] = 1
 LOG_FILE = "log.jsonl"
@@ -305,7 +306,7 @@ def _opened(folder: Path, *, fresh: bool) -> RunDocument:
 
 
 def _belongs_to_a_run(entry: Path) -> bool:
-    return entry.name.startswith(".") or entry.name == LOG_FILE
+    return entry.name.startswith(".") or entry.name in (LOG_FILE, CORRUPT_FILE)
 
 
 def _read(run_file: Path) -> RunDocument:

@@ -7,19 +7,22 @@ import json
 import platform
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgekd import __version__
 from edgekd.core.artifacts import Bundle, Engine, FileRef, LatencyReport, TrainedModel
-from edgekd.data import Task
+from edgekd.core.events import Event
+from edgekd.data import CORRUPT_FILE, Dataset, Task
 from edgekd.models import count_macs, count_params, deploy, load_model
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.exporting import Exported, PrecisionChoice
+from edgekd.pipeline.tracking import RUN
 from edgekd.pipeline.training import Training
 from edgekd.report import (
     ArtifactRow,
     BudgetResult,
+    CorruptInputRow,
     Curve,
     CurvePoint,
     DataFacts,
@@ -86,14 +89,7 @@ def report_of(context: RunContext, findings: Findings, command: str) -> RunRepor
         verdict=Verdict.of(budget),
         budget=budget,
         target=TargetRef(name=context.target.name, title=context.target.title),
-        data=DataFacts(
-            name=dataset.name,
-            digest=dataset.digest,
-            targets=len(dataset.task.targets),
-            train=len(dataset.train),
-            val=len(dataset.val),
-            test=len(dataset.test),
-        ),
+        data=_data(dataset),
         method=context.recipe.name,
         task=_task(dataset.task),
         scores=scores,
@@ -107,6 +103,37 @@ def report_of(context: RunContext, findings: Findings, command: str) -> RunRepor
         artifacts=_artifacts(context, findings),
         notes=(*dataset.notes, *findings.notes),
         environment=_environment(),
+    )
+
+
+def result_of(report: RunReport) -> Event:
+    """Return the figures that a run ends with, for its log and for trackers."""
+    scores = {"teacher": report.scores.teacher, "alone": report.scores.alone, "distilled": report.scores.distilled}
+    values = {f"{role}_score": summary.mean for role, summary in scores.items() if summary is not None}
+    if report.gain is not None:
+        values["gain"] = report.gain.mean
+    for row in report.latency:
+        name = f"{row.target} {row.precision} {row.network} {row.kind}"
+        values |= {f"{name} p50_ms": row.p50_ms, f"{name} p99_ms": row.p99_ms}
+    for size in report.sizes:
+        values |= {f"{size.network}_params": size.params, f"{size.network}_macs": size.macs}
+        values |= {f"{size.network} {precision} onnx_bytes": count for precision, count in size.onnx_bytes.items()}
+    return Event("result", RUN, "", values=values)
+
+
+def _data(dataset: Dataset) -> DataFacts:
+    corrupt = () if dataset.corrupt is None else dataset.corrupt.records()
+    return DataFacts(
+        name=dataset.name,
+        digest=dataset.digest,
+        targets=len(dataset.task.targets),
+        train=len(dataset.train),
+        val=len(dataset.val),
+        test=len(dataset.test),
+        unlabelled=int((~dataset.train.has_label).sum()),
+        shards=None if dataset.shards is None else dataset.shards.count,
+        missing_shards=() if dataset.shards is None else dataset.shards.missing,
+        corrupt=tuple(CorruptInputRow.model_validate(asdict(record)) for record in corrupt),
     )
 
 
@@ -215,5 +242,6 @@ def shipped(distilled: Sequence[Training]) -> TrainedModel:
 
 def run_files(folder: Path) -> list[str]:
     """List what a run writes, for `--dry-run`."""
-    names = ["config.yaml", "run.json", "log.jsonl", "teacher/", "student/", "onnx/", "engines/", "bundle/"]
-    return [str(folder / name) for name in (*names, "report.json", "report.html")]
+    names = ["config.yaml", "run.json", "log.jsonl", CORRUPT_FILE]
+    folders = ["teacher/", "student/", "onnx/", "engines/", "bundle/"]
+    return [str(folder / name) for name in (*names, *folders, "report.json", "report.html")]

@@ -10,7 +10,7 @@ import yaml
 from edgekd.core import atomic
 from edgekd.core.budget import LATENCY_METRICS, parse_budget
 from edgekd.core.events import Event, Listener, silent
-from edgekd.data import load_dataset
+from edgekd.data import CORRUPT_FILE, load_dataset
 from edgekd.distill import TrainSettings, load_recipe
 from edgekd.distill.claims import require_claims
 from edgekd.distill.group import Group
@@ -21,12 +21,13 @@ from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.context import TOKENIZER_FILE, RunContext
 from edgekd.pipeline.estimating import sized
 from edgekd.pipeline.exporting import PrecisionChoice, exported, precisions
-from edgekd.pipeline.ledger import Ledger
+from edgekd.pipeline.ledger import Ledger, broadcast
 from edgekd.pipeline.packing import bundle_of
 from edgekd.pipeline.probing import fidelities
 from edgekd.pipeline.qat import fine_tuned, require_trainable
-from edgekd.pipeline.reporting import Findings, report_of, shipped
+from edgekd.pipeline.reporting import Findings, report_of, result_of, shipped
 from edgekd.pipeline.timing import timed_precisions
+from edgekd.pipeline.tracking import tracked
 from edgekd.pipeline.training import (
     CHECKPOINTS,
     forget_states,
@@ -83,21 +84,26 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
     processes = 1 if request.group is None else request.group.ranks.of
     require_claims(recipe, processes=processes, accumulate=config.train.accumulate)
     timed_precisions(target)
-    with Ledger.open(request.folder, fresh=request.fresh, listen=request.listener) as ledger:
+    with (
+        tracked(config, request.folder) as tracking,
+        Ledger.open(request.folder, fresh=request.fresh, listen=broadcast(request.listener, tracking)) as ledger,
+    ):
+        tracking.tell = ledger.listen
         if request.fresh:
             forget_states(ledger.folder / CHECKPOINTS)
+            (ledger.folder / CORRUPT_FILE).unlink(missing_ok=True)
         atomic.write_text(
             ledger.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         )
         ledger.listen(Event("note", "target", describe(target)))
-        context = RunContext(
-            config, budget, target, recipe, load_dataset(config.data), ledger, ledger.listen, request.group
-        )
+        dataset = load_dataset(config.data, corrupt_file=ledger.folder / CORRUPT_FILE)
+        context = RunContext(config, budget, target, recipe, dataset, ledger, ledger.listen, request.group)
         if context.dataset.tokenizer is not None:
             atomic.write_text(ledger.folder / TOKENIZER_FILE, context.dataset.tokenizer.json)
         findings = _findings(context)
         report = report_of(context, findings, request.command)
         write_report(report, ledger.folder)
+        ledger.listen(result_of(report))
         return report
 
 

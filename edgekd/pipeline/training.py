@@ -15,6 +15,7 @@ from edgekd.core.artifacts import NetSpec, TrainedModel, from_json, to_json
 from edgekd.core.atomic import write_json
 from edgekd.core.digest import sha256_of_arrays, sha256_of_json
 from edgekd.core.errors import ConfigError
+from edgekd.core.events import Event
 from edgekd.data import Dataset
 from edgekd.distill import (
     Epoch,
@@ -27,7 +28,7 @@ from edgekd.distill import (
     load_recipe,
 )
 from edgekd.distill.jobs import Job
-from edgekd.models import build, load_model, load_teacher, save_weights, teacher_start
+from edgekd.models import build, count_params, load_model, load_teacher, save_weights, teacher_start
 from edgekd.pipeline.config import TeacherConfig
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.starting import start_of
@@ -248,6 +249,8 @@ def _kept(context: RunContext, facts: _Facts, inputs: dict[str, Any], train: Cal
         weights = save_weights(module, path, {"role": facts.role, "net": facts.spec.name})
         splits = {"val": context.dataset.val, "test": context.dataset.test}
         scores = {name: evaluate(module, split).score for name, split in splits.items()}
+        told = {f"{name}_score": score for name, score in scores.items()}
+        context.listener(Event("result", facts.stage, "", values={**told, "params": count_params(module)}))
         model = TrainedModel(facts.role, facts.spec, weights, scores, facts.method, facts.seed, facts.parents)
         write_json(path.with_suffix(".json"), to_json(model))
         return {"model": to_json(model), "history": [dataclasses.asdict(epoch) for epoch in history]}

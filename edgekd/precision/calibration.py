@@ -60,7 +60,8 @@ def drawn_calibration(dataset: Dataset, *, size: int, seed: int) -> NetInputs:
         DataError: The classes are not balanced.
     """
     rows, strata = calibration_rows(dataset, size=size, seed=seed), dataset.task.strata(dataset.train.labels)
-    check_balance(strata[rows], strata)
+    if len(known := strata[dataset.train.has_label]):
+        check_balance(strata[rows], known)
     return network_inputs(dataset.train.inputs.gather(rows))
 
 

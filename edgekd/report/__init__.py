@@ -3,6 +3,7 @@
 from edgekd.report.facts import (
     ArtifactRow,
     BudgetResult,
+    CorruptInputRow,
     Curve,
     CurvePoint,
     DataFacts,
@@ -30,6 +31,7 @@ __all__ = [
     "ScoreSummary",
     "ArtifactRow",
     "BudgetResult",
+    "CorruptInputRow",
     "Curve",
     "CurvePoint",
     "DataFacts",

@@ -45,6 +45,14 @@ class TaskFacts(ReportModel):
     agreement: str = Field(description="What agreement of two networks is, e.g. same class")
 
 
+class CorruptInputRow(ReportModel):
+    """An input that could not be decoded, and that another one of its class stood in for."""
+
+    part: Literal["train", "val", "test"]
+    name: str = Field(description="Path, or shard and key")
+    reason: str
+
+
 class DataFacts(ReportModel):
     """The data set, and how many inputs each split has."""
 
@@ -54,6 +62,10 @@ class DataFacts(ReportModel):
     train: Count
     val: Count
     test: Count
+    unlabelled: Count = Field(0, description="Of the training inputs, those without a label")
+    shards: Count | None = Field(None, description="Files that it lies in, where they are many")
+    missing_shards: tuple[str, ...] = Field((), description="Those that should be there, and were skipped")
+    corrupt: tuple[CorruptInputRow, ...] = Field((), description="Inputs that could not be decoded")
 
 
 class SeedValue(ReportModel):

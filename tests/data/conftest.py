@@ -1,6 +1,8 @@
 """Writers of small data sets in their published byte layouts, made without edgekd."""
 
+import io
 import struct
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,3 +53,44 @@ def picture_folder(tmp_path: Path, write_picture: Callable[..., None]) -> Path:
         for row in range(count):
             write_picture(tmp_path / "pets" / name / f"{row:03d}.png", seed=100 * label + row)
     return tmp_path / "pets"
+
+
+def _encoded(seed: int, suffix: str = ".png", size: tuple[int, int] = (12, 10)) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, {".jpg": "jpeg"}.get(suffix, suffix[1:]))
+    return stream.getvalue()
+
+
+@pytest.fixture
+def encoded() -> Callable[..., bytes]:
+    """Return an encoder of one random RGB picture, 12 x 10 pixels."""
+    return _encoded
+
+
+@pytest.fixture
+def write_shard() -> Callable[..., None]:
+    """Return a writer of one tar: a mapping of member names to bytes, in their order."""
+
+    def write(path: Path, members: dict[str, bytes]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w") as archive:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+    return write
+
+
+@pytest.fixture
+def shards(tmp_path: Path, write_shard: Callable[..., None]) -> Path:
+    """Return 4 shards of 10 training pictures and 1 of 12 to test on, classes 0, 1 and 2 in turn."""
+    for part, shard, count in (*(("train", number, 10) for number in range(4)), ("test", 0, 12)):
+        members: dict[str, bytes] = {}
+        for row in range(count):
+            number = 100 * shard + row + (5000 if part == "test" else 0)
+            members[f"{number:06d}.png"] = _encoded(number)
+            members[f"{number:06d}.cls"] = str(number % 3).encode()
+        write_shard(tmp_path / "set" / f"{part}-{shard:06d}.tar", members)
+    return tmp_path / "set"

@@ -44,6 +44,7 @@ def test_describe_is_plain_json_with_true_counts() -> None:
         "targets": ["a", "b", "c"],
         "shape": [3, 4, 4],
         "sizes": {"train": 4, "val": 1, "test": 2},
+        "unlabelled": 0,
         "class_counts": {"train": [2, 1, 1], "val": [0, 1, 0], "test": [0, 0, 2]},
         "mean": [0.1, 0.2, 0.3],
         "std": [1.0, 1.0, 1.0],

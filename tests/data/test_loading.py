@@ -120,7 +120,9 @@ def test_load_dataset_notes_sampled_statistics(idx_folder: Path, monkeypatch: py
     from edgekd.data import loading, statistics
 
     monkeypatch.setattr(
-        loading, "channel_statistics", lambda images: statistics.channel_statistics(images, max_values=36 * 5)
+        loading,
+        "channel_statistics",
+        lambda images, max_values: statistics.channel_statistics(images, max_values=36 * 5),
     )
     assert "mean and std: from 5 evenly spaced training pictures" in _load(idx_folder).notes
 

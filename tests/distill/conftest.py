@@ -1,11 +1,13 @@
 """A tiny task: two-tone 8x8 pictures whose class is the brighter quadrant, learnt in seconds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from edgekd.core.artifacts import NetSpec
-from edgekd.data import ArrayImages, Dataset, Split, Task, eval_batches
+from edgekd.data import UNLABELLED, ArrayImages, Dataset, Split, Task, eval_batches
 from edgekd.distill import RunOptions, TrainSettings, load_recipe, run_recipe
 from edgekd.distill.roles import open_session
 from edgekd.distill.run import run_stages
@@ -25,6 +27,14 @@ def _split(count: int, seed: int) -> Split:
 
 def quadrants() -> Dataset:
     return Dataset("quadrants", _split(128, 0), _split(48, 1), _split(48, 2), (0.3,), (0.2,), "quadrants")
+
+
+def partly_labelled(dataset: Dataset, unlabelled: slice) -> Dataset:
+    """Return a data set whose training rows have no label where `unlabelled` says so."""
+    labels = dataset.train.labels.copy()
+    labels[unlabelled] = UNLABELLED
+    train = Split(dataset.train.inputs, labels, dataset.task)
+    return replace(dataset, train=train, digest=f"{dataset.digest} {unlabelled}")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from edgekd.distill.group import Group, launched
 from edgekd.distill.jobs import load_job
 from edgekd.distill.terms import TERMS
-from tests.distill.conftest import quadrants
+from tests.distill.conftest import partly_labelled, quadrants
 
 
 def main(folders):
@@ -20,7 +20,10 @@ def main(folders):
             for name in TERMS:
                 TERMS[name].row_claim = "apart"
         with group.connected("cpu"):
-            outcome = load_job(folder).run(quadrants())
+            dataset = quadrants()
+            if (folder / "partly-labelled").exists():
+                dataset = partly_labelled(dataset, slice(0, 60))
+            outcome = load_job(folder).run(dataset)
         path = folder / f"student-rank{group.ranks.index}.safetensors"
         save_file({name: value.clone() for name, value in outcome.student.state_dict().items()}, path)
         losses = " ".join(str(epoch.loss) for epoch in outcome.history)

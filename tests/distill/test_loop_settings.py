@@ -390,3 +390,14 @@ def test_other_errors_are_not_taken_for_memory(run, monkeypatch):
 def test_settings_that_decide_nothing_are_no_part_of_a_runs_key():
     one, other = _on(), _on(workers=3, checkpoint_every_s=1, keep_checkpoints=5)
     assert one.deciding() == other.deciding() and "lr" in one.deciding()
+
+
+def test_losses_are_logged_every_so_many_steps(run, settings):
+    events = []
+    run("kd", settings=settings.model_copy(update={"log_every": 3}), listener=events.append, label="x")
+    steps = [event for event in events if event.kind == "step"]
+    assert [(event.done, event.total) for event in steps] == [(3, 8), (6, 8)]
+    assert all({"loss", "lr", "cross-entropy", "kd"} <= event.values.keys() for event in steps)
+    assert {event.stage for event in steps} == {"x/student"}
+    epochs = [event for event in events if event.kind == "progress"]
+    assert [event.values["step"] for event in epochs] == [4, 8]

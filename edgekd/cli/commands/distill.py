@@ -88,7 +88,7 @@ def distill(
 
     verbosity = context.obj if isinstance(context.obj, Verbosity) else Verbosity(is_quiet=False, is_verbose=False)
     command = shlex.join(["edgekd", *sys.argv[1:]])
-    with progress(is_quiet=verbosity.is_quiet) as listener, first_of_group(settings) as group:
+    with progress(is_quiet=verbosity.is_quiet) as listener, first_of_group(settings, folder) as group:
         report = run(settings, RunRequest(folder, command, fresh, listener, group))
     exit_code = ExitCode.GATE_MISSED if report.budget is not None and report.budget.misses else ExitCode.DONE
     text = f"{report_text(report)}\n\n{folder / 'report.html'}"

@@ -13,7 +13,10 @@ from edgekd.core.errors import DataError, StorageError
 from edgekd.data.inputs import Rows
 from edgekd.data.members import MAX_MEMBER_BYTES, read_members
 
-NEEDS = "a .tsv or .csv of text and label, or a folder or archive with train, test and perhaps dev (.tsv or .csv)"
+NEEDS = (
+    "a .tsv or .csv of text and label, or a folder or archive with train, test and perhaps dev (.tsv or .csv); or "
+    "Parquet tables"
+)
 """What `data.path` must point to, in words."""
 
 _SUFFIXES = (".tsv", ".csv")

@@ -11,6 +11,7 @@ from edgekd.core.errors import DataError
 from edgekd.core.seeds import derive_seed
 from edgekd.data.config import DataConfig
 from edgekd.data.inputs import Rows
+from edgekd.data.parquet.texts import holds_tables, read_text_tables
 from edgekd.data.sources import DATASETS, DatasetKind, Part, Source, required_path
 from edgekd.data.splits import held_out_rows, limited_rows
 from edgekd.data.task import Task
@@ -56,8 +57,9 @@ def load_text(config: DataConfig) -> Source:
         DataError: An unusable corpus.
         PreconditionError: No corpus is there, or `tokenizers` is not installed.
     """
-    path = required_path(config, NEEDS)
-    corpus = read_corpus(path)
+    is_tabled = config.path is not None and holds_tables(config.path)
+    path = Path(str(config.path)) if is_tabled else required_path(config, NEEDS)
+    corpus = read_text_tables(config) if is_tabled else read_corpus(path)
     classes = _checked_classes(corpus, path)
     parts, notes = _divided(corpus, classes, config)
     tokenizer = WordPiece(_vocabulary(parts["train"].table, config), config.length or LENGTH)
@@ -70,7 +72,8 @@ def load_text(config: DataConfig) -> Source:
     origin = f"of {config.vocabulary}" if config.vocabulary else "learnt from the training texts"
     letters = "capital letters kept" if tokenizer.is_cased else "lowercase"
     notes += (f"{len(tokenizer.vocabulary)} tokens {origin}, {letters}", *_repeated(parts))
-    return Source(Task("classification", classes), **tokens, notes=notes, tokenizer=tokenizer)
+    task = Task("classification", classes)
+    return Source(task, tokens["train"], tokens["test"], tokens["val"], notes=notes, tokenizer=tokenizer)
 
 
 def _checked_classes(corpus: Corpus, path: Path) -> tuple[str, ...]:

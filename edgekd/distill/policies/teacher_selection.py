@@ -54,6 +54,7 @@ class TeacherSelection:
 
     actions = 1
     requires = ("labels",)
+    leaves_out_unlabelled = True
 
     def __init__(
         self,

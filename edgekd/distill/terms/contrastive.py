@@ -10,7 +10,7 @@ from edgekd_kernels import functional as K
 from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError
-from edgekd.data import Batch
+from edgekd.data import UNLABELLED, Batch
 from edgekd.distill.step import Step
 from edgekd.distill.terms.base import TERMS, Needs, Preparation
 from edgekd.distill.terms.labelled import over_labelled
@@ -86,6 +86,7 @@ class ContrastiveRepresentation(nn.Module):
     log_normalisers: Tensor
 
     requires = ("labels",)
+    leaves_out_unlabelled = True
     row_claim = "together"
 
     def __init__(
@@ -122,7 +123,8 @@ class ContrastiveRepresentation(nn.Module):
             ConfigError: All training rows are of one class.
         """
         self._labels = preparation.labels.cpu()
-        allowed = len(self._labels) - int(torch.bincount(self._labels).max())
+        known = self._labels[self._labels != UNLABELLED]
+        allowed = len(known) - int(torch.bincount(known).max())
         if allowed == 0:
             raise ConfigError("crd needs negatives: rows of another class; all training rows are of one")
         if allowed < self.negatives:
@@ -157,7 +159,8 @@ class ContrastiveRepresentation(nn.Module):
         """Return int64 `[B, 1 + m]`: each sample's own row, then rows of other classes."""
         drawn = []
         for row in own.tolist():
-            others = (self._labels != self._labels[row]).nonzero().squeeze(1)
+            is_other = (self._labels != self._labels[row]) & (self._labels != UNLABELLED)
+            others = is_other.nonzero().squeeze(1)
             chosen = others[torch.randperm(len(others), generator=generator)[: self.negatives]]
             drawn.append(torch.cat([torch.tensor([row]), chosen]))
         return torch.stack(drawn)

@@ -31,6 +31,7 @@ class DecoupledKD(nn.Module):
     """
 
     requires = ("labels",)
+    leaves_out_unlabelled = True
     row_claim = "apart"
 
     def __init__(
@@ -77,6 +78,7 @@ class NormalizedKD(nn.Module):
     """
 
     requires = ("labels",)
+    leaves_out_unlabelled = True
     row_claim = "apart"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, gamma: float = 1.5, temperature: float = 1.0) -> None:

@@ -29,6 +29,7 @@ class GaussianNLL(nn.Module):
     """
 
     requires = ("labels",)
+    leaves_out_unlabelled = True
     row_claim = "apart"
 
     def __init__(self, student: TraceSpec, teacher: TraceSpec, *, part: str = "logits") -> None:

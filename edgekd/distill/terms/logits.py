@@ -31,6 +31,7 @@ class CrossEntropy(nn.Module):
     """
 
     requires = ("labels",)
+    leaves_out_unlabelled = True
     row_claim = "apart"
     takes_blends = True
 

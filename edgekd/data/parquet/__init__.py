@@ -1,0 +1,1 @@
+"""Data sets in Parquet tables, as `datasets` and the Hugging Face hub keep them."""

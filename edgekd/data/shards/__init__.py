@@ -1,0 +1,1 @@
+"""Data sets in numbered tar files, in the layout of WebDataset."""
