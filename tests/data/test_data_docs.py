@@ -19,16 +19,17 @@ def test_figures_are_those_of_the_result_file() -> None:
     (path,) = (ROOT / "tools" / "bench" / "results").glob("data-loading_*.json")
     document = json.loads(path.read_text(encoding="utf-8"))
     assert f"tools/bench/results/{path.name}" in TEXT
-    for row in document["rates"]:
-        if row.get("pictures") != "large":
-            continue
-        assert f"{row['pictures_per_s']:,}" in TEXT
-    rates = {
-        (row["loader"], row["storage"], row.get("shuffle"), row["workers"]): f"{row['pictures_per_s']:,}"
+    large = [row for row in document["rates"] if row.get("pictures") == "large"]
+    assert [row["decode"] for row in large] == ["exact", "fast"]
+    words = "come at {:,} a processor second with `decode: exact` and {:,} with `fast`"
+    assert words.format(*(row["pictures_per_cpu_s"] for row in large)) in TEXT
+    found = {
+        (row["loader"], row["storage"], row.get("shuffle"), row["workers"]): row
         for row in document["rates"]
-        if row.get("pictures") != "large"
+        if row not in large
     }
-    for loader, storage, shuffle, workers in rates:
+    for (loader, storage, shuffle, workers), row in found.items():
         if workers == 0:
             name = f"{loader}, {storage}{', by shards' if shuffle == 'shards' else ''}"
-            assert f"| {name} | {rates[loader, storage, shuffle, 0]} | {rates[loader, storage, shuffle, 2]} |" in TEXT
+            two = found[loader, storage, shuffle, 2]["pictures_per_s"]
+            assert f"| {name} | {row['pictures_per_cpu_s']:,} | {two:,} |" in TEXT

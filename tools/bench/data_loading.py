@@ -17,7 +17,9 @@ import importlib.util
 import io
 import json
 import os
+import shlex
 import statistics
+import sys
 import tarfile
 import tempfile
 import time
@@ -199,7 +201,7 @@ def main() -> None:
         rows = timed(list(cases(root, large)), arguments.repeats)
     document = {
         "schema_version": 1,
-        "command": "python tools/bench/data_loading.py",
+        "command": shlex.join(["python", "tools/bench/data_loading.py", *sys.argv[1:]]),
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load_average": os.getloadavg()[0]},
         "versions": {name: _version(name) for name in ("torch", "pillow", "pyarrow", "webdataset")},
         "pictures": {"small": [arguments.pictures, 96, 96], "large": [arguments.large, 1600, 1200]},
