@@ -15,14 +15,11 @@ Beside the record lies `log.jsonl`: what happened, event by event, for people an
 from __future__ import annotations
 
 import json
-import math
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +32,7 @@ from edgekd.core.digest import sha256_of_json
 from edgekd.core.errors import ConfigError, RunLocked, StorageError
 from edgekd.core.events import Event, Listener, silent
 from edgekd.data import CORRUPT_FILE
+from edgekd.pipeline.event_log import EventLog, broadcast, utc_now
 
 SCHEMA_VERSION: Literal[1] = 1
 LOG_FILE = "log.jsonl"
@@ -140,7 +138,7 @@ class Ledger:
             self.listen(Event("note", name, f"kept from {record.started}: same inputs, files intact"))
             return self._handed_out(record)
         self.listen(Event("start", name, reason))
-        started, before_s = _now(), time.monotonic()
+        started, before_s = utc_now(), time.monotonic()
         result = _moved(_plain(f"the result of stage {name!r}", work()), self._relative)
         seconds = time.monotonic() - before_s
         files = tuple(ref["path"] for ref in _file_refs(result))
@@ -196,95 +194,6 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: _moved(record.result, lambda path: str(absolute / path)) for name, record in stages.items()}
 
 
-@dataclass(frozen=True)
-class LoggedEvent:
-    """One line of `log.jsonl`.
-
-    Attributes:
-        time: When it happened, ISO 8601 in UTC.
-        event: What happened.
-    """
-
-    time: str
-    event: Event
-
-
-class EventLog:
-    """A listener that appends every event to a file of JSON lines, one write each."""
-
-    def __init__(self, path: Path) -> None:
-        """Continue a log or begin one; half a line left by a killed process is cut off.
-
-        Args:
-            path: The log (`log.jsonl` in the run folder); its folder must exist.
-
-        Raises:
-            StorageError: The log cannot be written.
-        """
-        self._path = path
-        try:
-            with open(path, "ab+") as stream:
-                stream.seek(0)
-                whole = (content := stream.read()).rfind(b"\n") + 1
-                if whole < len(content):
-                    stream.truncate(whole)
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error.strerror}") from error
-
-    def __call__(self, event: Event) -> None:
-        """Append an event; raises `StorageError` when the file cannot be written."""
-        values = {name: _json_number(value) for name, value in event.values.items()}
-        line = json.dumps({"time": _now(), **vars(event), "values": values}, allow_nan=False) + "\n"
-        try:
-            with open(self._path, "ab") as stream:
-                stream.write(line.encode("utf-8"))
-        except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error.strerror}") from error
-
-
-def read_log(path: Path) -> list[LoggedEvent]:
-    """Read a log of events; half a last line, as a killed process leaves it, is ignored.
-
-    Args:
-        path: The log.
-
-    Returns:
-        Its events in order; numbers that are not finite come back as such.
-
-    Raises:
-        StorageError: The file cannot be read or a whole line of it is damaged.
-    """
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    return [_logged_event(line, f"{path} line {number}") for number, line in enumerate(lines, start=1)]
-
-
-def broadcast(*listeners: Listener) -> Listener:
-    """Return a listener that hands each event to every one of `listeners`, in order."""
-
-    def tell_all(event: Event) -> None:
-        for listen in listeners:
-            listen(event)
-
-    return tell_all
-
-
-def _logged_event(line: bytes, where: str) -> LoggedEvent:
-    try:
-        fields = json.loads(line)
-        moment = fields.pop("time")
-        fields["values"] = {name: float(value) for name, value in fields["values"].items()}
-        return LoggedEvent(moment, Event(**fields))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{where} is damaged ({error}): move the file away to begin a new log") from error
-
-
-def _json_number(value: float) -> float | str:
-    return float(value) if math.isfinite(value) else str(float(value))
-
-
 def _opened(folder: Path, *, fresh: bool) -> RunDocument:
     run_file = folder / RUN_FILE
     try:
@@ -300,7 +209,7 @@ def _opened(folder: Path, *, fresh: bool) -> RunDocument:
         raise StorageError(
             f"{folder} is no run folder, and not empty (it holds {', '.join(strangers[:3])}): choose a new folder"
         )
-    document = RunDocument(schema_version=SCHEMA_VERSION, created=_now(), stages={})
+    document = RunDocument(schema_version=SCHEMA_VERSION, created=utc_now(), stages={})
     write_json(run_file, document.model_dump(mode="json"))
     return document
 
@@ -334,7 +243,7 @@ def _locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(f"cannot lock the run folder {folder}: {error.strerror}") from error
     try:
-        write_json(folder / _HOLDER_FILE, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
+        write_json(folder / _HOLDER_FILE, {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()})
         yield
     finally:
         lock.release()
@@ -391,7 +300,3 @@ def _without_paths(value: Any) -> Any:
         return value
     dropped = {"path"} if _is_file_ref(value) else set()
     return {key: _without_paths(item) for key, item in value.items() if key not in dropped}
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
