@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
+from edgekd_agent import staging
 from edgekd_agent.bundle import Manifest
 from edgekd_agent.device import Site
 from edgekd_agent.errors import AgentError
@@ -42,10 +43,11 @@ def free_bytes(site: Site) -> int:
 def measured(site: Site, manifest: Manifest, missing: tuple[Missing, ...]) -> Space:
     """Compare what an install needs with what is free."""
     arriving = sum(_left_bytes(site, blob) for blob in missing)
+    copying = max((blob.size_bytes for blob in missing), default=0)  # each part goes as soon as its copy is kept
     model = next(item for item in manifest.artifacts if item.path == manifest.build.model)
     is_compiled = manifest.build.backend != "onnxruntime"
     building = _BUILD_FLOOR_BYTES + (_ENGINE_PER_MODEL * model.size_bytes if is_compiled else 0)
-    return Space(arriving + building + site.settings.reserve_mib * _MIB, free_bytes(site))
+    return Space(arriving + copying + building + site.settings.reserve_mib * _MIB, free_bytes(site))
 
 
 def require(space: Space) -> None:
@@ -56,6 +58,4 @@ def require(space: Space) -> None:
 
 
 def _left_bytes(site: Site, blob: Missing) -> int:
-    part = site.layout.part(blob.sha256)
-    held = part.stat().st_size if part.is_file() else 0
-    return max(0, blob.size_bytes - held)
+    return max(0, blob.size_bytes - staging.allocated_bytes(site.layout.part(blob.sha256)))
