@@ -33,7 +33,7 @@ def site(tmp_path):
     with ssh_server.running(tmp_path / "ssh") as server:
         device_root = tmp_path / "device"
         program = device_root / "opt/edgekd/agent/edgekd-agent.pyz"
-        place = AgentPlace((sys.executable, str(program)), str(device_root / "var/lib/edgekd"))
+        place = AgentPlace(command=(sys.executable, str(program)), root=str(device_root / "var/lib/edgekd"))
         entry = {"id": "orin-1", "address": f"127.0.0.1:{server.port}", "group": "line"}
 
         def run(device_id="orin-1", user=None, options=("--prefix", str(device_root))):
