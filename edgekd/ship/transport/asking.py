@@ -52,13 +52,16 @@ async def run_words(connection: Any, words: list[str]) -> Said:
         Dropped: The connection ended before it did.
         TargetError: It prints without end.
     """
-    async with connection.create_process(shlex.join(words), encoding=None) as process:
+    process = await connection.create_process(shlex.join(words), encoding=None)
+    try:
         process.stdin.write_eof()
         stdout, stderr = await asyncio.gather(_limited(process.stdout), _limited(process.stderr))
         await process.wait_closed()
-        if process.exit_status is None or process.exit_status < 0:
-            raise Dropped("it was cut off")
-        return Said(process.exit_status, stdout, stderr)
+    finally:
+        process.close()  # not waited for: OpenSSH confirms only once the program there has ended
+    if process.exit_status is None or process.exit_status < 0:
+        raise Dropped("it was cut off")
+    return Said(process.exit_status, stdout, stderr)
 
 
 async def ask_socket(connection: Any, path: str, words: Sequence[str], host: str) -> Said:

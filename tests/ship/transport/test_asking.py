@@ -9,6 +9,7 @@ import shutil
 import socketserver
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from edgekd_agent.attend import listening
 from edgekd.core.errors import TargetError
 from edgekd.ship.transport import AgentPlace, Need, SshTransport, asking
 from edgekd.ship.transport.session import BLOCK_BYTES
-from edgekd.targets.ssh_connection import Unreachable
+from edgekd.targets.ssh_connection import Unreachable, connected, parse_address
 from edgekd.targets.ssh_line import Pauses
 
 from . import pretended_agent
@@ -152,3 +153,16 @@ def test_an_answer_without_end_is_cut_off(bench, short, monkeypatch):
     monkeypatch.setattr(asking, "_MAX_ANSWER_BYTES", 1000)
     with serving(answering(short / "s", b"x" * 5000)), pytest.raises(TargetError, match="prints more than"):
         ask(bench, short / "s", "hello")
+
+
+def test_a_program_that_hangs_there_hangs_nothing_here(bench):
+    """OpenSSH confirms the end of a session only when its program has ended; nobody may wait for that."""
+
+    async def work():
+        async with connected(parse_address(bench.address), bench.server.keys(bench.wire.port)) as connection:
+            await asyncio.wait_for(asking.run_words(connection, ["sleep", "30"]), 0.5)
+
+    began = time.monotonic()
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(work())
+    assert time.monotonic() - began < 10
