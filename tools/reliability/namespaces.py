@@ -287,6 +287,7 @@ def _lay_out(place: Path, keys: Path) -> None:
     shutil.copy(keys / "host", upper / "etc/ssh/edgekd_host")
     shutil.copy(keys / "user.pub", upper / "root/.ssh/authorized_keys")
     (upper / "root/.ssh").chmod(0o700)
+    (upper / "root/.bashrc").touch()  # this machine's own may take long, and is not a board's
     for binaries in ("usr/bin", "usr/local/bin"):
         python = upper / binaries / "python3"
         python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')

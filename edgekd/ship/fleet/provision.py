@@ -28,7 +28,7 @@ from edgekd.targets.ssh_connection import Address, SshKeys, parse_address
 from edgekd.targets.ssh_line import Dropped, Line, Pauses
 
 _SCRIPT_S = 600.0
-_STEP_S = 60.0
+_STEP_S = 120.0  # a login's own start-up files run before each command, and may wait for a minute themselves
 _CODES = {4: ExitCode.TARGET, 5: ExitCode.PRECONDITION}
 
 
