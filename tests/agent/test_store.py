@@ -265,3 +265,11 @@ def test_blob_that_changed_on_the_disk_is_dropped(layout) -> None:
 def test_only_digests_become_part_of_a_path(text) -> None:
     with pytest.raises(ValueError, match="not a SHA-256"):
         checked_digest(text)
+
+
+def test_staging_on_a_disk_of_its_own_is_noticed(layout, tmp_path) -> None:
+    assert not staging.is_elsewhere(layout)
+    layout.parts.rmdir()
+    assert not staging.is_elsewhere(layout)
+    layout.parts.symlink_to("/proc")
+    assert staging.is_elsewhere(layout)

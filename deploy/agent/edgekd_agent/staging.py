@@ -56,6 +56,14 @@ def allocated_bytes(path: Path) -> int:
     return min(found.st_size, _SECTOR_BYTES * found.st_blocks) if stat.S_ISREG(found.st_mode) else 0
 
 
+def is_elsewhere(layout: Layout) -> bool:
+    """Say whether staging is on a file system of its own, so that parts take no room from what is kept."""
+    try:
+        return layout.parts.stat().st_dev != layout.root.stat().st_dev
+    except OSError:
+        return False
+
+
 def drop(path: Path) -> bool:
     """Remove a file, link, pipe or empty folder; says whether nothing of that name is left."""
     with suppress(OSError):

@@ -6,7 +6,7 @@ from unittest import mock
 import power_loss
 import pretended
 import pytest
-from edgekd_agent import badmarks, generations, space
+from edgekd_agent import badmarks, generations, space, staging
 from edgekd_agent.engine import facts
 from edgekd_agent.engine.shop import Shop
 from edgekd_agent.errors import AgentError
@@ -101,6 +101,10 @@ def test_space_is_asked_for_before_anything_is_done(bench, monkeypatch) -> None:
     sizes = [len(content) for content in bench.release(2).blobs.values()]
     arriving = sum(sizes) + max(sizes)  # staged, then each copied in its turn
     assert needed[1].needed_bytes == arriving + (8 << 20) + 2 * len(model) + (1 << 60)
+    monkeypatch.setattr(staging, "is_elsewhere", lambda layout: True)
+    with pytest.raises(AgentError, match="bytes are needed"):
+        bench.install(bench.release(2))
+    assert needed[2].needed_bytes == sum(sizes) + (8 << 20) + 2 * len(model) + (1 << 60)
     assert bench.states()[-1] == "idle"
 
 
