@@ -12,6 +12,7 @@ import pytest
 from edgekd_agent import durable, staging, store
 from edgekd_agent.bundle import Artifact
 from edgekd_agent.errors import AgentError
+from edgekd_agent.install import undo
 from edgekd_agent.layout import Layout, checked_digest
 
 CONTENT = b"0123456789" * 100
@@ -273,3 +274,16 @@ def test_staging_on_a_disk_of_its_own_is_noticed(layout, tmp_path) -> None:
     assert not staging.is_elsewhere(layout)
     layout.parts.symlink_to("/proc")
     assert staging.is_elsewhere(layout)
+
+
+def test_half_of_a_copy_that_a_kill_left_is_cleared_away(layout) -> None:
+    wanted = artifact()
+    half = layout.blob(wanted.sha256).with_name(wanted.sha256 + durable.NEW)
+    half.parent.mkdir(parents=True)
+    half.write_bytes(CONTENT[:10])
+    undo.clear_left_overs(layout)
+    assert not half.exists()
+    half.write_bytes(CONTENT[:10])
+    put(layout, CONTENT, wanted)
+    store.admit(layout, wanted)
+    assert layout.blob(wanted.sha256).read_bytes() == CONTENT and not half.exists()
