@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekd.core.config import read_yaml, validated
-
 if TYPE_CHECKING:
     from edgekd.data import Dataset
 
@@ -25,6 +23,7 @@ def dataset_from_choice(choice: str) -> Dataset:
         ConfigError: Unknown name, unknown key, missing file.
         DataError: The data are unusable.
     """
+    from edgekd.core.config import read_yaml, validated
     from edgekd.data import DataConfig, load_dataset
 
     if Path(choice).suffix not in (".yaml", ".yml"):

@@ -25,6 +25,7 @@ from edgekd.engine.backend import BuildOptions, Runner, model_facts
 from edgekd.engine.inputs import InputShape
 from edgekd.engine.model_check import checked_model, require_intact
 from edgekd.engine.plan_process import SIDECAR_NAME, write_sidecar
+from edgekd.export.ort_run import UNSATURATED
 
 if TYPE_CHECKING:
     from onnx import GraphProto
@@ -131,6 +132,7 @@ def _session(path: Path, threads: int, provider: str, optimised: Path | None = N
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry(*UNSATURATED)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
     if optimised is not None:

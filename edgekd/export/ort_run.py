@@ -8,6 +8,10 @@ import numpy.typing as npt
 from edgekd.core.errors import ExportError, missing_package
 from edgekd.data import NetInputs
 
+UNSATURATED = ("session.x64quantprecision", "1")
+"""An entry of sessions. Without it ONNX Runtime's int8 products saturate at 16 bits on x64 processors that lack VNNI,
+which moves outputs by tens of per cent there, and only there."""
+
 _DROPS_RELU = "ReluQuantRewrite"
 """A rewrite of ONNX Runtime that drops a Relu before a QuantizeLinear whose zero point is the lowest value; it takes
 the zero of float8 for that, and lets negative values through."""
@@ -35,6 +39,7 @@ def run_onnx(content: bytes, inputs: NetInputs, *, batch: int, as_written: bool 
     except ImportError as error:
         raise missing_package("onnxruntime", "cpu", "checking an ONNX model's numbers") from error
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(*UNSATURATED)
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     if as_written:

@@ -129,6 +129,6 @@ class Line:
 
     async def _connected(self) -> Any:
         if self._connection is None:
-            await self.open()
+            self._connection = await connect(self.address, self._keys)  # which is no answer yet
             self._note("connected again")
         return self._connection

@@ -65,7 +65,13 @@ def test_every_error_class_has_its_code_checked():
     classes = {
         name for name, item in vars(errors).items() if isinstance(item, type) and issubclass(item, errors.EdgeKDError)
     }
-    assert classes == set(CODES)
+    assert classes == {*CODES, "CorruptInput"}
+
+
+def test_a_corrupt_input_ends_as_wrong_data_do():
+    result = CliRunner().invoke(app_raising(errors.CorruptInput("a.png", "cut short")), ["fail"])
+    assert result.exit_code == errors.DataError.exit_code
+    assert "a.png" in result.stderr and "cut short" in result.stderr
 
 
 @pytest.mark.parametrize(("name", "code"), CODES.items())

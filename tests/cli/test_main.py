@@ -11,7 +11,10 @@ from typer.main import get_command
 from edgekd import __version__
 from edgekd.cli.main import app
 
-HEAVY = ("torch", "onnx", "onnxruntime", "sklearn", "numpy", "rich", "PIL", "scipy", "edgekd.targets")
+HEAVY = (
+    "torch", "onnx", "onnxruntime", "sklearn", "numpy", "rich", "PIL", "scipy", "pydantic", "yaml", "asyncio",
+    "edgekd.targets",
+)  # fmt: skip
 LIMIT_S = 0.3
 
 

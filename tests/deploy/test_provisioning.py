@@ -1,7 +1,7 @@
 """`provision.sh` run for real, into a folder that stands for a device's `/`."""
 
-import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +11,7 @@ import pytest
 
 from edgekd.ship.fleet.device_files import device_files
 from edgekd.ship.fleet.inventory import Fleet
+from tools.reliability import ssh_server
 
 DEVICE = Path(__file__).parents[2] / "deploy" / "device"
 SCRIPT = DEVICE / "provision.sh"
@@ -20,8 +21,8 @@ FLEET = Fleet.model_validate(
         "name": "plant",
         "groups": {"line": {"target": "jetson-orin-nx-16gb"}},
         "devices": [
-            {"id": "orin-1", "address": "edgekd@10.0.0.1", "group": "line"},
-            {"id": "orin-2", "address": "edgekd@10.0.0.2", "group": "line"},
+            {"id": "orin-1", "address": "edgekd-push@10.0.0.1", "group": "line"},
+            {"id": "orin-2", "address": "edgekd-push@10.0.0.2", "group": "line"},
         ],
     }
 )
@@ -82,12 +83,87 @@ def test_a_device_is_laid_out_and_its_agent_answers(prepared, tmp_path):
     assert (said["device_id"], said["group"], said["current"]) == ("orin-1", "line", None)
 
 
-def test_the_operators_key_may_run_the_agent_and_nothing_else(prepared, tmp_path):
+def test_the_operators_key_is_roots_file_and_written_once(prepared, tmp_path):
     provision(prepared, tmp_path)
     provision(prepared, tmp_path)
-    lines = (tmp_path / "home/edgekd/.ssh/authorized_keys").read_text().splitlines()
-    assert lines == ['restrict,command="python3 -I /opt/edgekd/login.py" ssh-ed25519 AAAA ann@desk']
-    assert (tmp_path / "home/edgekd/.ssh/authorized_keys").stat().st_mode & 0o777 == 0o600
+    keys = tmp_path / "etc/ssh/edgekd_authorized_keys"
+    assert keys.read_text().splitlines() == ["restrict,port-forwarding ssh-ed25519 AAAA ann@desk"]
+    assert keys.stat().st_mode & 0o777 == 0o644
+    assert not (tmp_path / "home").exists()
+
+
+def test_every_key_of_a_file_is_confined_and_comments_are_none(prepared, tmp_path):
+    keys = tmp_path / "many.pub"
+    keys.write_text("# ours\n\nssh-ed25519 AAAA ann@desk\n  ssh-ed25519 indented\nssh-ed25519 BBBB bob@lab\n")
+    run("--from", prepared(0), "--authorized-key", keys, "--prefix", tmp_path / "device")
+    lines = (tmp_path / "device/etc/ssh/edgekd_authorized_keys").read_text().splitlines()
+    assert lines == [f"restrict,port-forwarding ssh-ed25519 {who}" for who in ("AAAA ann@desk", "BBBB bob@lab")]
+
+
+def test_the_login_sees_a_folder_of_its_own_that_only_root_changes(prepared, tmp_path):
+    provision(prepared, tmp_path)
+    door = tmp_path / "var/lib/edgekd-push"
+    modes = {
+        path.relative_to(door).as_posix(): path.stat().st_mode & 0o7777 for path in door.rglob("*") if path.is_dir()
+    }
+    assert modes == {"staging": 0o755, "staging/metadata": 0o770, "staging/blobs": 0o770, "agent": 0o2750}
+    assert door.stat().st_mode & 0o7777 == 0o755
+    assert os.readlink(door / "edgekd-agent") == "agent/agent.sock"
+    staging = tmp_path / "var/lib/edgekd/staging"
+    assert staging.is_symlink() and staging.resolve() == door / "staging"
+
+
+def test_sshd_takes_the_rules_and_they_are_what_is_meant(prepared, tmp_path):
+    if reason := ssh_server.unavailable():
+        pytest.skip(reason)
+    provision(prepared, tmp_path)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "host"], check=True)
+    config = tmp_path / "sshd_config"
+    config.write_text(f"Include {tmp_path}/etc/ssh/sshd_config.d/*.conf\nHostKey {tmp_path}/host\nPermitTTY yes\n")
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+
+    def effective(user):
+        words = ["/usr/sbin/sshd", "-T", "-f", config, "-C", f"user={user},host=localhost,addr=127.0.0.1"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
+
+    push = effective("edgekd-push")
+    expected = {
+        "chrootdirectory": "/var/lib/edgekd-push",
+        "forcecommand": "internal-sftp -u 0022",
+        "authorizedkeysfile": "/etc/ssh/edgekd_authorized_keys",
+        "authenticationmethods": "publickey",
+        "permitopen": "edgekd-agent:*",
+        "permitlisten": "none",
+        "permittty": "no",
+        "allowagentforwarding": "no",
+        "allowstreamlocalforwarding": "local",
+        "allowtcpforwarding": "local",
+        "permittunnel": "no",
+    }
+    assert {key: push[key] for key in expected} == expected
+    assert (effective("edgekd")["pubkeyauthentication"], effective("edgekd")["authorizedkeysfile"]) == ("no", "none")
+    other = effective("nvidia")
+    assert (other["forcecommand"], other["chrootdirectory"], other["permittty"]) == ("none", "none", "yes")
+
+
+def test_another_root_of_trust_is_pointed_out(prepared, tmp_path):
+    provision(prepared, tmp_path)
+    assert "NOT the one" not in provision(prepared, tmp_path).stdout
+    (tmp_path / "var/lib/edgekd/trust/root.json").write_text("somebody's")
+    assert "NOT the one that was sent" in provision(prepared, tmp_path).stdout
+
+
+def test_users_of_other_names_are_written_into_units_and_rules(prepared, tmp_path):
+    done = provision(prepared, tmp_path, 0, "--user", "robot", "--push-user", "robot-in")
+    assert done.returncode == 0, done.stderr
+    attend = (tmp_path / "etc/systemd/system/edgekd-attend.service").read_text()
+    assert "\nUser=robot\nGroup=robot\n" in attend
+    assert "--user robot-in\n" in attend
+    rules = (tmp_path / "etc/ssh/sshd_config.d/edgekd.conf").read_text()
+    assert "Match User robot-in\n" in rules and "Match User robot\n" in rules
+    assert not [path.name for path in (tmp_path / "etc").rglob("*") if path.suffix in (".new", ".made")]
 
 
 def test_again_it_keeps_data_and_root_of_trust(prepared, tmp_path):
@@ -120,7 +196,7 @@ def test_an_agent_that_was_damaged_on_its_way_is_refused(prepared, tmp_path):
     assert not (tmp_path / "opt/edgekd/agent").exists()
 
 
-@pytest.mark.parametrize("missing", ["edgekd-agent.pyz", "device.json", "root.json", "login.py"])
+@pytest.mark.parametrize("missing", ["edgekd-agent.pyz", "device.json", "root.json"])
 def test_what_is_missing_is_named_before_anything_is_done(prepared, tmp_path, missing):
     source = tmp_path / "from"
     shutil.copytree(prepared(0), source)
@@ -132,7 +208,16 @@ def test_what_is_missing_is_named_before_anything_is_done(prepared, tmp_path, mi
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("--from",), ("--fast",), ("--from", "x", "--user", "a b"), ("--from", "x", "--user", "-x")]
+    "words",
+    [
+        (),
+        ("--from",),
+        ("--fast",),
+        ("--from", "x", "--user", "a b"),
+        ("--from", "x", "--user", "-x"),
+        ("--from", "x", "--user", "root"),
+        ("--from", "x", "--push-user", "edgekd"),
+    ],
 )
 def test_wrong_usage(words):
     assert run(*words).returncode == 2
@@ -147,53 +232,3 @@ def test_units_are_installed(prepared, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "device/etc/systemd/system/edgekd-test.service").is_file()
     assert "services were not started" in done.stdout
-
-
-@pytest.fixture(scope="module")
-def login():
-    spec = importlib.util.spec_from_file_location("login", DEVICE / "login.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-AGENT = "python3 /opt/edgekd/agent/edgekd-agent.pyz --root /var/lib/edgekd"
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        f"{AGENT} hello --json",
-        f"{AGENT} install --detach --json",
-        f"{AGENT} lock --owner 'ann; rm -rf /' --json",
-        "/usr/lib/openssh/sftp-server",
-        "internal-sftp",
-    ],
-)
-def test_the_forced_login_allows_what_operators_need(login, asked):
-    assert login.allowed(asked)
-
-
-def test_words_stay_words(login):
-    command = login.allowed(f"{AGENT} lock --owner 'ann; rm -rf /' --json")
-    assert command[-3:] == ["--owner", "ann; rm -rf /", "--json"]
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        "",
-        "sh",
-        "id -u",
-        "python3 -c 'print(1)'",
-        "python3 /tmp/other.pyz --root /var/lib/edgekd hello",
-        "python3 /opt/edgekd/agent/edgekd-agent.pyz --root /tmp/mine hello",
-        f"{AGENT} serve",
-        f"{AGENT} upgrade /tmp/x --sha256 0 --into /opt/edgekd",
-        f"{AGENT}; id",
-        f"{AGENT} hello'",
-        "/tmp/sftp-server",
-    ],
-)
-def test_the_forced_login_refuses_everything_else(login, asked):
-    assert login.allowed(asked) is None

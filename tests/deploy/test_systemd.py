@@ -21,6 +21,7 @@ HARDENED = {
     "LimitCORE": "0",
     "User": "edgekd",
     "StateDirectory": "edgekd",
+    "StateDirectoryMode": "0750",
 }
 
 
@@ -31,8 +32,8 @@ def parsed(unit: Path) -> configparser.ConfigParser:
     return parser
 
 
-def test_there_are_units_for_serving_and_recovering() -> None:
-    assert [unit.name for unit in UNITS] == ["edgekd-recover.service", "edgekd-serve.service"]
+def test_there_are_units_for_attending_serving_and_recovering() -> None:
+    assert [unit.name for unit in UNITS] == ["edgekd-attend.service", "edgekd-recover.service", "edgekd-serve.service"]
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
@@ -52,8 +53,28 @@ def test_unit_starts_a_command_that_the_agent_has(unit) -> None:
     assert unit.stem == f"edgekd-{words[5]}"
 
 
+def test_what_was_asked_for_outlives_whoever_answers() -> None:
+    service = parsed(UNITS[0])["Service"]
+    assert (service["KillMode"], service["Restart"], service["OOMPolicy"]) == ("process", "always", "continue")
+    assert service["RestrictAddressFamilies"] == "AF_UNIX"
+
+
+@pytest.mark.parametrize("unit", UNITS[:2], ids=lambda unit: unit.stem)
+def test_who_installs_may_empty_staging(unit) -> None:
+    assert "-/var/lib/edgekd-push/staging" in parsed(unit)["Service"]["ReadWritePaths"].split()
+
+
+def test_attending_is_where_the_login_looks(tmp_path) -> None:
+    words = parsed(UNITS[0])["Service"]["ExecStart"].split()
+    script = (UNITS[0].parents[1] / "device" / "provision.sh").read_text()
+    socket = words[words.index("--socket") + 1]
+    assert socket == "/var/lib/edgekd-push/agent/agent.sock"
+    assert 'ln -sfn agent/agent.sock "$door/edgekd-agent"' in script
+    assert words[words.index("--user") + 1] == "edgekd-push"
+
+
 def test_server_talks_to_nobody_but_this_machine() -> None:
-    service = parsed(UNITS[1])["Service"]
+    service = parsed(UNITS[2])["Service"]
     assert (service["IPAddressDeny"], service["IPAddressAllow"]) == ("any", "localhost")
     assert service["RestrictAddressFamilies"] == "AF_UNIX AF_INET"
     assert service["Restart"] == "always"

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tools.reliability import fleet_simulation, namespaces, network_cuts, ssh_server, throughput
+from tools.reliability import fleet_simulation, intrusions, namespaces, network_cuts, ssh_server, throughput
 from tools.reliability.wire import Trouble
 
 pytest.importorskip("asyncssh")
@@ -58,3 +58,14 @@ def test_devices_in_namespaces_are_provisioned_deployed_to_and_rolled_back(tmp_p
     figures = namespaces.run(tmp_path, devices=1)
     assert figures["failures"] == 0, figures
     assert figures["cables_pulled"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "EDGEKD_TEST_NAMESPACES" not in os.environ, reason="takes minutes; EDGEKD_TEST_NAMESPACES=1 runs it"
+)
+@pytest.mark.skipif(bool(namespaces.unavailable()), reason=namespaces.unavailable() or "-")
+def test_the_operators_key_is_good_for_pushing_and_asking_alone(tmp_path):
+    figures = intrusions.run(tmp_path)
+    assert figures["failures"] == []
+    assert figures["tried"] > 200

@@ -147,6 +147,14 @@ _ROWS: dict[str, tuple[str, Callable[[Figures], str], Callable[[Figures], str]]]
             f"threads {f['threads_change']:+d}"
         ),
     ),
+    "intrusions": (
+        "the operator's key used for more than it is for",
+        _n("tried"),
+        lambda f: (
+            f"{f['over_ssh']} times over SSH, {f['as_its_user']} by programs of its user, {f['in_staging']} by what "
+            "lies in staging; a device of one user became one of two"
+        ),
+    ),
     "throughput": (
         "push beside `scp` of the same file",
         _n("rounds"),

@@ -35,6 +35,7 @@ _CHANGES = (
     "create",
     "open_append",
     "write",
+    "copy",
     "truncate",
     "fsync",
     "rename",

@@ -22,6 +22,7 @@ from real_device import Template, agent, status, template, what_runs
 CALLS = (
     "openat",
     "write",
+    "copy_file_range",
     "fsync",
     "close",
     "rename",

@@ -25,11 +25,12 @@ from tools.reliability.fleet_lab import GROUP, published
 
 _MAIN = "from edgekd.cli.main import main; main()"
 _SSHD = """\
+Include /etc/ssh/sshd_config.d/*.conf
 Port 22
 HostKey /etc/ssh/edgekd_host
 AuthorizedKeysFile .ssh/authorized_keys
 PasswordAuthentication no
-PidFile none
+PidFile /run/sshd.pid
 UsePAM no
 PermitRootLogin prohibit-password
 Subsystem sftp {sftp}
@@ -43,7 +44,21 @@ mount -t proc proc "$1/root/proc"
 mount -t tmpfs tmpfs "$1/root/run"
 mount -t tmpfs tmpfs "$1/root/tmp"
 mkdir -p "$1/root/run/sshd"
+chroot "$1/root" sh /etc/edgekd-services &
 exec chroot "$1/root" /usr/sbin/sshd -D -e
+"""
+# What systemd does on a board: keeps the unit that answers the login running, as its user, with no more rights.
+_SERVICES = """\
+while :; do
+    unit=/etc/systemd/system/edgekd-attend.service
+    if [ -f "$unit" ] && id edgekd >/dev/null 2>&1; then
+        set -- $(sed -n 's/^ExecStart=//p' "$unit")
+        setpriv --reuid edgekd --regid edgekd --init-groups --no-new-privs "$@" &
+        echo $! >/run/edgekd-attend.pid
+        wait
+    fi
+    sleep 0.2
+done
 """
 
 
@@ -167,7 +182,7 @@ class Site:
     def pull_a_cable(self, process: subprocess.Popen[str], *, seconds: float = 4.0) -> int:
         """Pull the first device's cable while a blob is on its way to it, and put it back; says how often."""
         device = self.devices[0]
-        parts = device.folder / "upper" / "var/lib/edgekd/staging/blobs"
+        parts = device.folder / "upper" / "var/lib/edgekd-push/staging/blobs"
         while process.poll() is None:
             if any(part.stat().st_size > 1 << 20 for part in parts.glob("*.part")):
                 subprocess.run(["ip", "link", "set", device.cable, "down"], check=True)
@@ -208,7 +223,7 @@ def fleet_in_namespaces(scratch: Path, count: int) -> Iterator[Site]:
             },
             "groups": {GROUP: {"target": models.DEVICE}},
             "devices": [
-                {"id": device.name, "address": f"edgekd@{device.address}", "group": GROUP} for device in devices
+                {"id": device.name, "address": f"edgekd-push@{device.address}", "group": GROUP} for device in devices
             ],
         }
         (folder / "fleet.yaml").write_text(json.dumps(document))
@@ -262,18 +277,21 @@ def _started(name: str, place: Path) -> subprocess.Popen[bytes]:
 def _lay_out(place: Path, keys: Path) -> None:
     """Prepare what differs from this machine: SSH, the operator's first way in as root, and a Python with a runtime."""
     upper = place / "upper"
-    for folder in ("etc/ssh", "usr/local/bin", "root/.ssh", "var/lib", "opt", "home"):
+    for folder in ("etc/ssh", "usr/bin", "usr/local/bin", "root/.ssh", "var/lib", "opt", "home"):
         (upper / folder).mkdir(parents=True)
     for folder in ("work", "root"):
         (place / folder).mkdir()
     sftp = next(path for path in ssh_server._SFTP_SERVERS if path.is_file())
     (upper / "etc/ssh/sshd_config").write_text(_SSHD.format(sftp=sftp))
+    (upper / "etc/edgekd-services").write_text(_SERVICES)
     shutil.copy(keys / "host", upper / "etc/ssh/edgekd_host")
     shutil.copy(keys / "user.pub", upper / "root/.ssh/authorized_keys")
     (upper / "root/.ssh").chmod(0o700)
-    python = upper / "usr/local/bin/python3"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
+    (upper / "root/.bashrc").touch()  # this machine's own may take long, and is not a board's
+    for binaries in ("usr/bin", "usr/local/bin"):
+        python = upper / binaries / "python3"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
 
 
 def _neighbours(subnet: str) -> tuple[str, str]:

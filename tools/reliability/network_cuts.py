@@ -132,4 +132,6 @@ def _transport(made: Lab, device: LabDevice) -> SshTransport:
     import sys
 
     keys = device.server.keys(device.wire.port)
-    return SshTransport(keys, AgentPlace((sys.executable, str(made.program)), "data"), _PAUSES, random.Random(1))
+    return SshTransport(
+        keys, AgentPlace(command=(sys.executable, str(made.program)), root="data"), _PAUSES, random.Random(1)
+    )

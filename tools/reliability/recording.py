@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -73,6 +74,11 @@ class Recorder:
             self.note("write", self.root / self._open[descriptor], content)
             real(descriptor, content)
 
+        def copy(source: int, descriptor: int, most_bytes: int) -> int:
+            content = os.pread(source, most_bytes, os.lseek(source, 0, os.SEEK_CUR))
+            self.note("write", self.root / self._open[descriptor], content)
+            return int(real(source, descriptor, most_bytes))
+
         def fsync(descriptor: int) -> None:
             path = self.root / self._open[descriptor]
             self.note("fsync_folder" if path.is_dir() else "fsync", path)
@@ -103,6 +109,7 @@ class Recorder:
             "create": create,
             "open_append": open_append,
             "write": write,
+            "copy": copy,
             "fsync": fsync,
             "close": close,
             "truncate": truncate,
@@ -162,6 +169,7 @@ _PRIMITIVES = (
     "open_existing",
     "open_folder",
     "write",
+    "copy",
     "fsync",
     "close",
     "truncate",

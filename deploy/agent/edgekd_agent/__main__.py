@@ -27,6 +27,7 @@ _COMMANDS = {
     "gc": ("changing", "remove what nothing needs"),
     "recover": ("changing", "bring the device to rest after a cut"),
     "serve": ("serving", "answer requests with the engine that runs"),
+    "attend": ("attending", "answer the operator's login on a Unix socket"),
     "metrics": ("asking", "print the state as Prometheus text"),
     "lock": ("reserving", "reserve the device for an operator"),
     "unlock": ("reserving", "give the device back"),
@@ -97,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     added["unlock"].add_argument("--force", action="store_true", help="even when another has it")
     added["serve"].add_argument("--port", type=int, help="port on 127.0.0.1, 0 for none")
     added["serve"].add_argument("--socket", type=Path, help="path of the Unix socket")
+    added["attend"].add_argument("--socket", type=Path, required=True, help="path of the Unix socket")
+    added["attend"].add_argument("--user", required=True, help="who may ask there, beside root")
     _add(commands, "version", "print the version of this agent")
     verify = _add(commands, "verify", "compare a bundle folder with its manifest")
     verify.add_argument("folder", type=Path, metavar="DIR", help="the bundle")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekd_agent import durable, generations, journal
+from edgekd_agent import durable, generations, journal, staging
 from edgekd_agent.device import Site
 from edgekd_agent.generations import Generation
 from edgekd_agent.install.work import wanted_artifacts
@@ -15,8 +14,6 @@ from edgekd_agent.layout import Layout
 
 _TIMING_CACHES_KEPT = 8
 _LOGS_KEPT = 16
-_METADATA_KEPT = 128
-_ABANDONED_S = 14 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -61,24 +58,13 @@ def _wanted(kept: list[Generation]) -> set[str]:
 
 
 def _remove_small_things(layout: Layout) -> None:
-    small = ((layout.timing, _TIMING_CACHES_KEPT), (layout.logs, _LOGS_KEPT), (layout.metadata, _METADATA_KEPT))
-    for folder, count in small:
+    for folder, count in ((layout.timing, _TIMING_CACHES_KEPT), (layout.logs, _LOGS_KEPT)):
         newest = sorted(_entries(folder), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in newest[count:]:
             durable.remove_tree(path)
-    for part in _entries(layout.parts):
-        is_held = part.name.endswith(".part") and _is_blob(layout, part.name[: -len(".part")])
-        if is_held or time.time() - part.lstat().st_mtime > _ABANDONED_S:
-            durable.remove_tree(part)
+    staging.sweep(layout)
     for path in sorted(layout.root.glob("journal.damaged-*"))[:-2]:
         durable.remove(path)
-
-
-def _is_blob(layout: Layout, sha256: str) -> bool:
-    try:
-        return layout.blob(sha256).is_file()
-    except ValueError:
-        return False
 
 
 def _blobs(layout: Layout) -> Iterator[Path]:

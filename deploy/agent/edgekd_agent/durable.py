@@ -7,12 +7,15 @@ primitives.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 NEW = ".new"
+_COPY_BYTES = 8 << 20
+_NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 
 
 def create(path: Path, mode: int = 0o644) -> int:
@@ -40,6 +43,18 @@ def write(descriptor: int, content: bytes) -> None:
     left = memoryview(content)
     while left:
         left = left[os.write(descriptor, left) :]
+
+
+def copy(source: int, descriptor: int, most_bytes: int) -> int:
+    """Write what follows in another file, in the kernel where it can; return how much, 0 at its end."""
+    try:
+        return os.copy_file_range(source, descriptor, most_bytes)
+    except OSError as error:
+        if error.errno not in _NO_KERNEL_COPY:
+            raise
+    content = os.read(source, most_bytes)
+    write(descriptor, content)
+    return len(content)
 
 
 def truncate(path: Path, size_bytes: int) -> None:
@@ -123,6 +138,22 @@ def write_new(path: Path, content: bytes, mode: int = 0o644) -> None:
         fsync(descriptor)
     finally:
         close(descriptor)
+
+
+def write_copy(path: Path, source: int, size_bytes: int, mode: int = 0o644) -> int:
+    """Write a file that was not there out of an open one, at most so many bytes; its content is durable.
+
+    Returns:
+        How many bytes there were.
+    """
+    descriptor, written = create(path, mode), 0
+    try:
+        while written < size_bytes and (count := copy(source, descriptor, min(_COPY_BYTES, size_bytes - written))):
+            written += count
+        fsync(descriptor)
+    finally:
+        close(descriptor)
+    return written
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
+from edgekd_agent import staging
 from edgekd_agent.bundle import Manifest
 from edgekd_agent.device import Site
 from edgekd_agent.errors import AgentError
@@ -41,11 +42,10 @@ def free_bytes(site: Site) -> int:
 
 def measured(site: Site, manifest: Manifest, missing: tuple[Missing, ...]) -> Space:
     """Compare what an install needs with what is free."""
-    arriving = sum(_left_bytes(site, blob) for blob in missing)
     model = next(item for item in manifest.artifacts if item.path == manifest.build.model)
     is_compiled = manifest.build.backend != "onnxruntime"
     building = _BUILD_FLOOR_BYTES + (_ENGINE_PER_MODEL * model.size_bytes if is_compiled else 0)
-    return Space(arriving + building + site.settings.reserve_mib * _MIB, free_bytes(site))
+    return Space(_blob_bytes(site, missing) + building + site.settings.reserve_mib * _MIB, free_bytes(site))
 
 
 def require(space: Space) -> None:
@@ -55,7 +55,13 @@ def require(space: Space) -> None:
         raise AgentError("space", f"{words}; free some, or try: gc")
 
 
+def _blob_bytes(site: Site, missing: tuple[Missing, ...]) -> int:
+    """Return what blobs still take of this disk: what must arrive and one copy, for each part goes once it is kept."""
+    sizes = [blob.size_bytes for blob in missing]
+    if staging.is_elsewhere(site.layout):
+        return sum(sizes)
+    return sum(_left_bytes(site, blob) for blob in missing) + max(sizes, default=0)
+
+
 def _left_bytes(site: Site, blob: Missing) -> int:
-    part = site.layout.part(blob.sha256)
-    held = part.stat().st_size if part.is_file() else 0
-    return max(0, blob.size_bytes - held)
+    return max(0, blob.size_bytes - staging.allocated_bytes(site.layout.part(blob.sha256)))

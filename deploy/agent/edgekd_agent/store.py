@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekd_agent import durable
+from edgekd_agent import durable, staging
 from edgekd_agent.bundle import Artifact
 from edgekd_agent.errors import AgentError
 from edgekd_agent.layout import Layout
-from edgekd_agent.reader import digest_of, open_regular
+from edgekd_agent.reader import digest_of
 
 BLOCK_BYTES = 8 << 20
 
@@ -47,30 +50,32 @@ def missing(layout: Layout, artifacts: Iterable[Artifact]) -> tuple[Missing, ...
 
 
 def admit(layout: Layout, artifact: Artifact) -> None:
-    """Take a blob that has arrived into the store: durable first, then read back, then named by its digest.
+    """Take a blob that has arrived into the store: copied, made durable, read back, named by its digest.
+
+    The part stays its pusher's, who may change it at any moment; only the copy is judged.
 
     Raises:
-        AgentError: It has not arrived whole, or its bytes are not those that were signed; such a part is dropped.
+        AgentError: It has not arrived whole, is no plain file, or its bytes are not those that were signed; what is
+            no beginning of it is dropped.
+        OSError: The disk refused.
     """
-    if is_held(layout, artifact):
-        durable.remove(layout.part(artifact.sha256))
-        return
     part = layout.part(artifact.sha256)
-    if not part.is_file() or part.is_symlink():
-        raise AgentError("missing", f"{artifact.path} ({artifact.sha256}) has not arrived; push it, then install again")
-    size_bytes = part.stat().st_size
-    if size_bytes < artifact.size_bytes:
-        words = f"{size_bytes} of {artifact.size_bytes} bytes of {artifact.path} have arrived; push it to the end"
-        raise AgentError("missing", f"{words}, then install again")
-    durable.settle(part)
-    if size_bytes > artifact.size_bytes or digest_of(part, artifact.size_bytes) != artifact.sha256:
-        durable.remove(part)
-        raise AgentError("damaged", f"{artifact.path} is not what was signed; it was dropped, push it again")
-    target = layout.blob(artifact.sha256)
-    durable.make_folder(target.parent)
-    durable.chmod(part, 0o444)
-    durable.rename(part, target)
-    durable.fsync_folder(target.parent)
+    if is_held(layout, artifact):
+        staging.drop(part)
+        return
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(staging.opened(part))
+        except OSError as error:
+            raise _not_opened(part, artifact, error) from error
+        arrived_bytes = os.fstat(stream.fileno()).st_size
+        if arrived_bytes < artifact.size_bytes:
+            words = f"{arrived_bytes} of {artifact.size_bytes} bytes of {artifact.path} have arrived"
+            raise AgentError("missing", f"{words}; push it to the end, then install again")
+        is_signed = arrived_bytes == artifact.size_bytes and _is_taken(layout, artifact, stream.fileno())
+    is_gone = staging.drop(part)
+    if not is_signed:
+        raise _damaged(part, f"{artifact.path} is not what was signed", is_gone=is_gone)
 
 
 def require_intact(layout: Layout, artifact: Artifact) -> Path:
@@ -86,12 +91,48 @@ def require_intact(layout: Layout, artifact: Artifact) -> Path:
     return path
 
 
+def _is_taken(layout: Layout, artifact: Artifact, source: int) -> bool:
+    """Copy an open part, judge the copy, and give it its name when it is what was signed; else no copy is left."""
+    target = layout.blob(artifact.sha256)
+    copy = target.with_name(target.name + durable.NEW)
+    durable.make_folder(target.parent)
+    durable.remove(copy)
+    try:
+        durable.write_copy(copy, source, artifact.size_bytes, 0o444)
+        is_signed = digest_of(copy, artifact.size_bytes) == artifact.sha256
+    except OSError:
+        with suppress(OSError):  # a full disk needs the room at once, to note even that it is full
+            durable.remove(copy)
+        raise
+    if is_signed:
+        durable.rename(copy, target)
+        durable.fsync_folder(target.parent)
+    else:
+        durable.remove(copy)
+    return is_signed
+
+
+def _not_opened(part: Path, artifact: Artifact, error: OSError) -> AgentError:
+    if error.errno == errno.ENOENT:
+        words = f"{artifact.path} ({artifact.sha256}) has not arrived"
+        return AgentError("missing", f"{words}; push it, then install again")
+    if error.errno == errno.EACCES:
+        return AgentError("damaged", f"{part} may not be read by the agent; remove it, then push it again")
+    found = {errno.ELOOP: "a link", errno.EMLINK: "a hard link"}.get(error.errno or 0, "a folder, pipe or device")
+    return _damaged(part, f"{part} is {found}, not a plain file", is_gone=staging.drop(part))
+
+
+def _damaged(part: Path, words: str, *, is_gone: bool) -> AgentError:
+    what = "it was dropped, push it again" if is_gone else f"it cannot be dropped: remove {part} as root"
+    return AgentError("damaged", f"{words}; {what}")
+
+
 def _blocks(part: Path, size_bytes: int) -> Iterator[str]:
     """Yield the digest of each complete block of a part; none when it is longer than the whole should be."""
-    if not part.is_file() or part.is_symlink() or part.stat().st_size > size_bytes:
-        return
-    with open_regular(part) as stream:
-        while True:
+    with suppress(OSError), staging.opened(part) as stream:
+        if os.fstat(stream.fileno()).st_size > size_bytes:
+            return
+        for _ in range(size_bytes // BLOCK_BYTES):
             block = stream.read(BLOCK_BYTES)
             if len(block) < BLOCK_BYTES:
                 return

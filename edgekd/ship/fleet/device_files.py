@@ -48,7 +48,6 @@ def device_files(fleet: Fleet, device: Device, root: Path, key: Path | None) -> 
         "edgekd-agent.sha256": f"{program.sha256}  edgekd-agent.pyz\n".encode(),
         "device.json": device_document(fleet, device),
         "root.json": _content(root),
-        "login.py": _content(folder / "device" / "login.py"),
         SCRIPT: _content(folder / "device" / SCRIPT),
     }
     units = sorted((folder / "systemd").glob("*.*")) if (folder / "systemd").is_dir() else []

@@ -137,15 +137,19 @@ class Ssh(StrictModel):
 
 
 class Agent(StrictModel):
-    """Where the agent is on every device.
+    """Where the login finds the agent on every device; as `provision` lays it out, where nothing is said.
 
     Attributes:
-        command: Words that start it.
-        root: Its data folder; one that is not absolute lies in the home of the login.
+        socket: Socket of the agent, as the login sees it.
+        root: Folder that holds `staging`, as the login sees it; with `command`, the agent's data folder. One that is
+            not absolute lies in the home of the login.
+        command: Words that start the agent, for a trial without provisioning: the login is then the agent's own user,
+            and whoever holds its key can change all that the agent trusts.
     """
 
-    command: Annotated[tuple[str, ...], Field(min_length=1)] = AgentPlace().command
+    socket: Annotated[str, Field(pattern="^[A-Za-z0-9._/][^\n]*$")] = AgentPlace().socket
     root: Annotated[str, Field(pattern="^[A-Za-z0-9._/][^\n]*$")] = AgentPlace().root
+    command: tuple[str, ...] = AgentPlace().command
 
 
 class Fleet(StrictModel):
@@ -227,7 +231,7 @@ def repository_of(fleet: Fleet, folder: Path) -> Path:
 
 def place_of(fleet: Fleet) -> AgentPlace:
     """Return where the agent is on the devices."""
-    return AgentPlace(fleet.agent.command, fleet.agent.root)
+    return AgentPlace(fleet.agent.socket, fleet.agent.root, fleet.agent.command)
 
 
 def target_of(fleet: Fleet, device: Device) -> str | None:

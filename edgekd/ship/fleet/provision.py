@@ -21,13 +21,14 @@ from edgekd.ship.fleet.one_device import NotDone, Work, greeted
 from edgekd.ship.fleet.records import now_text
 from edgekd.ship.fleet.result import DeviceResult
 from edgekd.ship.fleet.together import each
+from edgekd.ship.transport.asking import Said, run_words
 from edgekd.ship.transport.push import Course, write_small
 from edgekd.ship.transport.session import Session
-from edgekd.ship.transport.ssh import Said, run_words
 from edgekd.targets.ssh_connection import Address, SshKeys, parse_address
-from edgekd.targets.ssh_line import Line, Pauses
+from edgekd.targets.ssh_line import Dropped, Line, Pauses
 
 _SCRIPT_S = 600.0
+_STEP_S = 120.0  # a login's own start-up files run before each command, and may wait for a minute themselves
 _CODES = {4: ExitCode.TARGET, 5: ExitCode.PRECONDITION}
 
 
@@ -104,11 +105,11 @@ async def _run_script(work: Work, device: Device, connection: Any, login: Login,
     folder = (await _run(connection, ["mktemp", "-d", "/tmp/edgekd-provision.XXXXXX"])).stdout.strip()  # noqa: S108
     try:
         work.listener(Event("progress", device.id, "sending the agent"))
-        await _leave(connection, PurePosixPath(folder), files)
+        await _leave(connection, device, PurePosixPath(folder), files)
         work.listener(Event("progress", device.id, "provisioning"))
         key = ["--authorized-key", f"{folder}/operator.pub"] if "operator.pub" in files else []
         words = [*become_root, "sh", f"{folder}/{SCRIPT}", "--from", folder, *key, *login.options]
-        said = await asyncio.wait_for(run_words(connection, words), _SCRIPT_S)
+        said = await _said(connection, words, within_s=_SCRIPT_S)
         if said.exit_code:
             complaint = "; ".join(said.stderr.strip().splitlines()[-3:]) or f"it ended with {said.exit_code}"
             raise NotDone("failed", f"{device.id}: {complaint}", _CODES.get(said.exit_code, ExitCode.FAILED))
@@ -119,7 +120,7 @@ async def _run_script(work: Work, device: Device, connection: Any, login: Login,
 async def _way_to_root(connection: Any, device: Device) -> list[str]:
     if (await _run(connection, ["id", "-u"])).stdout.strip() == "0":
         return []
-    if (await run_words(connection, ["sudo", "-n", "true"])).exit_code:
+    if (await _said(connection, ["sudo", "-n", "true"])).exit_code:
         raise TargetError(
             f"{device.id}: provisioning needs root: a login with sudo that asks for no password (--login), or run "
             "deploy/device/provision.sh on the device by hand"
@@ -127,20 +128,36 @@ async def _way_to_root(connection: Any, device: Device) -> list[str]:
     return ["sudo", "-n"]
 
 
-async def _leave(connection: Any, folder: PurePosixPath, files: Mapping[str, bytes]) -> None:
+async def _leave(connection: Any, device: Device, folder: PurePosixPath, files: Mapping[str, bytes]) -> None:
+    """Leave files; only their acknowledgements may take long, the rest is bounded."""
+    import asyncssh
+
     course = Course(lambda done: None, connection.abort)
-    async with connection.start_sftp_client() as sftp:
-        for place in sorted({str((folder / name).parent) for name in files} - {str(folder)}):
-            await sftp.makedirs(place, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="edgekd-") as here:
-            for name, content in files.items():
-                source = Path(here) / "file"
-                source.write_bytes(content)
-                await write_small(sftp, source, folder / name, course)
+    try:
+        async with await asyncio.wait_for(connection.start_sftp_client(), _STEP_S) as sftp:
+            for place in sorted({str((folder / name).parent) for name in files} - {str(folder)}):
+                await asyncio.wait_for(sftp.makedirs(place, exist_ok=True), _STEP_S)
+            with tempfile.TemporaryDirectory(prefix="edgekd-") as here:
+                for name, content in files.items():
+                    source = Path(here) / "file"
+                    source.write_bytes(content)
+                    await write_small(sftp, source, folder / name, course)
+    except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as error:
+        raise Dropped(str(error)) from error
+    except asyncssh.SFTPError as error:
+        raise TargetError(f"{device.id} refuses a file in {folder}: {error.reason or type(error).__name__}") from error
+
+
+async def _said(connection: Any, words: list[str], *, within_s: float = _STEP_S) -> Said:
+    """Run a program, for a bounded time: one that hangs there would hang here."""
+    try:
+        return await asyncio.wait_for(run_words(connection, words), within_s)
+    except asyncio.TimeoutError:
+        raise TargetError(f"{shlex.join(words[:4])} ... on the device has not ended after {within_s:g} s") from None
 
 
 async def _run(connection: Any, words: list[str]) -> Said:
-    said = await run_words(connection, words)
+    said = await _said(connection, words)
     if said.exit_code:
         raise TargetError(f"{shlex.join(words)} on the device: {said.stderr.strip() or said.exit_code}")
     return said

@@ -18,9 +18,6 @@ repository: fleet-repo        # signed releases, made by `edgekd ship keys init`
 ssh:
   known_hosts: null           # trusted host keys; null for yours and those of `edgekd targets trust`
   identity: null              # private key; null for yours
-agent:
-  command: [python3, /opt/edgekd/agent/edgekd-agent.pyz]
-  root: /var/lib/edgekd
 rollout:
   waves: [canary, 10%, 100%]  # devices marked `canary: true` first, then growing shares of the group
   concurrency: 8              # devices at once
@@ -55,7 +52,7 @@ def fleet_text(name: str, groups: Sequence[str], target: str, devices: Sequence[
     settings = {"target": target} if target else {}
     listed = "\n".join(f"  {json.dumps(group)}: {json.dumps(settings)}" for group in groups)
     entries = [_entry(text, groups[0], is_canary=number == 0) for number, text in enumerate(devices)]
-    example = f"  []  # {{id: orin-1, address: edgekd@192.168.1.20, group: {groups[0]}, canary: true}}"
+    example = f"  []  # {{id: orin-1, address: edgekd-push@192.168.1.20, group: {groups[0]}, canary: true}}"
     return _TEXT.format(name=json.dumps(name), groups=listed, devices="\n".join(entries) or example)
 
 

@@ -1,15 +1,13 @@
-"""Sessions over SSH: the agent's commands, and SFTP into its staging.
+"""Sessions over SSH: SFTP into a device's staging, and the agent's commands.
 
-Commands are lists of words quoted by `shlex.join`, so a forced command on the device can check them. What the device
-prints is read up to a limit.
+The login needs neither a shell nor a program on the device: its SSH server shows it staging and forwards the agent's
+socket, nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from typing import Any, TypeVar
 
 from edgekd.core.errors import TargetError
 from edgekd.ship.transport.answers import needs_from
+from edgekd.ship.transport.asking import answer_of, ask_socket, run_words
 from edgekd.ship.transport.push import Course, write_blob, write_small
 from edgekd.ship.transport.session import Answer, Need, Session
 from edgekd.targets.ssh_connection import SshKeys, parse_address
@@ -25,23 +24,23 @@ from edgekd.targets.ssh_line import Dropped, Line, Pauses
 
 T = TypeVar("T")
 _CALL_S = 300.0
-_MAX_ANSWER_BYTES = 4 << 20
-_NOT_FOUND = (126, 127)
 _GOES_ON = "an install that runs there goes on; the same command finds what became of it"
 _METADATA, _BLOBS = PurePosixPath("staging/metadata"), PurePosixPath("staging/blobs")
 
 
 @dataclass(frozen=True)
 class AgentPlace:
-    """Where the agent and its data are on a device.
+    """Where a login finds the agent and its staging.
 
     Attributes:
-        command: Words that start it.
-        root: Its data folder.
+        socket: Where it listens.
+        root: Folder that holds `staging`, as the login sees it; also the agent's data folder where `command` is given.
+        command: Words that start it, where it does not listen and the login is the agent's own user.
     """
 
-    command: tuple[str, ...] = ("python3", "/opt/edgekd/agent/edgekd-agent.pyz")
-    root: str = "/var/lib/edgekd"
+    socket: str = "edgekd-agent"
+    root: str = "/"
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,17 +137,21 @@ class SshSession:
                 raise Dropped(str(error)) from error
             except asyncssh.SFTPError as error:
                 raise TargetError(
-                    f"{self._host} refuses {what}: {error.reason or type(error).__name__}; see that "
-                    f"{self._place.root}/staging exists there, belongs to the login, and has space"
+                    f"{self._host} refuses {what}: {error.reason or type(error).__name__}; see that its staging "
+                    "is there, may be written by the login, and has space: edgekd fleet provision makes it"
                 ) from error
 
         return await self._line.again_after_drops(told)
 
     async def _answer(self, connection: Any, words: tuple[str, ...]) -> Answer:
-        command = [*self._place.command, "--root", self._place.root, *words, "--json"]
-        answer = await asyncio.wait_for(run_words(connection, command), _CALL_S)
+        if self._place.command:
+            command = [*self._place.command, "--root", self._place.root, *words, "--json"]
+            asking = run_words(connection, command)
+        else:
+            asking = ask_socket(connection, self._place.socket, words, self._host)
+        said = await asyncio.wait_for(asking, _CALL_S)
         self._line.heard()
-        return answer_of(answer, self._host)
+        return answer_of(said, self._host)
 
     @property
     def _host(self) -> str:
@@ -156,74 +159,6 @@ class SshSession:
 
     def _staging(self, folder: PurePosixPath) -> PurePosixPath:
         return PurePosixPath(self._place.root) / folder
-
-
-@dataclass(frozen=True)
-class Said:
-    """How a program on a device ended.
-
-    Attributes:
-        exit_code: What it ended with.
-        stdout: What it printed.
-        stderr: What it complained of.
-    """
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-async def run_words(connection: Any, words: list[str]) -> Said:
-    """Run a program on the device.
-
-    Args:
-        connection: The asyncssh connection.
-        words: Program and arguments.
-
-    Returns:
-        How it ended.
-
-    Raises:
-        Dropped: The connection ended before it did.
-        TargetError: It prints without end.
-    """
-    async with connection.create_process(shlex.join(words), encoding=None) as process:
-        process.stdin.write_eof()
-        stdout, stderr = await asyncio.gather(_limited(process.stdout), _limited(process.stderr))
-        await process.wait_closed()
-        if process.exit_status is None or process.exit_status < 0:
-            raise Dropped("it was cut off")
-        return Said(process.exit_status, stdout, stderr)
-
-
-async def _limited(stream: Any) -> str:
-    content = b""
-    while block := await stream.read(1 << 16):
-        content += block
-        if len(content) > _MAX_ANSWER_BYTES:
-            raise TargetError(f"a device prints more than {_MAX_ANSWER_BYTES} bytes as an answer")
-    return content.decode("utf-8", "replace")
-
-
-def answer_of(said: Said, host: str) -> Answer:
-    """Read the agent's one document, behind whatever a login prints first.
-
-    Raises:
-        TargetError: There is no agent, or no document.
-    """
-    complaint = "\n".join(said.stderr.strip().splitlines()[-4:])
-    if said.exit_code in _NOT_FOUND:
-        raise TargetError(f"{host} has no agent ({complaint}); edgekd fleet provision installs it")
-    text = said.stdout
-    start = 0 if text.startswith("{") else text.find("\n{") + 1
-    try:
-        document = json.loads(text[start:])
-    except ValueError as error:
-        shown = complaint or text.strip()[-200:] or "nothing"
-        raise TargetError(f"{host}: the agent ended with {said.exit_code} and no JSON document: {shown}") from error
-    if not isinstance(document, dict):
-        raise TargetError(f"{host}: the agent printed a {type(document).__name__}, not an object")
-    return Answer(said.exit_code, document, complaint)
 
 
 def _inside(folder: PurePosixPath, name: str) -> PurePosixPath:

@@ -6,7 +6,7 @@ from unittest import mock
 import power_loss
 import pretended
 import pytest
-from edgekd_agent import badmarks, generations, space
+from edgekd_agent import badmarks, generations, space, staging
 from edgekd_agent.engine import facts
 from edgekd_agent.engine.shop import Shop
 from edgekd_agent.errors import AgentError
@@ -92,13 +92,19 @@ def test_space_is_asked_for_before_anything_is_done(bench, monkeypatch) -> None:
     monkeypatch.setattr(space, "measured", lambda *given: needed.append(real(*given)) or needed[-1])
     bench.install(release)
     model = next(item for item in release.blobs.values() if b"student" in item)
-    assert needed[0].needed_bytes == (8 << 20) + 2 * len(model)  # everything had arrived
+    copied = max(map(len, release.blobs.values()))
+    assert needed[0].needed_bytes == (8 << 20) + 2 * len(model) + copied  # everything had arrived
     bench.settings = dataclasses.replace(bench.settings, reserve_mib=1 << 40)
     with pytest.raises(AgentError, match="bytes are needed") as caught:
         bench.install(bench.release(2), is_pushed=False)
     assert caught.value.exit_code == 5
-    arriving = sum(map(len, bench.release(2).blobs.values()))
+    sizes = [len(content) for content in bench.release(2).blobs.values()]
+    arriving = sum(sizes) + max(sizes)  # staged, then each copied in its turn
     assert needed[1].needed_bytes == arriving + (8 << 20) + 2 * len(model) + (1 << 60)
+    monkeypatch.setattr(staging, "is_elsewhere", lambda layout: True)
+    with pytest.raises(AgentError, match="bytes are needed"):
+        bench.install(bench.release(2))
+    assert needed[2].needed_bytes == sum(sizes) + (8 << 20) + 2 * len(model) + (1 << 60)
     assert bench.states()[-1] == "idle"
 
 

@@ -1,6 +1,7 @@
 """Provisioning over a real SSH server, as root, into a folder that stands for the device's `/`."""
 
 import asyncio
+import importlib
 import json
 import os
 import subprocess
@@ -33,10 +34,10 @@ def site(tmp_path):
     with ssh_server.running(tmp_path / "ssh") as server:
         device_root = tmp_path / "device"
         program = device_root / "opt/edgekd/agent/edgekd-agent.pyz"
-        place = AgentPlace((sys.executable, str(program)), str(device_root / "var/lib/edgekd"))
+        place = AgentPlace(command=(sys.executable, str(program)), root=str(device_root / "var/lib/edgekd"))
         entry = {"id": "orin-1", "address": f"127.0.0.1:{server.port}", "group": "line"}
 
-        def run(device_id="orin-1", user=None, options=("--prefix", str(device_root))):
+        def run(device_id="orin-1", user=None, options=("--prefix", str(device_root)), more=None):
             document = {"schema_version": 1, "name": "plant", "groups": {"line": {"target": "cpu"}}}
             fleet = Fleet.model_validate({**document, "devices": [{**entry, "id": device_id}]})
             keys = server.keys()
@@ -47,7 +48,7 @@ def site(tmp_path):
             root = tmp_path / "repo" / "metadata" / "1.root.json"
 
             def files(device):
-                return device_files(fleet, device, root, server.folder / "user.pub")
+                return {**device_files(fleet, device, root, server.folder / "user.pub"), **(more or {})}
 
             login = Login(user, keys, PAUSES, options)
             done = asyncio.run(provision(work, books, fleet.devices, login, files=files, concurrency=2))
@@ -93,3 +94,20 @@ def test_nothing_is_left_in_tmp(site):
     before = {name for name in os.listdir("/tmp") if name.startswith("edgekd-provision")}
     run()
     assert {name for name in os.listdir("/tmp") if name.startswith("edgekd-provision")} == before
+
+
+def test_a_script_that_hangs_there_is_given_up(site, monkeypatch):
+    run, _ = site
+    module = importlib.import_module("edgekd.ship.fleet.provision")  # the package has a function of that name
+    monkeypatch.setattr(module, "_SCRIPT_S", 1.0)
+    result, _ = run(more={"provision.sh": b"exec sleep 20\n"})
+    assert not result.is_done
+    assert "has not ended after 1 s" in result.reason
+    assert result.seconds < 15
+
+
+def test_a_file_that_the_device_refuses_is_named_and_not_sent_again(site):
+    run, _ = site
+    result, _ = run(more={"f" * 300: b"a name that is too long"})
+    assert not result.is_done
+    assert "refuses a file" in result.reason

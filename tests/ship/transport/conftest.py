@@ -36,7 +36,7 @@ class Bench:
 
     @property
     def place(self):
-        return AgentPlace((sys.executable, str(AGENT)), str(self.root))
+        return AgentPlace(command=(sys.executable, str(AGENT)), root=str(self.root))
 
     def transport(self, **pauses):
         pauses = {"give_up_s": 20.0, "first_wait_s": 0.05, "longest_wait_s": 0.2, "jitter": 0.3, **pauses}

@@ -215,7 +215,7 @@ def test_a_name_that_leaves_staging_is_refused(bench, tmp_path, name):
 def test_a_device_without_staging_says_so(bench, make_blob):
     sha256, blob = make_blob(1000)
     (bench.root / "staging" / "blobs").rmdir()
-    with pytest.raises(TargetError, match="refuses .*staging exists"):
+    with pytest.raises(TargetError, match="refuses .*staging is there"):
         push(bench, blob, Need(sha256, 1000))
 
 
@@ -252,7 +252,7 @@ def test_a_file_that_is_missing_here_is_no_drop(bench, make_blob, tmp_path):
 
 
 def with_place(bench, *command):
-    transport = SshTransport(bench.server.keys(bench.wire.port), AgentPlace(command, str(bench.root)))
+    transport = SshTransport(bench.server.keys(bench.wire.port), AgentPlace(command=command, root=str(bench.root)))
 
     async def work():
         async with transport.session(bench.address, bench.notes.append) as session:

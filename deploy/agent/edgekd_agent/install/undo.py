@@ -98,6 +98,8 @@ def clear_left_overs(layout: Layout) -> None:
     for folder in (layout.generations, layout.builds, layout.root):
         for path in sorted(folder.glob(f"*{durable.NEW}")):
             durable.remove_tree(path)
+    for path in sorted(layout.blobs.glob(f"*/*{durable.NEW}")):
+        durable.remove(path)
 
 
 def _seconds(site: Site) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import socketserver
 import sys
 import threading
@@ -22,12 +21,12 @@ from edgekd_agent.install.confirm import Beat, write_beat
 from edgekd_agent.serve.answering import Handler
 from edgekd_agent.serve.counting import Counts
 from edgekd_agent.serve.holding import Held, open_current
+from edgekd_agent.sockets import BoundedThreads, remove_dead
 
 _LOOK_S = 0.25
 _BEAT_LOOKS = 4
 _QUIET_LOOKS = 240
 _AGAIN_S = 10.0
-_MAX_CONNECTIONS = 64
 _SOCKET_NAME = "serve.sock"
 
 
@@ -147,35 +146,16 @@ def run(site: Site, *, port: int | None = None, socket: Path | None = None) -> N
         durable.remove(path)
 
 
-class _Bounded(socketserver.ThreadingMixIn):
-    """At most so many connections at once; more wait in the queue of the system."""
-
-    daemon_threads = True
-    service: Service
-    _places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._places.acquire()
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._places.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say in one line what went wrong with a connection; the others go on."""
-        del request, client_address
-        _say(f"a connection ended: {sys.exc_info()[1]!r}")
-
-
-class _OnPort(_Bounded, ThreadingHTTPServer):
+class _OnPort(BoundedThreads, ThreadingHTTPServer):
     """Loopback only."""
 
+    service: Service
 
-class _OnSocket(_Bounded, socketserver.UnixStreamServer):
+
+class _OnSocket(BoundedThreads, socketserver.UnixStreamServer):
     """A Unix socket that the owner and the group may use."""
+
+    service: Service
 
     def get_request(self) -> tuple[Any, Any]:
         request, _ = super().get_request()
@@ -186,7 +166,7 @@ def _servers(service: Service, port: int, path: Path) -> list[Any]:
     servers: list[Any] = []
     try:
         durable.make_folder(path.parent)
-        _remove_dead(path)
+        remove_dead(path)
         servers.append(_OnSocket(str(path), Handler))
         durable.chmod(path, 0o660)
         if port:
@@ -198,13 +178,6 @@ def _servers(service: Service, port: int, path: Path) -> list[Any]:
     for server in servers:
         server.service = service
     return servers
-
-
-def _remove_dead(path: Path) -> None:
-    """Remove the socket of a server that is gone; one that answers is left, and opening it again will fail."""
-    with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
-        if probe.connect_ex(str(path)) != 0:
-            durable.remove(path)
 
 
 def _text_of(link: Path) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgekd_agent import strict
-from edgekd_agent.reader import open_regular
+from edgekd_agent import staging, strict
 from edgekd_agent.trust.errors import TrustError
 from edgekd_agent.trust.tuf_client import FetcherInterface, exceptions
 
@@ -19,7 +18,7 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
 class StagedFiles(FetcherInterface):
-    """Fetches from a folder: regular files only, never through a link, never more bytes than were asked for.
+    """Fetches from a folder: plain files only, never through a link, never more bytes than were asked for.
 
     Args:
         folder: The staging folder.
@@ -47,7 +46,7 @@ class StagedFiles(FetcherInterface):
         if "/" in name or name.startswith("."):
             raise exceptions.DownloadHTTPError(f"{name!r} is not the name of a staged file", _NOT_FOUND)
         try:
-            with open_regular(self._folder / name) as stream:
+            with staging.opened(self._folder / name) as stream:
                 content = stream.read(max_length + 1)
         except OSError as error:
             if error.errno in _ABSENT:

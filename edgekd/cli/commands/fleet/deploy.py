@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -38,6 +37,8 @@ def deploy(
       edgekd fleet deploy line-a --dry-run
       edgekd fleet deploy line-a
     """
+    import asyncio
+
     from edgekd.cli.fleet_text import deployment_document, deployment_text
     from edgekd.ship.fleet import deploy as roll_out
     from edgekd.ship.fleet import exit_code_of, fleet_lock

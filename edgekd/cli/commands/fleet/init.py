@@ -26,7 +26,7 @@ def init(
     """Write a first fleet.yaml, with every setting and what it means.
 
     Example:
-      edgekd fleet init plant --group line --target jetson-orin-nx-16gb --device orin-1=edgekd@192.168.1.20
+      edgekd fleet init plant --group line --target jetson-orin-nx-16gb --device orin-1=edgekd-push@192.168.1.20
     """
     from edgekd.core.atomic import write_text
     from edgekd.ship.fleet.inventory import FLEET_FILE, fleet_from

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +41,8 @@ def provision(
       edgekd fleet provision --login nvidia
       edgekd fleet provision orin-3 --login root --authorized-key ~/.ssh/id_ed25519.pub
     """
+    import asyncio
+
     from edgekd.cli.fleet_text import result_document, results_text
     from edgekd.ship.fleet import exit_code_of, fleet_lock
     from edgekd.ship.fleet.device_files import device_files

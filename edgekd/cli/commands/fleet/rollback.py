@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -33,6 +32,8 @@ def rollback(
       edgekd fleet rollback orin-3
       edgekd fleet rollback --group line-a
     """
+    import asyncio
+
     from edgekd.cli.fleet_text import result_document, results_text
     from edgekd.ship.fleet import exit_code_of, fleet_lock, roll_back
 

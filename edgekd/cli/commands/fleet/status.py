@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,6 +37,8 @@ def status(
       edgekd fleet status --group line-a --converge
       edgekd fleet status --no-contact --json
     """
+    import asyncio
+
     from edgekd.cli.fleet_text import result_document, results_text, status_document, statuses_text
     from edgekd.ship.fleet import converge as bring_queued
     from edgekd.ship.fleet import exit_code_of, fleet_lock, holder_of, statuses

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,6 +29,8 @@ def unlock(
       edgekd fleet unlock --repository
       edgekd fleet unlock orin-3
     """
+    import asyncio
+
     from edgekd.cli.fleet_text import result_document, results_text
     from edgekd.ship.fleet import break_lock, exit_code_of
     from edgekd.ship.fleet.unlocking import free

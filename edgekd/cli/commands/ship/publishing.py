@@ -68,7 +68,7 @@ def export(
 ) -> Outcome:
     """Write what a device of a group needs into a folder, to carry it there by hand.
 
-    On the device, put it in the place of staging, and run: edgekd-agent.pyz --root DIR install
+    On the device, copy it into staging, and run the agent's install: docs/trust.md
 
     Example:
       edgekd ship export --group canary -o /media/stick/staging

@@ -1,0 +1,46 @@
+"""What the agent's servers share: bounded threads, and sockets that a killed server leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import socketserver
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from edgekd_agent import durable
+
+
+class BoundedThreads(socketserver.ThreadingMixIn):
+    """A thread a connection, at most so many at once; more wait in the queue of the system."""
+
+    daemon_threads = True
+    block_on_close = False
+    places = threading.BoundedSemaphore(64)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Wait for a place, then start a thread."""
+        self.places.acquire()
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer in the thread, then give the place back."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say in one line what went wrong with a connection; the others go on."""
+        del request, client_address
+        sys.stderr.write(f"edgekd_agent: a connection ended: {sys.exc_info()[1]!r}\n")
+        sys.stderr.flush()
+
+
+def remove_dead(path: Path) -> None:
+    """Remove the socket of a server that is gone; one that answers is left, and opening it again will fail."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+        if probe.connect_ex(str(path)) != 0:
+            durable.remove(path)
