@@ -20,8 +20,9 @@ from edgekd.pipeline.choosing import student_for
 from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.context import TOKENIZER_FILE, RunContext
 from edgekd.pipeline.estimating import sized
+from edgekd.pipeline.event_log import broadcast
 from edgekd.pipeline.exporting import PrecisionChoice, exported, precisions
-from edgekd.pipeline.ledger import Ledger, broadcast
+from edgekd.pipeline.ledger import Ledger
 from edgekd.pipeline.packing import bundle_of
 from edgekd.pipeline.probing import fidelities
 from edgekd.pipeline.qat import fine_tuned, require_trainable
