@@ -23,7 +23,8 @@ from edgekd.core.errors import (
 from edgekd.data import DataConfig, load_dataset
 from edgekd.distill import load_recipe
 from edgekd.models import load_model
-from edgekd.pipeline.ledger import Ledger, read_log
+from edgekd.pipeline.event_log import read_log
+from edgekd.pipeline.ledger import Ledger
 from edgekd.report import Verdict, read_report, schema_document
 from edgekd.ship import read_golden, verify
 

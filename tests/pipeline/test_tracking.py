@@ -14,7 +14,7 @@ from edgekd.core.events import Event
 from edgekd.distill import TrainSettings
 from edgekd.pipeline import tracking as module
 from edgekd.pipeline.config import RunConfig
-from edgekd.pipeline.ledger import read_log
+from edgekd.pipeline.event_log import read_log
 from edgekd.pipeline.tracking import Tracking, public_settings, tracked
 
 
