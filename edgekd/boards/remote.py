@@ -170,15 +170,18 @@ class Board:
         async def action(connection: Any) -> None:
             places = [(folder, name, str((target / name).stat().st_size)) for folder, name in missing]
             command = [*self._tool(), "read", digest, *itertools.chain.from_iterable(places)]
-            async with connection.create_process(shlex.join(command), encoding=None) as process:
+            process = await connection.create_process(shlex.join(command), encoding=None)
+            try:
                 for file in list(missing):
-                    answer = await _marked_line(process)
+                    answer = await asyncio.wait_for(_marked_line(process), _CALL_S)
                     if "error" in answer:
                         raise Refused(self.address.host, answer["error"])
                     rest_bytes = int(answer["rest_bytes"])
                     self._require_room(target / file[1], rest_bytes)
                     await self._append(target / file[1], process.stdout, rest_bytes)
                     missing.remove(file)
+            finally:
+                process.close()  # not waited for: OpenSSH confirms only once the program there has ended
 
         if missing:
             await self._line.again_after_drops(action)

@@ -48,7 +48,8 @@ def snapshot(name: str, revision: str | None) -> Path:
             )
         )
     except Exception as error:  # The hub's client raises its own, its transport's and the system's.
+        reason = " ".join(str(error).split())[:200]
         raise PreconditionError(
-            f"hf:{name} could not be fetched ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]}); "
+            f"hf:{name} could not be fetched ({type(error).__name__}: {reason}); "
             "check the name and the network, or give the folder of a copy"
         ) from error
