@@ -52,6 +52,11 @@ def _n(key: str) -> Callable[[Figures], str]:
     return lambda figures: f"{figures[key]:,}"
 
 
+def _points(figures: Figures) -> str:
+    every = figures.get("options", {}).get("every", 1)
+    return f"{figures['points']:,}" + ("" if every == 1 else f", one in {every}")
+
+
 def _mib(size_bytes: float) -> str:
     return f"{size_bytes / (1 << 20):.2f} MiB"
 
@@ -87,7 +92,7 @@ def _cold(figures: Figures) -> str:
 _ROWS: dict[str, tuple[str, Callable[[Figures], str], Callable[[Figures], str]]] = {
     "kill_everywhere": (
         "SIGKILL at every system call of an install that touches the device's folder",
-        _n("points"),
+        _points,
         lambda f: f"{_states(f['states'])}; next install p50 {f['recovery_p50_s']} s, p99 {f['recovery_p99_s']} s",
     ),
     "kill_in_states": (
