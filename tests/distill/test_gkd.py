@@ -65,7 +65,7 @@ def test_the_input_gradient_of_a_trace_is_that_of_finite_differences_of_the_top_
 @pytest.mark.parametrize("per", ["sample", "position"])
 def test_the_student_learns_from_the_second_derivative(per):
     student, teacher, batch = _net(), _net(width=5, seed=2), _batch()
-    target = frozen_trace(teacher, batch)
+    target = frozen_trace(teacher, batch, STEP)
 
     def value():
         return _term(per=per)(student(batch.inputs), target, batch, STEP).mean()
@@ -88,8 +88,8 @@ def test_the_student_learns_from_the_second_derivative(per):
 def test_identical_networks_give_0_also_after_a_scale_of_the_confidence(per):
     net, batch = _net(), _batch()
     trace = net(batch.inputs)
-    assert _term(per=per)(trace, frozen_trace(copy.deepcopy(net), batch), batch, STEP).abs().max() < 1e-20
-    other = frozen_trace(_net(seed=5), batch)
+    assert _term(per=per)(trace, frozen_trace(copy.deepcopy(net), batch, STEP), batch, STEP).abs().max() < 1e-20
+    other = frozen_trace(_net(seed=5), batch, STEP)
     scaled = Trace(other.logits, {}, {}, other.inputs, 7.5 * other.input_gradient)
     base = _term(per=per)(trace, other, batch, STEP)
     torch.testing.assert_close(_term(per=per)(trace, scaled, batch, STEP), base)
@@ -98,7 +98,7 @@ def test_identical_networks_give_0_also_after_a_scale_of_the_confidence(per):
 
 def test_a_step_on_the_term_alone_raises_the_mean_cosine():
     student, teacher, batch = _net(), _net(width=5, seed=2), _batch(rows=16)
-    target = frozen_trace(teacher, batch)
+    target = frozen_trace(teacher, batch, STEP)
 
     def mean_cosine():
         inputs = batch.inputs.clone().requires_grad_()
