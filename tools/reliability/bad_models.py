@@ -14,7 +14,8 @@ from real_device import ENVIRONMENT, Template, agent, status, template, what_run
 _CRASHING = """\
 import os
 __version__ = "crashing"
-class SessionOptions: pass
+class SessionOptions:
+    def add_session_config_entry(self, *entry): pass
 def InferenceSession(*a, **k): os.abort()
 """
 
