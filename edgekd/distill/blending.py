@@ -14,7 +14,7 @@ from torch import Tensor
 from edgekd.core.errors import ConfigError
 from edgekd.data import Batch, Blend
 from edgekd.distill.recipe import Recipe
-from edgekd.distill.requirements import parts_of
+from edgekd.distill.requirements import label_readers
 from edgekd.distill.settings import TrainSettings
 from edgekd.distill.step import Step
 from edgekd.distill.terms.labelled import safe_labels
@@ -34,13 +34,11 @@ def require_blendable(recipe: Recipe, settings: TrainSettings) -> None:
             f"recipe {recipe.name!r} changes batches itself ({', '.join(sorted(views))}): leave train.mixup and "
             "train.cutmix at 0"
         )
-    for registry, kind in parts_of(recipe):
-        part = registry[kind]
-        if "labels" in getattr(part, "requires", ()) and not getattr(part, "takes_blends", False):
-            raise ConfigError(
-                f"{registry.kind} {kind!r} reads one class of each input, mixed inputs have two: leave train.mixup and "
-                "train.cutmix at 0, or take a recipe without it"
-            )
+    for reader in label_readers(recipe, but="takes_blends"):
+        raise ConfigError(
+            f"{reader} reads one class of each input, mixed inputs have two: leave train.mixup and train.cutmix at 0, "
+            "or take a recipe without it"
+        )
 
 
 def blended(batch: Batch, step: Step, settings: TrainSettings) -> Batch:

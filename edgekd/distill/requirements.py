@@ -47,6 +47,19 @@ def _of_parts(recipe: Recipe) -> Iterator[str]:
         yield from getattr(registry[kind], "requires", ())
 
 
+def label_readers(recipe: Recipe, *, but: str = "") -> Iterator[str]:
+    """Yield, in words, each part that requires labels.
+
+    Args:
+        recipe: The method.
+        but: Leave out parts that have this attribute set.
+    """
+    for registry, kind in parts_of(recipe):
+        part = registry[kind]
+        if "labels" in getattr(part, "requires", ()) and not (but and getattr(part, but, False)):
+            yield f"{registry.kind} {kind!r}"
+
+
 def parts_of(recipe: Recipe) -> Iterator[tuple[Registry[Any], str]]:
     """Yield the registry and the name of each registered part that a recipe is made of."""
     for attachments in recipe.attach.values():

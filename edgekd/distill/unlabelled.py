@@ -8,7 +8,7 @@ from __future__ import annotations
 from edgekd.core.errors import ConfigError
 from edgekd.data import Split
 from edgekd.distill.recipe import Recipe
-from edgekd.distill.requirements import parts_of
+from edgekd.distill.requirements import label_readers
 from edgekd.distill.stage import Stage
 
 
@@ -21,21 +21,18 @@ def require_labels(recipe: Recipe, train: Split) -> None:
     has_label = train.has_label
     if has_label.all():
         return
-    reading = [(one.kind, name) for one, name in parts_of(recipe) if "labels" in getattr(one[name], "requires", ())]
+    reading = tuple(dict.fromkeys(label_readers(recipe)))
     if reading and not has_label.any():
-        names = ", ".join(dict.fromkeys(f"{kind} {name!r}" for kind, name in reading))
         raise ConfigError(
-            f"recipe {recipe.name!r} reads labels ({names}) and no training picture has one: take a recipe of your own "
-            "without these, a teacher that was trained before (--teacher-weights FILE), and compare_alone=false"
+            f"recipe {recipe.name!r} reads labels ({', '.join(reading)}) and no training picture has one: take a recipe "
+            "of your own without these, a teacher that was trained before (--teacher-weights FILE), and "
+            "compare_alone=false"
         )
-    for registry, name in parts_of(recipe):
-        part = registry[name]
-        if "labels" in getattr(part, "requires", ()) and not getattr(part, "leaves_out_unlabelled", False):
-            raise ConfigError(
-                f"{registry.kind} {name!r} of recipe {recipe.name!r} reads the label of every picture, and "
-                f"{int((~has_label).sum())} training pictures have none: leave data.unlabelled out, or take another "
-                "recipe"
-            )
+    for reader in label_readers(recipe, but="leaves_out_unlabelled"):
+        raise ConfigError(
+            f"{reader} of recipe {recipe.name!r} reads the label of every picture, and {int((~has_label).sum())} "
+            "training pictures have none: leave data.unlabelled out, or take another recipe"
+        )
 
 
 def count_together(stage: Stage, train: Split) -> None:

@@ -25,7 +25,7 @@ from edgekd.engine.backend import BuildOptions, Runner, model_facts
 from edgekd.engine.inputs import InputShape
 from edgekd.engine.model_check import checked_model, require_intact
 from edgekd.engine.plan_process import SIDECAR_NAME, write_sidecar
-from edgekd.export.ort_run import UNSATURATED
+from edgekd.export.ort_run import session_options
 
 if TYPE_CHECKING:
     from onnx import GraphProto
@@ -128,11 +128,8 @@ def _require_provider_fits(options: BuildOptions) -> None:
 
 def _session(path: Path, threads: int, provider: str, optimised: Path | None = None) -> tuple[Any, str]:
     ort = _import()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options = session_options(threads)
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.add_session_config_entry(*UNSATURATED)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
     if optimised is not None:

@@ -57,12 +57,12 @@ class EventLog:
             StorageError: The file cannot be written; losses of steps are left out instead, and training goes on.
         """
         values = {name: _json_number(value) for name, value in event.values.items()}
-        line = json.dumps({"time": utc_now(), **vars(event), "values": values}, allow_nan=False) + "\n"
-        whole = None
+        text = json.dumps({"time": utc_now(), **vars(event), "values": values}, allow_nan=False)
+        line, whole = text.encode("utf-8") + b"\n", None
         try:
             with open(self._path, "ab", buffering=0) as stream:
                 whole = stream.tell()
-                if stream.write(line.encode("utf-8")) < len(line.encode("utf-8")):
+                if stream.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             if whole is not None:

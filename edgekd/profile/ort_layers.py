@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from edgekd.core.errors import BuildError, DataError, missing_package
-from edgekd.export.ort_run import UNSATURATED
+from edgekd.export.ort_run import session_options
 from edgekd.profile.layers import MeasuredLayer, measured_layer
 
 if TYPE_CHECKING:
@@ -55,10 +55,7 @@ def ort_layers(
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="edgekd-layers-") as scratch:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 4
-        options.add_session_config_entry(*UNSATURATED)
+        options = session_options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(scratch) / "profile")
         options.optimized_model_filepath = str(Path(scratch) / "optimised.onnx")

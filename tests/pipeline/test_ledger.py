@@ -401,6 +401,10 @@ def test_record_that_does_not_fit_on_the_disk_leaves_the_earlier_one(tmp_path):
     assert list(json.loads((tmp_path / "run" / "run.json").read_text())["stages"]) == ["small"]
     assert not list((tmp_path / "run").glob(".*.part"))
     logged = read_log(tmp_path / "run" / "log.jsonl")  # no line is torn, and losses alone stop nothing
-    assert "step" not in {entry.event.kind for entry in logged}
+    assert [(one.event.kind, one.event.stage) for one in logged] == [
+        ("start", "small"),
+        ("end", "small"),
+        ("start", "big"),
+    ]
     with Ledger.open(tmp_path / "run") as ledger:
         assert ledger.stage("small", {}, lambda: {"again": 1}) == {}

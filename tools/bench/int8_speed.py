@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from edgekd.core.artifacts import OnnxModel
 from edgekd.export import export_onnx
-from edgekd.export.ort_run import UNSATURATED
+from edgekd.export.ort_run import session_options
 from edgekd.precision import to_int8
 
 _WIDTHS = (64, 64, 64, 128, 128, 256, 256, 512, 512)
@@ -58,10 +58,7 @@ def resnet18() -> nn.Module:
 
 
 def _session(model: OnnxModel) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry(*UNSATURATED)
-    return onnxruntime.InferenceSession(model.file.path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model.file.path, session_options(), providers=["CPUExecutionProvider"])
 
 
 def measured(resolution: int, rounds: int) -> dict[str, float]:

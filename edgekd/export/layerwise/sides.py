@@ -15,7 +15,7 @@ from torch import nn
 from edgekd.core.errors import DataError, ExportError, missing_package
 from edgekd.export.fp16_rounding import fp16_rounded
 from edgekd.export.layerwise.graph import TensorGraph
-from edgekd.export.ort_run import UNSATURATED
+from edgekd.export.ort_run import session_options
 from edgekd.export.torch_export import evaluation_copy
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -66,10 +66,7 @@ class OnnxSide:
             import onnxruntime
         except ImportError as error:
             raise missing_package("onnxruntime", "cpu", "comparing ONNX models") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        options.add_session_config_entry(*UNSATURATED)
+        options = session_options()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         content = self._graph.cut(tensors).SerializeToString()
         named = dict(zip(self._graph.inputs, feeds.values(), strict=False))
