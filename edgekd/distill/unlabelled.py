@@ -24,8 +24,8 @@ def require_labels(recipe: Recipe, train: Split) -> None:
     reading = tuple(dict.fromkeys(label_readers(recipe)))
     if reading and not has_label.any():
         raise ConfigError(
-            f"recipe {recipe.name!r} reads labels ({', '.join(reading)}) and no training picture has one: take a recipe "
-            "of your own without these, a teacher that was trained before (--teacher-weights FILE), and "
+            f"recipe {recipe.name!r} reads labels ({', '.join(reading)}) and no training picture has one: take a "
+            "recipe of your own without these, a teacher that was trained before (--teacher-weights FILE), and "
             "compare_alone=false"
         )
     for reader in label_readers(recipe, but="leaves_out_unlabelled"):
