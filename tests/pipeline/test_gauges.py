@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgekd.cli.commands.search import search as command
 from edgekd.core.artifacts import FileRef, LatencyReport, TrainedModel
 from edgekd.core.budget import parse_budget
 from edgekd.core.errors import BudgetExceeded, BuildError, ConfigError, TargetError
@@ -165,4 +164,3 @@ def test_nothing_learnt_leaves_predictions_as_they_are(tmp_path):
     spec = spec_for("resnet", in_channels=1, num_classes=10, resolution=8, mean=(0.5,), std=(0.5,))
     graph = kernels_of(spec)
     assert gauge.expected(graph) == predict(graph, target, "fp16")
-    assert command.__doc__ and "--device" in command.__doc__

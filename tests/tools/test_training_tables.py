@@ -37,7 +37,8 @@ def test_a_table_has_a_line_for_each_method_and_blanks_where_nothing_ran(tmp_pat
     file.write_text(json.dumps({"runs": RUNS}))
     kd, sp = step_rows(file)
     assert len(kd) == len(sp) == len(STEP_HEADER)
-    assert kd == ("`kd`", "50", "61", "50", "90", "", "75", "1.50 (edgekd-compiled / torchdistill)", "100 / 200 MB")
+    steps = ("50", "61 (+22 %)", "50 (+0 %)", "90 (+80 %)", "", "75 (+50 %)")
+    assert kd == ("`kd`", *steps, "1.50 (edgekd-compiled / torchdistill)", "100 / 200 MB")
     assert sp == ("`sp`", "", "80", "", "", "", "", "", "")
     first, second = step_verdicts(file)
     assert first.startswith("`edgekd`: 1.25 times") and "1 methods, 1.25 at least (`kd`)" in first

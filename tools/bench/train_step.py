@@ -60,7 +60,8 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         runs: Each with `method`, `engine`, `round`, and either `step_ms` and `peak_mb` or why it `failed`.
 
     Returns:
-        Median step in milliseconds over rounds, peak memory, and by how much the bare step is exceeded, in percent.
+        Median step in milliseconds over rounds, peak memory, and by how much the bare step is exceeded, in percent,
+        or None where there is none.
     """
     steps: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in runs:
@@ -69,13 +70,13 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for (method, engine), found in steps.items():
         step_ms = statistics.median(run["step_ms"] for run in found)
-        bare = statistics.median([run["step_ms"] for run in steps.get((method, "bare"), found)])
+        bare = [run["step_ms"] for run in steps.get((method, "bare"), [])]
         rows.append(
             {
                 "method": method,
                 "engine": engine,
                 "step_ms": step_ms,
-                "above_bare_percent": 100 * (step_ms / bare - 1),
+                "above_bare_percent": 100 * (step_ms / statistics.median(bare) - 1) if bare else None,
                 "peak_mb": max(run["peak_mb"] for run in found),
                 "rounds": len(found),
             }

@@ -25,7 +25,7 @@ def step_rows(file: Path) -> list[tuple[str, ...]]:
     by_engine = {engine: gains(runs, engine) for engine in OWN}
     lines = []
     for method in dict.fromkeys(run["method"] for run in runs):
-        steps = tuple(_ms(found.get((method, engine))) for engine in ("bare", *OWN, *PEERS))
+        steps = tuple(_step(found.get((method, engine))) for engine in ("bare", *OWN, *PEERS))
         ratios = {engine: of[method] for engine, of in by_engine.items() if method in of}
         best = max(ratios, key=lambda engine: ratios[engine][0], default=None)
         gain = "" if best is None else f"{ratios[best][0]:.2f} ({best} / {ratios[best][1]})"
@@ -72,8 +72,13 @@ def scaling_rows(file: Path) -> list[tuple[str, ...]]:
     ]
 
 
-def _ms(row: dict[str, Any] | None) -> str:
-    return "" if row is None else f"{row['step_ms']:.0f}"
+def _step(row: dict[str, Any] | None) -> str:
+    """Return milliseconds, and behind them what the losses and the engine add to both networks alone."""
+    if row is None:
+        return ""
+    above = row["above_bare_percent"]
+    added = "" if row["engine"] == "bare" or above is None else f" ({above:+.0f} %)"
+    return f"{row['step_ms']:.0f}{added}"
 
 
 def _least_mb(found: dict[tuple[str, str], dict[str, Any]], method: str, engines: Sequence[str]) -> float | None:

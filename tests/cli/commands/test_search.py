@@ -63,6 +63,15 @@ def test_two_workers_find_a_student_and_print_one_document(found, folder):
     assert json.loads((folder / "found" / "search.json").read_text())["front"] == document["front"]
 
 
+def test_a_board_that_is_named_is_asked_before_anything_is_trained(folder):
+    done = _edgekd(
+        "search", "run.yaml", "--target", "jetson-orin", "--budget", "energy<20mJ", "--device", "127.0.0.1:1",
+        "--out", "board", cwd=folder,
+    )  # fmt: skip
+    assert done.returncode != 0 and "127.0.0.1 cannot be reached" in done.stderr
+    assert not (folder / "board" / "teacher").exists()
+
+
 def test_the_student_found_is_distilled(found, folder):
     document = json.loads(found.stdout)
     student = document["finalists"][0]
