@@ -132,8 +132,12 @@ def run_step(name: str, plan: Plan) -> int:
     if plan.left_s < step.least_s:
         print(f"{name}: not started, {plan.left_s:.0f} s are left of the slice and it needs {step.least_s:.0f}")
         return 0
+    result = plan.results / f"{step.result}_{_where(plan)}{step.suffix}"
+    if step.result and result.exists():
+        print(f"{name}: done, {result}")
+        return 0
     started = time.monotonic()
-    status = step.run(plan)
+    status = step.run(plan, result)
     print(f"{name}: {time.monotonic() - started:.0f} s, status {status}", flush=True)
     return status
 
@@ -143,11 +147,7 @@ def missing_packages(names: tuple[str, ...]) -> list[str]:
     return [_INSTALLED_AS.get(name, name) for name in names if importlib.util.find_spec(name) is None]
 
 
-def _tests(plan: Plan) -> int:
-    path = plan.results / f"gpu-tests_{_where(plan)}.json"
-    if path.exists():
-        print(f"tests: done, {path}")
-        return 0
+def _tests(plan: Plan, path: Path) -> int:
     report = plan.state / "gpu-tests.xml"
     report.parent.mkdir(parents=True, exist_ok=True)
     marked = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
@@ -164,11 +164,7 @@ def _tests(plan: Plan) -> int:
     return 0 if status == nothing_marked else status
 
 
-def _sanitizer(plan: Plan) -> int:
-    path = plan.results / f"gpu-sanitizer_{_where(plan)}.json"
-    if path.exists():
-        print(f"sanitizer: done, {path}")
-        return 0
+def _sanitizer(plan: Plan, path: Path) -> int:
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         print("sanitizer: not run, compute-sanitizer of the CUDA toolkit is not on the PATH")
@@ -207,11 +203,7 @@ def test_outcomes(junit: str) -> Mapping[str, str]:
     return outcomes
 
 
-def _kernels(plan: Plan) -> int:
-    path = plan.results / f"kernels_{_where(plan)}.csv"
-    if path.exists():
-        print(f"kernels: done, {path}")
-        return 0
+def _kernels(plan: Plan, path: Path) -> int:
     minutes = max(0.0, plan.left_s - 60) / 60
     command = [str(ROOT / "tools" / "bench" / "kernels.py"), f"--into={path}", f"--minutes={minutes:.2f}"]
     is_trial = plan.device == "cpu"
@@ -219,11 +211,7 @@ def _kernels(plan: Plan) -> int:
     return _python([*command, f"--device={plan.device}", f"--commit={plan.commit}", *trial], plan)
 
 
-def _train_step(plan: Plan) -> int:
-    path = plan.results / f"train-step_{_where(plan)}.json"
-    if path.exists():
-        print(f"train-step: done, {path}")
-        return 0
+def _train_step(plan: Plan, path: Path) -> int:
     part = path.with_suffix(".json.part")
     engines = "--engines=bare,edgekd,edgekd-compiled" if plan.peers is None else f"--peers={plan.peers}"
     sizes = ["--pair=resnet32x4-resnet8x4", "--steps=60", "--rounds=3"]
@@ -236,7 +224,7 @@ def _train_step(plan: Plan) -> int:
     return status
 
 
-def _methods(plan: Plan) -> int:
+def _methods(plan: Plan, _path: Path) -> int:
     if plan.data is None:
         print("methods: needs --data, CIFAR-100 packed by tools/bench/pack_images.py")
         return 2
@@ -282,21 +270,25 @@ class Step:
     """One step.
 
     Attributes:
-        run: Does it; returns an exit status.
+        run: Does it; given the plan and the file of its result, returns an exit status.
         needs: Import names that it cannot do without.
         least_s: Seconds below which it is not worth starting.
+        result: How its result file is called; empty where it goes on with a file of its own.
+        suffix: Of that file.
     """
 
-    run: Callable[[Plan], int]
+    run: Callable[[Plan, Path], int]
     needs: tuple[str, ...]
     least_s: float
+    result: str = ""
+    suffix: str = ".json"
 
 
 STEPS: Mapping[str, Step] = {
-    "tests": Step(_tests, ("torch", "triton", "pytest"), 60),
-    "sanitizer": Step(_sanitizer, ("torch", "triton", "numpy"), 90),
-    "kernels": Step(_kernels, ("torch", "triton", "numpy"), 90),
-    "train-step": Step(_train_step, ("torch", *ENGINE), 60),
+    "tests": Step(_tests, ("torch", "triton", "pytest"), 60, "gpu-tests"),
+    "sanitizer": Step(_sanitizer, ("torch", "triton", "numpy"), 90, "gpu-sanitizer"),
+    "kernels": Step(_kernels, ("torch", "triton", "numpy"), 90, "kernels", ".csv"),
+    "train-step": Step(_train_step, ("torch", *ENGINE), 60, "train-step"),
     "methods": Step(_methods, ("torch", *ENGINE), 30),
 }
 
