@@ -158,9 +158,16 @@ def test_this_cpu_is_no_board(config, tmp_path):
         search(settings, RunRequest(tmp_path, ""))
 
 
-def test_nothing_learnt_leaves_predictions_as_they_are(tmp_path):
+def test_predictions_follow_the_mean_ratio_of_what_was_measured(tmp_path):
     target = get_target(TARGET)
     gauge = BoardGauge(None, target, "fp16", tmp_path, None, None, None)
     spec = spec_for("resnet", in_channels=1, num_classes=10, resolution=8, mean=(0.5,), std=(0.5,))
     graph = kernels_of(spec)
-    assert gauge.expected(graph) == predict(graph, target, "fp16")
+    predicted = predict(graph, target, "fp16")
+    assert gauge.expected(graph) == predicted
+    gauge.learn("one", graph, _report("measured", 2 * predicted.p50_ms))
+    gauge.learn("two", graph, _report("measured", 8 * predicted.p50_ms))
+    corrected = gauge.expected(graph)  # the mean of ratios is the geometric one
+    for name in ("p50_ms", "p99_ms", "low_ms", "high_ms"):
+        assert getattr(corrected, name) == pytest.approx(4 * getattr(predicted, name))
+    assert (corrected.kind, corrected.conditions["corrected_from"]) == ("predicted", 2)
