@@ -1,7 +1,15 @@
 import json
 
 from train_step import gains, summary
-from training_tables import SCALING_HEADER, STEP_HEADER, scaling_rows, step_rows, step_verdicts
+from training_tables import (
+    SCALING_HEADER,
+    STEP_HEADER,
+    cache_rows,
+    loading_rows,
+    scaling_rows,
+    step_rows,
+    step_verdicts,
+)
 
 
 def _run(method, engine, number, step_ms, peak_mb=100.0):
@@ -55,3 +63,39 @@ def test_scaling_lists_every_round(tmp_path):
     file.write_text(json.dumps({"recipes": {"kd": one}}))
     assert scaling_rows(file) == [("`kd`", "100, 101", "110, 121", "1.15")]
     assert len(SCALING_HEADER) == 4
+
+
+def test_the_cache_has_a_line_for_each_kind_of_epoch_but_the_plain_one(tmp_path):
+    def epoch(repeats, median, lowest, highest, share):
+        ratio = {"median": median, "min": lowest, "max": highest}
+        both = {name: {"ratio_to_plain": ratio} for name in ("cpu", "wall")}
+        return {"repeats": repeats, **both, "recall_share_of_plain": {"median": share}}
+
+    file = tmp_path / "cache.json"
+    epochs = {
+        "plain": epoch(5, 1, 1, 1, 0),
+        "kd live": epoch(1, 3.5, 3.5, 3.5, 0),
+        "kd": epoch(5, 0.95, 0.87, 1.17, 0.003),
+    }
+    file.write_text(json.dumps({"epochs": epochs}))
+    assert cache_rows(file) == [
+        ("kd live", "1", "3.50", "3.50", "0.0 %"),
+        ("kd", "5", "0.95 (0.87 to 1.17)", "0.95 (0.87 to 1.17)", "0.3 %"),
+    ]
+
+
+def test_loaders_have_a_line_each_with_two_workers_beside_none(tmp_path):
+    file = tmp_path / "loading.json"
+    shards = {"loader": "edgekd", "storage": "webdataset", "shuffle": "shards"}
+    rates = [
+        {"loader": "edgekd", "storage": "folder", "workers": 0, "pictures_per_s": 700, "pictures_per_cpu_s": 1750},
+        {**shards, "workers": 0, "pictures_per_s": 900, "pictures_per_cpu_s": 1900},
+        {**shards, "workers": 2, "pictures_per_s": 1100},
+        {"loader": "edgekd", "storage": "folder", "pictures": "large", "decode": "fast", "pictures_per_cpu_s": 130},
+    ]
+    file.write_text(json.dumps({"rates": rates}))
+    assert loading_rows(file) == [
+        ("edgekd, folder", "1,750", ""),
+        ("edgekd, webdataset, by shards", "1,900", "1,100"),
+        ("edgekd, folder, large JPEGs, `decode: fast`", "130", ""),
+    ]

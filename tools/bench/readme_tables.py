@@ -28,6 +28,7 @@ from precision_tables import PRECISION_HEADER, precision_rows
 from reliability_tables import HEADER as RELIABILITY_HEADER
 from reliability_tables import reliability_figures, reliability_rows
 from search_tables import CPU_HEADER, SEARCH_HEADER, cpu_rows, search_rows, search_verdicts
+from training_tables import CACHE_HEADER, LOADING_HEADER, cache_rows, loading_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tools" / "bench" / "results"
@@ -37,6 +38,8 @@ DOCUMENTS = (
     ROOT / "docs" / "latency.md",
     ROOT / "docs" / "precision.md",
     ROOT / "docs" / "reliability.md",
+    ROOT / "docs" / "training.md",
+    ROOT / "docs" / "data.md",
     ROOT / "kernels" / "README.md",
 )
 _TABLE = re.compile(r"(<!-- table:(?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -258,6 +261,22 @@ def int8_speed_table() -> str:
     return f"{_markdown(header, rows)}\n\nSource: `{file.relative_to(ROOT)}`.\n"
 
 
+def cache_table() -> str:
+    """Return what epochs with the teacher cache cost as Markdown."""
+    file = _only("teacher-cache_*.json")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    what = f"{found['teacher']} to {found['student']}; {found['data']}; {found['threads']} thread(s)"
+    return f"{_markdown(CACHE_HEADER, cache_rows(file))}\n\n{what}. Source: `{file.relative_to(ROOT)}`.\n"
+
+
+def loading_table() -> str:
+    """Return how fast pictures are read as Markdown."""
+    file = _only("data-loading_*.json")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    machine = f"{found['machine']['cores']} cores at a load of {found['machine']['load_average']:.1f}"
+    return f"{_markdown(LOADING_HEADER, loading_rows(file))}\n\n{machine}. Source: `{file.relative_to(ROOT)}`.\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo": lambda: run_table("digits-jetson-orin_*.json"),
     "methods": lambda: methods_table("methods-digits_*.csv"),
@@ -277,6 +296,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "rtx-builds": rtx_table,
     "int8-speed": int8_speed_table,
     "reliability": reliability_table,
+    "teacher-cache": cache_table,
+    "data-loading": loading_table,
 }
 
 

@@ -1,4 +1,4 @@
-"""What a training step costs in edgekd and in published code, and what training in two processes costs, as tables."""
+"""What training costs, as tables: steps beside published code, two processes, the teacher cache, reading pictures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from train_step import OWN, PEERS, gains, summary
 
 STEP_HEADER = ("method", "networks alone", *OWN, *PEERS, "fastest of edgekd over fastest peer", "memory, edgekd / peer")
+CACHE_HEADER = ("epoch", "turns", "processor time / plain epoch", "clock / plain epoch", "in the cache / plain epoch")
+LOADING_HEADER = ("loader, storage", "pictures a processor second, no worker", "pictures a second, 2 workers")
 SCALING_HEADER = ("method", "one process, 2 threads, ms", "two processes, 1 thread, ms", "ratio")
 
 
@@ -70,6 +72,52 @@ def scaling_rows(file: Path) -> list[tuple[str, ...]]:
         )
         for recipe, one in found.items()
     ]
+
+
+def cache_rows(file: Path) -> list[tuple[str, ...]]:
+    """Return a line for each kind of epoch: processor time over that of a plain epoch, and the share of the cache.
+
+    Args:
+        file: A result of `teacher_cache.py`.
+    """
+    epochs: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["epochs"]
+    return [
+        (
+            kind,
+            str(one["repeats"]),
+            _ranged(one["cpu"]["ratio_to_plain"]),
+            _ranged(one["wall"]["ratio_to_plain"]),
+            f"{100 * one['recall_share_of_plain']['median']:.1f} %",
+        )
+        for kind, one in epochs.items()
+        if kind != "plain"
+    ]
+
+
+def loading_rows(file: Path) -> list[tuple[str, ...]]:
+    """Return a line for each loader and kind of storage of small pictures, and of large ones decoded in two ways.
+
+    Args:
+        file: A result of `data_loading.py`.
+    """
+    rates: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rates"]
+    with_two = {_source(row): f"{row['pictures_per_s']:,}" for row in rates if row.get("workers") == 2}
+    return [
+        (_source(row), f"{row['pictures_per_cpu_s']:,}", with_two.get(_source(row), ""))
+        for row in rates
+        if row.get("workers", 0) == 0
+    ]
+
+
+def _source(row: dict[str, Any]) -> str:
+    shards = ", by shards" if row.get("shuffle") == "shards" else ""
+    large = f", large JPEGs, `decode: {row['decode']}`" if row.get("pictures") == "large" else ""
+    return f"{row['loader']}, {row['storage']}{shards}{large}"
+
+
+def _ranged(ratio: dict[str, float]) -> str:
+    median_, lowest, highest = (f"{ratio[name]:.2f}" for name in ("median", "min", "max"))
+    return median_ if lowest == highest else f"{median_} ({lowest} to {highest})"
 
 
 def _step(row: dict[str, Any] | None) -> str:
