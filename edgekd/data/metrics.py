@@ -77,6 +77,8 @@ class Metric:
 
 
 def _hits(outputs: Outputs, labels: Labels) -> Tally:
+    if missing := int((labels == UNLABELLED).sum()):
+        raise DataError(f"top-1 cannot be measured: {missing} of {len(labels)} inputs have no label")
     return np.array([(outputs.argmax(axis=1) == labels).sum(), labels.size], np.float64)
 
 

@@ -48,7 +48,8 @@ def test_score_through_a_real_engine_agrees_with_numpy(onnx_model, images, tmp_p
         ([], "no inputs"),
         ([(pictures([0, 1]), np.array([0]))], r"2 inputs came with labels of shape \[1\]"),
         ([(pictures([0]), np.array([4]))], "classes 4..4 do not fit 0..3"),
-        ([(pictures([0]), np.array([-1]))], "classes -1..-1 do not fit"),
+        ([(pictures([0]), np.array([-1]))], "1 of 1 inputs have no label"),
+        ([(pictures([0]), np.array([-2]))], "classes -2..-2 do not fit"),
     ],
 )
 def test_score_refuses_unusable_data(batches, message):

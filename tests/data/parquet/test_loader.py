@@ -209,7 +209,7 @@ def test_a_hub_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -
         raise ConnectionError("no route to host\nmore")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(PreconditionError, match=r"could not be fetched \(ConnectionError: no route to host\)"):
+    with pytest.raises(PreconditionError, match=r"could not be fetched \(ConnectionError: no route to host more\)"):
         _load("hf:owner/set")
 
 
