@@ -22,6 +22,7 @@ RUNS = [
     *(_run("kd", "mdistiller", number, step, 300.0) for number, step in enumerate((90.0, 180.0, 61.0))),
     *(_run("kd", "torchdistill", number, step, 200.0) for number, step in enumerate((75.0, 150.0, 70.0))),
     _run("kd", "edgekd-compiled", 0, 50.0),
+    _run("kd", "edgekd-cached", 0, 25.0),
     {"method": "kd", "engine": "repdistiller", "round": 0, "failed": "no such loss"},
     _run("sp", "edgekd", 0, 80.0),
 ]
@@ -45,12 +46,13 @@ def test_a_table_has_a_line_for_each_method_and_blanks_where_nothing_ran(tmp_pat
     file.write_text(json.dumps({"runs": RUNS}))
     kd, sp = step_rows(file)
     assert len(kd) == len(sp) == len(STEP_HEADER)
-    steps = ("50", "61 (+22 %)", "50 (+0 %)", "90 (+80 %)", "", "75 (+50 %)")
-    assert kd == ("`kd`", *steps, "1.50 (edgekd-compiled / torchdistill)", "100 / 200 MB")
-    assert sp == ("`sp`", "", "80", "", "", "", "", "", "")
-    first, second = step_verdicts(file)
+    steps = ("50", "61 (+22 %)", "50 (+0 %)", "25 (-50 %)", "90 (+80 %)", "", "75 (+50 %)")
+    assert kd == ("`kd`", *steps, "1.50 (edgekd-compiled / torchdistill)", "3.00", "100 / 200 MB")
+    assert sp == ("`sp`", "", "80", "", "", "", "", "", "", "", "")
+    first, second, cached = step_verdicts(file)
     assert first.startswith("`edgekd`: 1.25 times") and "1 methods, 1.25 at least (`kd`)" in first
     assert second.startswith("`edgekd-compiled`: 1.50")
+    assert cached.startswith("`edgekd-cached`: 3.00")
 
 
 def test_scaling_lists_every_round(tmp_path):

@@ -9,7 +9,8 @@ machine does falls on all of them.
 
 A step is the time from making one batch to making the next: pictures read, changed and normalised, both networks,
 losses, backward, optimiser, and whatever the engine records. `bare` is the least that any engine has to do: both
-networks and cross-entropy by hand, on batches that are there already.
+networks and cross-entropy by hand, on batches that are there already. `edgekd-cached` reads what the teacher said from
+the teacher cache, so the teacher does not run.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from keep_result import RESULTS, clean_commit, cpu_name
 from edgekd.core import atomic
 
 METHODS = ("kd", "fitnet", "sp", "vid", "at", "rkd", "crd", "reviewkd", "dkd")
-OWN = ("edgekd", "edgekd-compiled")
+LIVE = ("edgekd", "edgekd-compiled")
+CACHED = "edgekd-cached"
+OWN = (*LIVE, CACHED)
 PEERS = ("mdistiller", "repdistiller", "torchdistill")
 _CHILD = Path(__file__).with_name("train_step_child.py")
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from train_step_child import CLASSES, MEAN, STD, Task
+from train_step_child import CLASSES, MEAN, STD, Task, settled
 
 _NEGATIVES = 16384
 
@@ -110,6 +110,7 @@ def _mdistiller(task: Task) -> None:
     from mdistiller.models import cifar_model_dict
 
     teacher, student = (cifar_model_dict[name][0](num_classes=CLASSES) for name in task.pair.split("-"))
+    settled(teacher)
     widths = [64, 128, 256, 256] if "x4" in task.pair else [16, 32, 64, 64]
     CFG.REVIEWKD.IN_CHANNELS = CFG.REVIEWKD.OUT_CHANNELS = widths
     CFG.CRD.FEAT.STUDENT_DIM = CFG.CRD.FEAT.TEACHER_DIM = widths[-1]
@@ -145,6 +146,7 @@ def _repdistiller(task: Task) -> None:
 
     distilled = _REPDISTILLER[task.method]
     teacher, student = (model_dict[name](num_classes=CLASSES) for name in task.pair.split("-"))
+    settled(teacher)
     features = [net(torch.randn(2, 3, 32, 32), is_feat=True)[0] for net in (student, teacher)]
     trained, extra = nn.ModuleList([student]), []
     if distilled == "hint":
@@ -183,6 +185,7 @@ def _torchdistill(task: Task) -> None:
     from train_step_child import PAIRS, network
 
     teacher, student = (_Plain(network(name)) for name in PAIRS[task.pair])
+    settled(teacher)
     teacher_hooks = {"input": [], "output": ["layer1", "layer2", "layer3", "avgpool"]}
     config = {
         "num_epochs": 1,

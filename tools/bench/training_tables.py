@@ -8,9 +8,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from train_step import OWN, PEERS, gains, summary
+from train_step import CACHED, LIVE, OWN, PEERS, gains, summary
 
-STEP_HEADER = ("method", "networks alone", *OWN, *PEERS, "fastest of edgekd over fastest peer", "memory, edgekd / peer")
+STEP_HEADER = (
+    *("method", "networks alone", *OWN, *PEERS, "edgekd over fastest peer", "cached over fastest peer"),
+    "memory, edgekd / peer",
+)
 CACHE_HEADER = ("epoch", "turns", "processor time / plain epoch", "clock / plain epoch", "in the cache / plain epoch")
 LOADING_HEADER = ("loader, storage", "pictures a processor second, no worker", "pictures a second, 2 workers")
 SCALING_HEADER = ("method", "one process, 2 threads, ms", "two processes, 1 thread, ms", "ratio")
@@ -28,12 +31,13 @@ def step_rows(file: Path) -> list[tuple[str, ...]]:
     lines = []
     for method in dict.fromkeys(run["method"] for run in runs):
         steps = tuple(_step(found.get((method, engine))) for engine in ("bare", *OWN, *PEERS))
-        ratios = {engine: of[method] for engine, of in by_engine.items() if method in of}
+        ratios = {engine: by_engine[engine][method] for engine in LIVE if method in by_engine[engine]}
         best = max(ratios, key=lambda engine: ratios[engine][0], default=None)
         gain = "" if best is None else f"{ratios[best][0]:.2f} ({best} / {ratios[best][1]})"
+        cached = f"{by_engine[CACHED][method][0]:.2f}" if method in by_engine[CACHED] else ""
         own, peer = (_least_mb(found, method, engines) for engines in (OWN, PEERS))
         memory = "" if own is None or peer is None else f"{own:.0f} / {peer:.0f} MB"
-        lines.append((f"`{method}`", *steps, gain, memory))
+        lines.append((f"`{method}`", *steps, gain, cached, memory))
     return lines
 
 
