@@ -31,6 +31,7 @@ from edgekd.distill.blending import blended
 from edgekd.distill.claims import divides
 from edgekd.distill.ema import MovingAverage
 from edgekd.distill.keeping import EpochWeights
+from edgekd.distill.layout import laid_out, layout_error
 from edgekd.distill.learner import Losses
 from edgekd.distill.memory import is_out_of_memory, memory_in_words
 from edgekd.distill.ranks import ALONE, Ranks
@@ -185,6 +186,8 @@ class EpochRunner:
         try:
             return self._step(batch, step)
         except (RuntimeError, MemoryError) as error:
+            if told := layout_error(error):
+                raise told from error
             if not is_out_of_memory(error):
                 raise
             self._make_do(len(batch), error)
@@ -248,7 +251,7 @@ class EpochRunner:
         accelerator = self.context.accelerator
         for view in self.stage.views:
             batch = view(batch, step)
-        batch = self._laid_out(batch.to(accelerator.device))
+        batch = laid_out(batch.to(accelerator.device), self.context.settings)
         if self.context.settings.compile != "no":
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with accelerator.autocast():
@@ -261,11 +264,6 @@ class EpochRunner:
     def _unshared(self) -> AbstractContextManager[None]:
         """Keep gradients to this process until the last part of a batch."""
         return cast(AbstractContextManager[None], self.context.accelerator.no_sync(self.learners))
-
-    def _laid_out(self, batch: Batch) -> Batch:
-        if not self.context.settings.channels_last or batch.inputs.dim() != 4:
-            return batch
-        return replace(batch, inputs=batch.inputs.contiguous(memory_format=torch.channels_last))
 
     def _tell(self, losses: Losses, lr: float, step: Step) -> None:
         """Log a step's losses now and then; of several processes, those of the first one's rows."""

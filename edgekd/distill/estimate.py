@@ -18,6 +18,7 @@ from edgekd.core.errors import ConfigError
 from edgekd.data import Augment, Batch, Dataset, train_batches
 from edgekd.distill.evaluation import evaluate
 from edgekd.distill.layer_rates import LayerRates
+from edgekd.distill.layout import laid_out, lay_out
 from edgekd.distill.loop import make_accelerator, optimizer_of
 from edgekd.distill.memory import is_out_of_memory
 from edgekd.distill.preparation import prepare
@@ -75,8 +76,7 @@ def estimate(
         OutOfMemory: A step does not fit in memory.
     """
     accelerator = make_accelerator(settings)
-    for net in session.nets.values():
-        net.to(accelerator.device)
+    settings = lay_out(session, settings, accelerator.device)
     found = []
     with cpu_threads(threads_of(session, settings)):
         for spec in scheduled(recipe):
@@ -146,8 +146,7 @@ def _memory_of(
     accelerator = make_accelerator(settings)
     largest = 0
     try:
-        for net in session.nets.values():
-            net.to(accelerator.device)
+        settings = lay_out(session, settings, accelerator.device)
         for spec in recipe.stages:
             stage = _ready(build_stage(spec, session, LayerRates()), session, dataset, accelerator.device)
             step = _Stepping(stage, settings, accelerator.device, accelerator.autocast)
@@ -203,7 +202,7 @@ class _Stepping:
             for view in self._stage.views:
                 rows = view(rows, step)
             with self._autocast():  # type: ignore[attr-defined]
-                losses = self._stage.learners(rows.to(self.device), step)
+                losses = self._stage.learners(laid_out(rows.to(self.device), self._settings), step)
             losses.total.backward()
         self._optimizer.step()
         self._optimizer.zero_grad()

@@ -22,6 +22,7 @@ from edgekd.distill.compiled import compiled
 from edgekd.distill.epochs import LoopContext
 from edgekd.distill.graphs import graphed
 from edgekd.distill.layer_rates import LayerRates
+from edgekd.distill.layout import lay_out
 from edgekd.distill.loop import Epoch, make_accelerator, run_stage
 from edgekd.distill.preparation import prepare
 from edgekd.distill.ranks import Ranks
@@ -120,7 +121,8 @@ def run_recipe(
             net = session.net("student")
             net.backbone = options.remodel(net.backbone)
         history = run_stages(recipe, session, dataset=dataset, settings=settings, options=options)
-    return Outcome(session.net("student").backbone.cpu().eval().requires_grad_(False), history)
+        trained = session.net("student").backbone.cpu().eval().requires_grad_(False)
+    return Outcome(trained.to(memory_format=torch.contiguous_format), history)  # type: ignore[call-overload]
 
 
 def run_stages(
@@ -177,10 +179,7 @@ def _context(
     ranks = Ranks(accelerator.process_index, accelerator.num_processes)
     require_fitting(recipe, dataset, settings, ranks)
     listener = options.listener if ranks.is_main else silent
-    for net in session.nets.values():
-        net.to(accelerator.device)
-        if settings.channels_last:
-            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    settings = lay_out(session, settings, accelerator.device)
     bookmark = None
     if options.resume is not None:
         key = _key(recipe, session, dataset, settings)

@@ -67,7 +67,10 @@ class TrainSettings(StrictModel):
     patience: int | None = Field(None, ge=1, description="End a stage after so many epochs without a better score.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     resident: bool = Field(False, description="Keep the training pictures on the device and change them there.")
-    channels_last: bool = Field(False, description="Lay maps out channel by channel last, as tensor cores want them.")
+    channels_last: bool | None = Field(
+        None,
+        description="Lay maps out channels last; by default on a CPU and in mixed precision, where networks take it.",
+    )
     compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = Field(
         "no", description="Compile the networks' training passes, in this mode of torch.compile."
     )

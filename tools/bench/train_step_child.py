@@ -183,12 +183,11 @@ def run_edgekd_cached(task: Task) -> None:
 
 def _run_edgekd(task: Task, changes: dict[str, Any], images: int = IMAGES) -> None:
     from edgekd.data import Dataset, augmentation
-    from edgekd.data.augment import AUGMENTATIONS, Divisible
+    from edgekd.data.augment import AUGMENTATIONS
     from edgekd.distill import RunOptions, TrainSettings, load_recipe, run_recipe
     from edgekd.models import build
 
-    change = augmentation("crop-flip")
-    assert isinstance(change, Divisible)
+    change: Any = augmentation("crop-flip")
 
     class Ticking:
         def __call__(self, inputs: Any, labels: Any, rng: np.random.Generator) -> Any:
