@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from edgekd.cli.pace import Pace, left_in_words
 from edgekd.core.events import Event, Listener, silent
 
 if TYPE_CHECKING:
@@ -60,26 +61,29 @@ class PlainProgress:
         self._clock = clock
         self._started_s: dict[str, float] = {}
         self._shown_s: dict[str, float] = {}
+        self._pace = Pace()
 
     def __call__(self, event: Event) -> None:
         """Write a line if it is time for one."""
         if event.kind in _UNSHOWN:
             return
-        now_s = self._clock()
+        now_s, left = self._clock(), ""
         if event.kind == "start":
             self._started_s[event.stage] = self._shown_s[event.stage] = now_s
         if event.kind == "progress":
+            left = _left(self._pace, event, now_s)
             if now_s - self._shown_s.get(event.stage, now_s - _LINE_EVERY_S) < _LINE_EVERY_S:
                 return
             self._shown_s[event.stage] = now_s
-        self._stream.write(self._line(event, now_s) + "\n")
+        self._stream.write(self._line(event, now_s, left) + "\n")
         self._stream.flush()
 
-    def _line(self, event: Event, now_s: float) -> str:
+    def _line(self, event: Event, now_s: float, left: str) -> str:
         words = {"start": "start", "progress": _count(event), "end": "done", "note": ""}[event.kind]
         parts = [words, *_details(event)]
         if event.kind in ("progress", "end") and event.stage in self._started_s:
             parts.append(f"{now_s - self._started_s[event.stage]:.1f} s")
+        parts.append(left)
         return f"{event.stage}: " + ", ".join(filter(None, parts))
 
 
@@ -89,6 +93,7 @@ class LiveProgress:
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
+        self._pace = Pace()
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
@@ -102,11 +107,12 @@ class LiveProgress:
     def _move(self, event: Event) -> None:
         if event.stage not in self._tasks:
             self._tasks[event.stage] = self._bars.add_task(event.stage, total=event.total or None, details="")
+        left = _left(self._pace, event, time.monotonic()) if event.kind == "progress" else ""
         self._bars.update(
             self._tasks[event.stage],
             completed=event.done,
             total=event.total or None,
-            details=", ".join(_details(event)),
+            details=", ".join(filter(None, [left, *_details(event)])),
         )
 
     def _leave_line(self, event: Event) -> None:
@@ -140,6 +146,11 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
 
 def _count(event: Event) -> str:
     return f"{event.done}/{event.total}" if event.total else f"{event.done}"
+
+
+def _left(pace: Pace, event: Event, now_s: float) -> str:
+    left_s = pace.left_s(event, now_s)
+    return left_in_words(left_s) if left_s else ""
 
 
 def _details(event: Event) -> list[str]:

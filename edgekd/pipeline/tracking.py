@@ -1,5 +1,7 @@
 """Trainings in TensorBoard, MLflow or Weights & Biases, through Accelerate: one run of a tracker for each.
 
+The trials of a search are one run together, a step each.
+
 A tracker hears the events that `log.jsonl` keeps, so that whatever it shows is there too. It hears them in the first
 process only. What goes wrong with it (no network, a full disk) is noted once, and training goes on without it.
 """
@@ -30,7 +32,7 @@ RUN = "run"
 PROJECT = "edgekd"
 """Experiment of MLflow, and project of Weights & Biases."""
 
-_TRAINING = re.compile(r"teacher|alone/seed\d+|distilled/seed\d+")
+_TRAINING = re.compile(r"teacher|alone/seed\d+|distilled/seed\d+|qat|search")
 _UNFIT = re.compile(r"[^\w\-./ ]")
 _SECRET = re.compile(r"password|passwd|secret|token|api_?key|credential", re.IGNORECASE)
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
@@ -127,7 +129,7 @@ class Tracking:
         inner = event.stage.removeprefix(run.stage).strip("/")
         if inner != run.inner:
             run.inner, run.before = inner, run.step
-        is_epoch = event.kind == "progress"
+        is_epoch = event.kind == "progress" and "step" in event.values  # Else it is a trial of a search.
         if event.kind != "result":
             run.step = run.before + int(event.values.get("step", 0) if is_epoch else event.done)
         values = {**event.values, "epoch": float(event.done)} if is_epoch else dict(event.values)

@@ -8,7 +8,7 @@ from edgekd.search.space import Dimension, FamilySpace, Point, SearchSpace, para
 from edgekd.search.storage import open_storage, open_study, shown, storage_errors
 from edgekd.search.sweep import Choice, Considered, Sized, Space, candidates, choose_student
 from edgekd.search.trials import TrialRecord, close_lost, queue_lost, records_of, worker_name
-from edgekd.search.worker import OBJECTIVES, Plan, Students, sampler_for, work
+from edgekd.search.worker import OBJECTIVES, Plan, Students, sampler_for, trial_event, work
 
 __all__ = [
     "OBJECTIVES",
@@ -45,6 +45,7 @@ __all__ = [
     "sampler_for",
     "shown",
     "storage_errors",
+    "trial_event",
     "values_of",
     "widest_fits",
     "work",

@@ -6,7 +6,7 @@ import json
 import random
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -139,7 +139,7 @@ def work(study: Any, plan: Plan, students: Students, *, worker: str, listener: L
                 note(trial, why=f"{type(error).__name__}: {error}")
                 finish(study, trial, "failed", None)
                 _require_some_success(study, error)
-        listener(_event(study, trial, plan))
+        listener(trial_event(trial.number, records_of(study), plan))
 
 
 def _try(study: Any, trial: Any, plan: Plan, students: Students) -> None:
@@ -229,11 +229,17 @@ def _require_some_success(study: Any, error: EdgeKDError) -> None:
         raise error
 
 
-def _event(study: Any, trial: Any, plan: Plan) -> Event:
-    records = records_of(study)
-    record = next(one for one in records if one.number == trial.number)
+def trial_event(number: int, records: Sequence[TrialRecord], plan: Plan) -> Event:
+    """Return what to tell of a trial that ended: its student, and in figures its score and cost."""
+    record = next(one for one in records if one.number == number)
     done = sum(one.is_counted for one in records)
     name = "?" if record.cost is None else record.cost["name"]
     score = "" if record.score is None else f", held-out {record.score:.4f} after {record.epochs} epochs"
     why = f" ({record.why})" if record.why else ""
-    return Event("progress", "search", f"trial {record.number}: {name} {record.state}{score}{why}", done, plan.trials)
+    values = {"trial": float(number), "epochs": float(record.epochs)}
+    if record.score is not None:
+        values["score"] = record.score
+    if record.cost is not None:
+        values |= record.cost["figures"]
+    message = f"trial {number}: {name} {record.state}{score}{why}"
+    return Event("progress", "search", message, done, plan.trials, values)

@@ -12,11 +12,13 @@ from edgekd.distill import evaluate
 from edgekd.models import build, load_model
 from edgekd.pipeline.config import load_config
 from edgekd.pipeline.cpu_calibration import calibration_points
+from edgekd.pipeline.event_log import read_log
 from edgekd.pipeline.found import read_found, start_of_found
 from edgekd.pipeline.run import RunRequest
 from edgekd.pipeline.search_config import SpaceConfig
 from edgekd.pipeline.search_report import document_of
-from edgekd.pipeline.searching import _Request, _setting, planned_space, search
+from edgekd.pipeline.search_setting import SearchRequest, setting_of
+from edgekd.pipeline.searching import planned_space, search
 from edgekd.pipeline.student_space import space_for
 from edgekd.report import search_page
 
@@ -83,7 +85,7 @@ def test_pruned_students_inherit_the_trained_teachers_weights(searched):
     pruned = [one for one in result.records if one.point["family"] == "pruned"]
     teacher = load_model(result.teacher)
     space = space_for(config.search.space, load_dataset(config.data), result.teacher.spec)
-    candidates = _setting(_Request.of(config), (result.teacher.spec, teacher), None, space).candidates
+    candidates = setting_of(SearchRequest.of(config), (result.teacher.spec, teacher), None, space).candidates
     start = candidates.start_of(pruned[0].point)
     assert torch.equal(start["net.linear.weight"], teacher.net.linear.weight)
     assert set(start) == set(build(candidates.at(pruned[0].point).spec).state_dict())
@@ -94,6 +96,18 @@ def test_the_same_command_goes_on_and_tries_nothing_again(searched):
     again = search(config, RunRequest(folder, "edgekd search"))
     assert len(again.records) == len(result.records)
     assert [one.cost.name for one in again.finals.finalists] == [one.cost.name for one in result.finals.finalists]
+
+
+def test_trials_of_worker_processes_are_told_once_with_their_figures(tmp_path):
+    search_config = {**SMALL["search"], "workers": 2, "trials": 2, "rungs": [1]}
+    config = _config("trackers=[]", target="jetson-orin", budget="p99<1ms", search=search_config)
+    result = search(config, RunRequest(tmp_path, "edgekd search"))
+    told = [line.event for line in read_log(tmp_path / "log.jsonl") if line.event.stage == "search"]
+    assert [event.kind for event in told] == ["start", *["progress"] * len(result.records), "end"]
+    figures = {event.values["trial"]: event.values for event in told[1:-1]}
+    for record in result.records:
+        assert figures[record.number]["p99"] == record.cost["figures"]["p99"]
+        assert figures[record.number].get("score") == record.score
 
 
 def test_another_budget_or_space_needs_another_name(searched):

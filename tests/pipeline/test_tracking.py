@@ -72,6 +72,30 @@ def test_each_training_is_a_run_of_its_own_whose_steps_never_go_back():
     ]
 
 
+def test_trials_of_a_search_are_one_run_and_fine_tuning_in_int8_another():
+    told = []
+    tracking = Tracking({"wandb": lambda stage: Kept(stage, told)}, {})
+    for event in [
+        Event("start", "search"),
+        Event("progress", "search", "trial 0", 1, 9, {"trial": 0.0, "score": 0.5, "p99": 0.2}),
+        Event("progress", "search", "trial 1", 2, 9, {"trial": 1.0, "p99": 3.0}),
+        Event("end", "search"),
+        Event("start", "qat"),
+        Event("step", "qat/student", "", 50, 100, {"loss": 2.0}),
+        Event("end", "qat"),
+    ]:
+        tracking(event)
+    assert told == [
+        ("search", "settings", {}),
+        ("search", 1, {"trial": 0.0, "score": 0.5, "p99": 0.2}),
+        ("search", 2, {"trial": 1.0, "p99": 3.0}),
+        ("search", "finished", {}),
+        ("qat", "settings", {}),
+        ("qat", 50, {"student/loss": 2.0}),
+        ("qat", "finished", {}),
+    ]
+
+
 @pytest.mark.parametrize("broken", ["open", "store_init_configuration", "log", "finish"])
 def test_a_tracker_that_fails_is_noted_once_and_the_other_goes_on(broken):
     told, notes = [], []

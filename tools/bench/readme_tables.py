@@ -28,7 +28,15 @@ from precision_tables import PRECISION_HEADER, precision_rows
 from reliability_tables import HEADER as RELIABILITY_HEADER
 from reliability_tables import reliability_figures, reliability_rows
 from search_tables import CPU_HEADER, SEARCH_HEADER, cpu_rows, search_rows, search_verdicts
-from training_tables import CACHE_HEADER, LOADING_HEADER, cache_rows, loading_rows
+from training_tables import (
+    CACHE_HEADER,
+    LOADING_HEADER,
+    STEP_HEADER,
+    cache_rows,
+    loading_rows,
+    step_rows,
+    step_verdicts,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tools" / "bench" / "results"
@@ -261,6 +269,20 @@ def int8_speed_table() -> str:
     return f"{_markdown(header, rows)}\n\nSource: `{file.relative_to(ROOT)}`.\n"
 
 
+def step_table() -> str:
+    """Return what a training step takes beside published code as Markdown."""
+    file = _only("train-step_cpu-*.json")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    peers = ", ".join(f"{name} {commit}" for name, commit in found["peers"].items())
+    rounds = len({run["round"] for run in found["runs"]})
+    what = (
+        f"{found['pair']} on pictures of 32 x 32, batches of {found['batch']}, {found['threads']} threads; "
+        f"milliseconds, medians of {found['steps']} steps in {rounds} round(s); {peers}."
+    )
+    table, verdicts = _markdown(STEP_HEADER, step_rows(file)), "\n".join(f"- {line}" for line in step_verdicts(file))
+    return f"{table}\n\n{verdicts}\n\n{what} Source: `{file.relative_to(ROOT)}`.\n"
+
+
 def cache_table() -> str:
     """Return what epochs with the teacher cache cost as Markdown."""
     file = _only("teacher-cache_*.json")
@@ -296,6 +318,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rtx-builds": rtx_table,
     "int8-speed": int8_speed_table,
     "reliability": reliability_table,
+    "train-step": step_table,
     "teacher-cache": cache_table,
     "data-loading": loading_table,
 }
