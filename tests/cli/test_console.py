@@ -6,9 +6,11 @@ import pty
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from edgekd.cli import console
 from edgekd.cli.console import LiveProgress, PlainProgress, progress
 from edgekd.core.events import Event, silent
 
@@ -104,6 +106,18 @@ def test_live_progress_survives_markup_unknown_totals_and_ends_without_start(mon
     assert "n: [/red] note" in shown
     assert re.search(r"\[/a\]: done, \[/c\], loss 0.25, \d+\.\d s", shown)
     assert "never started: done" in shown
+
+
+def test_live_progress_says_what_is_left(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    times = iter((100.0, 110.0))
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    terminal = Terminal()
+    with progress(stream=terminal) as listen:
+        listen(Event("start", "train", total=4))
+        listen(Event("progress", "train", "loss 1.0", done=1, total=4))
+        listen(Event("progress", "train", "loss 0.5", done=2, total=4))
+    assert "about 20 s left, loss 0.5" in terminal.getvalue()
 
 
 SCRIPT = """
