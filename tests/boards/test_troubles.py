@@ -42,13 +42,13 @@ def test_download_goes_on_where_a_drop_stopped_it(bench, make_model, tmp_path) -
 
 
 def test_what_the_disk_here_does_not_hold_is_not_fetched(bench, make_model, tmp_path, monkeypatch) -> None:
-    bench.board.behave(plan_bytes=8 * MIB)
+    bench.board.behave(plan_bytes=32 * MIB)
     free = shutil.disk_usage(tmp_path)._replace(free=remote._SPARE_BYTES + 4 * MIB)
     with monkeypatch.context() as patch:  # room for the small files, not for the engine
         patch.setattr(remote.shutil, "disk_usage", lambda path: free)
         result = bench.build(make_model(), tmp_path)
     assert "bytes of model.plan to send" in str(result.error) and "make room" in str(result.error)
-    assert bench.wire.bytes_back < 4 * MIB
+    assert bench.wire.bytes_back < 16 * MIB  # what is on its way when reading ends is a few
     assert bench.build(make_model(), tmp_path).error is None
     assert len(bench.board.calls("--onnx")) == 1
 

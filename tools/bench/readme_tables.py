@@ -31,9 +31,11 @@ from search_tables import CPU_HEADER, SEARCH_HEADER, cpu_rows, search_rows, sear
 from training_tables import (
     CACHE_HEADER,
     LOADING_HEADER,
+    SCALING_HEADER,
     STEP_HEADER,
     cache_rows,
     loading_rows,
+    scaling_rows,
     step_rows,
     step_verdicts,
 )
@@ -283,6 +285,14 @@ def step_table() -> str:
     return f"{table}\n\n{verdicts}\n\n{what} Source: `{file.relative_to(ROOT)}`.\n"
 
 
+def scaling_table() -> str:
+    """Return what training in two processes costs as Markdown."""
+    file = _only("scaling_cpu-*.json")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    what = f"{' to '.join(found['pair'])}, batches of {found['batch']} in all."
+    return f"{_markdown(SCALING_HEADER, scaling_rows(file))}\n\n{what} Source: `{file.relative_to(ROOT)}`.\n"
+
+
 def cache_table() -> str:
     """Return what epochs with the teacher cache cost as Markdown."""
     file = _only("teacher-cache_*.json")
@@ -319,6 +329,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "int8-speed": int8_speed_table,
     "reliability": reliability_table,
     "train-step": step_table,
+    "scaling": scaling_table,
     "teacher-cache": cache_table,
     "data-loading": loading_table,
 }

@@ -82,7 +82,7 @@ def _run(recipe: str, *, processes: int) -> float:
 
 
 def _train(recipe: str) -> float:
-    from train_step_child import MEAN, STD, pictures, spec_of
+    from train_step_child import MEAN, STD, pictures, settled, spec_of
 
     from edgekd.data import Dataset
     from edgekd.distill import RunOptions, TrainSettings, load_recipe, run_recipe
@@ -96,7 +96,7 @@ def _train(recipe: str) -> float:
     settings = TrainSettings(
         epochs=_EPOCHS, batch_size=_BATCH, device="cpu", augment="crop-flip", threads=2 // ranks.of, select="last"
     )
-    given = (teacher, build(teacher).eval().requires_grad_(False))
+    given = (teacher, settled(build(teacher)))
     dataset = Dataset("random", train, pictures(64), pictures(64), MEAN, STD, digest="random")
 
     def trained() -> float:
