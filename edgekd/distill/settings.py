@@ -69,7 +69,7 @@ class TrainSettings(StrictModel):
     resident: bool = Field(False, description="Keep the training pictures on the device and change them there.")
     channels_last: bool | None = Field(
         None,
-        description="Lay maps out channels last; by default on a CPU and in mixed precision, where networks take it.",
+        description="Lay maps out channels last; by default on x86 and in mixed precision, where networks take it.",
     )
     compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = Field(
         "no", description="Compile the networks' training passes, in this mode of torch.compile."

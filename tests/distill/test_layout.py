@@ -5,11 +5,13 @@ import pytest
 import torch
 from torch import nn
 
+from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError
-from edgekd.distill import TrainSettings
+from edgekd.distill import RunOptions, TrainSettings, layout, load_recipe, run_recipe
 from edgekd.distill.layout import lay_out
 from edgekd.distill.net import TracedNet
 from edgekd.distill.session import Session
+from edgekd.models import build
 
 CPU, OTHER = torch.device("cpu"), torch.device("meta")
 
@@ -19,7 +21,7 @@ class Viewing(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.flatten, self.fc = nn.Conv2d(3, 4, 3), nn.Identity(), nn.Linear(4 * 36, 2)
+        self.conv, self.flatten, self.fc = nn.Conv2d(3, 16, 3), nn.Identity(), nn.Linear(16 * 36, 2)
 
     def forward(self, pictures):
         maps = self.conv(pictures)
@@ -66,8 +68,57 @@ def test_what_is_asked_for_is_done(kind, asked):
     assert _is_last(session) == [asked]
 
 
+def _of(*layers):
+    class Made(Flattening):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Sequential(*layers), nn.Identity()
+
+    return Made
+
+
+USUAL = [
+    nn.Conv2d(3, 16, 3),
+    nn.Conv2d(1, 32, 5, stride=2),
+    nn.Conv2d(16, 48, 1, stride=2),
+    nn.Conv2d(32, 32, 3, groups=32),
+]
+UNUSUAL = [
+    nn.Conv2d(3, 16, 1),
+    nn.Conv2d(3, 8, 3),
+    nn.Conv2d(8, 16, 3),
+    nn.Conv2d(16, 24, 3),
+    nn.Conv2d(32, 32, 3, groups=4),
+    nn.ConvTranspose2d(16, 16, 2),
+]
+
+
+@pytest.mark.parametrize("layer, expected", [*((one, True) for one in USUAL), *((one, False) for one in UNUSUAL)])
+def test_on_a_cpu_only_usual_convolutions_are_laid_out_by_themselves(layer, expected, monkeypatch):
+    monkeypatch.setattr(layout.platform, "machine", lambda: "x86_64")
+    session = _session(_of(layer), shape=(layer.in_channels, 8, 8))
+    assert lay_out(session, TrainSettings(), CPU).channels_last is expected
+    monkeypatch.setattr(layout.platform, "machine", lambda: "aarch64")
+    assert lay_out(session, TrainSettings(), CPU).channels_last is False
+
+
+@pytest.mark.parametrize("asked", [{"channels_last": True}, {"compile": "default"}])
+def test_what_would_corrupt_memory_is_refused(asked):
+    settings = TrainSettings(**asked)
+    for layer in (nn.Conv2d(4, 8, 1, stride=2), nn.Conv2d(12, 8, 1, stride=(1, 2))):
+        session = _session(_of(layer), shape=(layer.in_channels, 8, 8))
+        with pytest.raises(ConfigError, match=r"0\.backbone\.conv\.0.*corrupts memory.*train\.compile=no"):
+            lay_out(session, settings, CPU)
+        assert lay_out(session, TrainSettings(), CPU).channels_last is False
+    for layer in (nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 3, stride=2), nn.Conv2d(8, 8, 1, stride=2)):
+        lay_out(_session(_of(layer), shape=(layer.in_channels, 8, 8)), settings, CPU)
+
+
+WIDE = NetSpec("resnet", 8, 16, 8, 1, 4, (0.3,), (0.2,))
+
+
 @pytest.mark.parametrize("asked, expected", [(None, True), (True, True), (False, False)])
-def test_training_sees_maps_in_that_layout_and_returns_a_plain_student(run, settings, monkeypatch, asked, expected):
+def test_training_sees_maps_in_that_layout_and_returns_a_plain_student(dataset, settings, monkeypatch, asked, expected):
     seen = []
     forward = TracedNet.forward
 
@@ -77,18 +128,28 @@ def test_training_sees_maps_in_that_layout_and_returns_a_plain_student(run, sett
         return trace
 
     monkeypatch.setattr(TracedNet, "forward", watched)
-    outcome = run("fitnet", settings=settings.model_copy(update={"channels_last": asked, "epochs": 1}))
+    outcome = _trained(dataset, settings.model_copy(update={"channels_last": asked}))
     assert seen and set(seen) == {expected}
     assert all(weight.is_contiguous() for weight in outcome.student.parameters())
 
 
-def test_a_term_that_views_maps_is_told_what_to_set(run, settings, monkeypatch):
+def test_a_term_that_views_maps_is_told_what_to_set(dataset, settings, monkeypatch):
     def viewing(predicted, taught, **_):
         pairs = zip(predicted, taught, strict=True)
         return sum((one.view(len(one), -1) - two.view(len(two), -1)).square().mean(1) for one, two in pairs)
 
     monkeypatch.setattr(K, "hint_mse_grouped", viewing)
-    once = settings.model_copy(update={"epochs": 1})
     with pytest.raises(ConfigError, match=r"use reshape or flatten there, or set train\.channels_last=false"):
-        run("fitnet", settings=once)
-    run("fitnet", settings=once.model_copy(update={"channels_last": False}))
+        _trained(dataset, settings)
+    _trained(dataset, settings.model_copy(update={"channels_last": False}))
+
+
+def _trained(dataset, settings):
+    return run_recipe(
+        load_recipe("fitnet"),
+        student=WIDE,
+        teacher=(WIDE, build(WIDE)),
+        dataset=dataset,
+        settings=settings.model_copy(update={"epochs": 1}),
+        options=RunOptions(),
+    )
