@@ -102,7 +102,7 @@ def _require_sound(session: Session) -> None:
         if module.kernel_size == (1, 1) and module.stride != (1, 1):
             raise ConfigError(
                 f"{name}, a 1 x 1 convolution of {module.in_channels} channels with a stride, corrupts memory on a CPU "
-                "with channels last, which compiled passes use too: set train.channels_last=false and train.compile=no, "
+                "with channels last, which compiled passes use too: set train.channels_last=false and train.compile=no "
                 f"or take a width that is a multiple of {_VECTOR}"
             )
 
