@@ -31,7 +31,7 @@ from edgekd.distill.blending import blended
 from edgekd.distill.claims import divides
 from edgekd.distill.ema import MovingAverage
 from edgekd.distill.keeping import EpochWeights
-from edgekd.distill.layout import laid_out, layout_error
+from edgekd.distill.layout import laid_out, layout_told
 from edgekd.distill.learner import Losses
 from edgekd.distill.memory import is_out_of_memory, memory_in_words
 from edgekd.distill.ranks import ALONE, Ranks
@@ -186,8 +186,6 @@ class EpochRunner:
         try:
             return self._step(batch, step)
         except (RuntimeError, MemoryError) as error:
-            if told := layout_error(error):
-                raise told from error
             if not is_out_of_memory(error):
                 raise
             self._make_do(len(batch), error)
@@ -254,7 +252,7 @@ class EpochRunner:
         batch = laid_out(batch.to(accelerator.device), self.context.settings)
         if self.context.settings.compile != "no":
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        with accelerator.autocast():
+        with accelerator.autocast(), layout_told():
             losses: Losses = self.learners(batch, step)
         if share != 1.0:
             losses = Losses(share * losses.total, {name: share * value for name, value in losses.by_term.items()})

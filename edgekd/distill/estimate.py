@@ -18,7 +18,7 @@ from edgekd.core.errors import ConfigError
 from edgekd.data import Augment, Batch, Dataset, train_batches
 from edgekd.distill.evaluation import evaluate
 from edgekd.distill.layer_rates import LayerRates
-from edgekd.distill.layout import laid_out, lay_out
+from edgekd.distill.layout import laid_out, lay_out, layout_told
 from edgekd.distill.loop import make_accelerator, optimizer_of
 from edgekd.distill.memory import is_out_of_memory
 from edgekd.distill.preparation import prepare
@@ -201,7 +201,7 @@ class _Stepping:
             rows = batch.rows(slice(start, start + size))
             for view in self._stage.views:
                 rows = view(rows, step)
-            with self._autocast():  # type: ignore[attr-defined]
+            with self._autocast(), layout_told():  # type: ignore[attr-defined]
                 losses = self._stage.learners(laid_out(rows.to(self.device), self._settings), step)
             losses.total.backward()
         self._optimizer.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -58,14 +59,22 @@ def laid_out(batch: Batch, settings: TrainSettings) -> Batch:
     return replace(batch, inputs=batch.inputs.contiguous(memory_format=torch.channels_last))
 
 
-def layout_error(error: Exception) -> ConfigError | None:
-    """Return what to tell of an error that the layout of maps caused, or None where another thing did."""
-    if "view size is not compatible" not in str(error):
-        return None
-    return ConfigError(
-        f"a network or a term needs maps channel by channel ({error}): use reshape or flatten there, or set "
-        "train.channels_last=false"
-    )
+@contextmanager
+def layout_told() -> Iterator[None]:
+    """Turn the error of what cannot read maps in this layout into one that says what to set.
+
+    Raises:
+        ConfigError: A network or a term in the block took a `view` of maps that have their channels last.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "view size is not compatible" not in str(error):
+            raise
+        raise ConfigError(
+            f"a network or a term needs maps channel by channel ({error}): use reshape or flatten there, or set "
+            "train.channels_last=false"
+        ) from error
 
 
 def _is_faster(session: Session, settings: TrainSettings, device: torch.device) -> bool:

@@ -16,6 +16,11 @@ from edgekd.models import build
 CPU, OTHER = torch.device("cpu"), torch.device("meta")
 
 
+@pytest.fixture(autouse=True)
+def _x86(monkeypatch):
+    monkeypatch.setattr(layout.platform, "machine", lambda: "x86_64")
+
+
 class Viewing(nn.Module):
     """A network that takes maps channel by channel only."""
 
@@ -95,7 +100,6 @@ UNUSUAL = [
 
 @pytest.mark.parametrize("layer, expected", [*((one, True) for one in USUAL), *((one, False) for one in UNUSUAL)])
 def test_on_a_cpu_only_usual_convolutions_are_laid_out_by_themselves(layer, expected, monkeypatch):
-    monkeypatch.setattr(layout.platform, "machine", lambda: "x86_64")
     session = _session(_of(layer), shape=(layer.in_channels, 8, 8))
     assert lay_out(session, TrainSettings(), CPU).channels_last is expected
     monkeypatch.setattr(layout.platform, "machine", lambda: "aarch64")

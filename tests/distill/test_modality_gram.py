@@ -158,7 +158,7 @@ def test_it_brings_relations_of_unseen_inputs_nearer_to_the_teachers_than_kd_alo
     for name, each in (("kd", kd), ("gram", recipe)):
         students = [_trained(each, waves, 3, teacher, epochs=8, seed=seed) for seed in range(2)]
         gaps[name] = np.mean([np.abs(_cosines(student, waves.test) - expected).mean() for student in students])
-    assert gaps["gram"] < 0.7 * gaps["kd"]
+    assert gaps["gram"] < 0.5 * gaps["kd"]
 
 
 def test_without_its_weight_it_is_kd(waves):

@@ -290,23 +290,27 @@ def scaling_table() -> str:
     file = _only("scaling_cpu-*.json")
     found = json.loads(file.read_text(encoding="utf-8"))
     what = f"{' to '.join(found['pair'])}, batches of {found['batch']} in all."
-    return f"{_markdown(SCALING_HEADER, scaling_rows(file))}\n\n{what} Source: `{file.relative_to(ROOT)}`.\n"
+    return _sourced(SCALING_HEADER, scaling_rows(file), what, file)
 
 
 def cache_table() -> str:
     """Return what epochs with the teacher cache cost as Markdown."""
     file = _only("teacher-cache_*.json")
     found = json.loads(file.read_text(encoding="utf-8"))
-    what = f"{found['teacher']} to {found['student']}; {found['data']}; {found['threads']} thread(s)"
-    return f"{_markdown(CACHE_HEADER, cache_rows(file))}\n\n{what}. Source: `{file.relative_to(ROOT)}`.\n"
+    what = f"{found['teacher']} to {found['student']}; {found['data']}; {found['threads']} thread(s)."
+    return _sourced(CACHE_HEADER, cache_rows(file), what, file)
 
 
 def loading_table() -> str:
     """Return how fast pictures are read as Markdown."""
     file = _only("data-loading_*.json")
     found = json.loads(file.read_text(encoding="utf-8"))
-    machine = f"{found['machine']['cores']} cores at a load of {found['machine']['load_average']:.1f}"
-    return f"{_markdown(LOADING_HEADER, loading_rows(file))}\n\n{machine}. Source: `{file.relative_to(ROOT)}`.\n"
+    machine = f"{found['machine']['cores']} cores at a load of {found['machine']['load_average']:.1f}."
+    return _sourced(LOADING_HEADER, loading_rows(file), machine, file)
+
+
+def _sourced(header: tuple[str, ...], rows: list[tuple[str, ...]], what: str, file: Path) -> str:
+    return f"{_markdown(header, rows)}\n\n{what} Source: `{file.relative_to(ROOT)}`.\n"
 
 
 TABLES: dict[str, Callable[[], str]] = {
