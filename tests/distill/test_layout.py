@@ -7,9 +7,12 @@ from torch import nn
 
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError
+from edgekd.data import augmentation
 from edgekd.distill import RunOptions, TrainSettings, layout, load_recipe, run_recipe
+from edgekd.distill.estimate import estimate
 from edgekd.distill.layout import lay_out
 from edgekd.distill.net import TracedNet
+from edgekd.distill.roles import open_session
 from edgekd.distill.session import Session
 from edgekd.models import build
 
@@ -145,6 +148,8 @@ def test_a_term_that_views_maps_is_told_what_to_set(dataset, settings, monkeypat
     monkeypatch.setattr(K, "hint_mse_grouped", viewing)
     with pytest.raises(ConfigError, match=r"use reshape or flatten there, or set train\.channels_last=false"):
         _trained(dataset, settings)
+    with pytest.raises(ConfigError, match=r"set train\.channels_last=false"):
+        _estimated(dataset, settings)
     _trained(dataset, settings.model_copy(update={"channels_last": False}))
 
 
@@ -157,3 +162,10 @@ def _trained(dataset, settings):
         settings=settings.model_copy(update={"epochs": 1}),
         options=RunOptions(),
     )
+
+
+def _estimated(dataset, settings):
+    recipe = load_recipe("fitnet")
+    given = {"student": WIDE, "teacher": (WIDE, build(WIDE)), "kind": dataset.task.kind, "seed": 0}
+    session = open_session(recipe, input_shape=dataset.input_shape, **given)
+    return estimate(recipe, session, dataset=dataset, settings=settings, augment=augmentation("none"))
