@@ -91,6 +91,17 @@ def test_pruned_students_inherit_the_trained_teachers_weights(searched):
     assert set(start) == set(build(candidates.at(pruned[0].point).spec).state_dict())
 
 
+@pytest.mark.parametrize("inherit", [True, False])
+def test_other_students_begin_with_the_teachers_first_layers_unless_told_not_to(searched, inherit):
+    config, result, _ = searched
+    config = config.model_copy(update={"search": config.search.model_copy(update={"inherit": inherit})})
+    asked = SearchRequest.of(config)
+    space = space_for(config.search.space, asked.dataset, result.teacher.spec)
+    teacher = (result.teacher.spec, load_model(result.teacher))
+    point = next(one for one in space.points() if one["family"] == "resnet")
+    assert bool(setting_of(asked, teacher, None, space).candidates.start_of(point)) is inherit
+
+
 def test_the_same_command_goes_on_and_tries_nothing_again(searched):
     config, result, folder = searched
     again = search(config, RunRequest(folder, "edgekd search"))
