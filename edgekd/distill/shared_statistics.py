@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from edgekd.distill.ranks import Ranks, summed
+from edgekd.distill.ranks import Ranks, gathered, summed
 from edgekd.distill.settings import TrainSettings
 from edgekd.distill.stage import Stage
 
@@ -48,21 +50,88 @@ def shared_batch_norm(norm: _BatchNorm, inputs: Tensor, *, own: Callable[[Tensor
     """
     if not norm.training:
         return own(inputs)
-    axes = [0, *range(2, inputs.dim())]
+    mean, variance = _shared_moments(inputs.detach())
     count = inputs.numel() // inputs.shape[1] * processes
-    values = inputs.float()
-    mean = summed(values.sum(dim=axes)) / count
-    centred = values - mean.view(_shape(inputs))
-    variance = summed(centred.square().sum(dim=axes)) / count
-    _follow(norm, mean.detach(), variance.detach() * (count / max(1, count - 1)))
-    normal = centred * torch.rsqrt(variance + norm.eps).view(_shape(inputs))
-    if norm.affine:
-        normal = normal * norm.weight.view(_shape(inputs)) + norm.bias.view(_shape(inputs))
-    return normal.to(inputs.dtype)
+    _follow(norm, mean, variance * (count / max(1, count - 1)))
+    outputs: Tensor = _Normalised.apply(inputs, norm.weight, norm.bias, mean, variance, norm.eps, count)  # type: ignore[no-untyped-call]
+    return outputs
 
 
-def _shape(inputs: Tensor) -> tuple[int, ...]:
-    return (1, -1, *[1] * (inputs.dim() - 2))
+def _shared_moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance `[C]` over all processes, from those of each, which one message carries."""
+    if not inputs.is_cuda:  # A GPU counts in 32 bits; a CPU rounds to 16 where the inputs do.
+        inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+    own = torch.stack(torch.batch_norm_update_stats(inputs, None, None, 0.0))
+    means, variances = gathered(own[None]).unbind(dim=1)
+    mean = means.mean(dim=0)
+    return mean, variances.mean(dim=0) + (means - mean).square().mean(dim=0)
+
+
+class _Normalised(torch.autograd.Function):
+    """Normalise by moments that depend on the inputs of all processes; the gradient knows that they do.
+
+    As many passes over memory as a batch norm of one process makes, and one more on the way back.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any,
+        inputs: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        variance: Tensor,
+        eps: float,
+        count: int,
+    ) -> Tensor:
+        context.save_for_backward(inputs, weight, mean, variance)
+        context.eps, context.count = eps, count
+        return functional.batch_norm(inputs, mean, variance, weight, bias, eps=eps)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight, mean, variance = context.saved_tensors
+        find = _differentiable_gradients if torch.is_grad_enabled() else _gradients
+        of_inputs, *of_affine = find(inputs, weight, gradient, (mean, variance), context.eps, context.count)
+        return of_inputs, *([None, None] if weight is None else of_affine), None, None, None, None
+
+
+def _gradients(
+    inputs: Tensor, weight: Tensor | None, gradient: Tensor, moments: tuple[Tensor, Tensor], eps: float, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of inputs, weight and bias, of which the last two are this process's own."""
+    mean, variance = moments
+    deviation = torch.rsqrt(variance + eps)
+    scale = deviation if weight is None else deviation * weight
+    _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+        gradient, inputs, scale, None, None, mean, deviation, True, eps, [False, True, True]
+    )
+    mean_of_bias, mean_of_weight = summed(torch.stack([of_bias, of_weight])) / count
+    slope = -scale * deviation * mean_of_weight
+    centred = functional.batch_norm(
+        gradient.to(mean.dtype), mean_of_bias, torch.ones_like(mean), scale, -slope * mean, eps=0.0
+    )
+    return centred.addcmul_(inputs, _along(slope, inputs)).to(inputs.dtype), of_weight, of_bias
+
+
+def _differentiable_gradients(
+    inputs: Tensor, weight: Tensor | None, gradient: Tensor, moments: tuple[Tensor, Tensor], eps: float, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_gradients` does, in a graph to inputs, weight and gradient, in which moments are found anew."""
+    axes = [0, *range(2, inputs.dim())]
+    values, slopes = inputs.to(moments[0].dtype), gradient.to(moments[0].dtype)
+    centred = values - _along(summed(values.sum(dim=axes)) / count, inputs)
+    deviation = torch.rsqrt(summed(centred.square().sum(dim=axes)) / count + eps)
+    normal = centred * _along(deviation, inputs)
+    of_weight, of_bias = (slopes * normal).sum(dim=axes), slopes.sum(dim=axes)
+    mean_of_bias, mean_of_weight = summed(torch.stack([of_bias, of_weight])) / count
+    remainder = slopes - _along(mean_of_bias, inputs) - normal * _along(mean_of_weight, inputs)
+    scale = deviation if weight is None else deviation * weight
+    return (remainder * _along(scale, inputs)).to(inputs.dtype), of_weight, of_bias
+
+
+def _along(channels: Tensor, inputs: Tensor) -> Tensor:
+    return channels.view(1, -1, *[1] * (inputs.dim() - 2))
 
 
 @torch.no_grad()
