@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 from edgekd.core.errors import ConfigError, ProcessLost
 from edgekd.core.events import Listener
 from edgekd.data import Dataset
+from edgekd.distill.affinity import own_cpus
 from edgekd.distill.jobs import Job, load_job, save_job
 from edgekd.distill.ranks import ALONE, Ranks
 from edgekd.distill.run import Outcome
@@ -108,6 +109,8 @@ class Group:
     def connected(self, device: str) -> Iterator[None]:
         """Connect the processes for the time of the block, which all enter: by NCCL on GPUs, by gloo on CPUs.
 
+        On CPUs each has its share of those it may use, as `own_cpus` says.
+
         Args:
             device: `auto`, `cpu` or `cuda`, as training is asked to run.
 
@@ -132,7 +135,8 @@ class Group:
                     f"process {self.ranks.index} of {self.ranks.of} could not connect with the others: {error}"
                 ) from error
             try:
-                yield
+                with nullcontext() if is_cuda else own_cpus(self.ranks):
+                    yield
             finally:
                 dist.destroy_process_group()
 

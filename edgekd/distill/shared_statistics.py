@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from edgekd.distill.ranks import Ranks, gathered, summed
 from edgekd.distill.settings import TrainSettings
 from edgekd.distill.stage import Stage
+
+# Torch's advice on the layout of gradients, which is chosen for the passes of the network.
+_KNOWN = "Grad strides do not match bucket view strides"
 
 
 @contextmanager
@@ -31,7 +35,9 @@ def ranked(stage: Stage, ranks: Ranks, settings: TrainSettings) -> Iterator[None
     for learner in stage.learners:
         learner.ranks = ranks
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_KNOWN)
+            yield
     finally:
         for norm in norms:
             del norm.forward
@@ -50,21 +56,30 @@ def shared_batch_norm(norm: _BatchNorm, inputs: Tensor, *, own: Callable[[Tensor
     """
     if not norm.training:
         return own(inputs)
-    mean, variance = _shared_moments(inputs.detach())
     count = inputs.numel() // inputs.shape[1] * processes
-    _follow(norm, mean, variance * (count / max(1, count - 1)))
-    outputs: Tensor = _Normalised.apply(inputs, norm.weight, norm.bias, mean, variance, norm.eps, count)  # type: ignore[no-untyped-call]
+    moments = _shared_moments(inputs.detach(), count, norm.eps)
+    _follow(norm, moments.mean, moments.variance * (count / max(1, count - 1)))
+    outputs: Tensor = _Normalised.apply(inputs, norm.weight, norm.bias, moments)  # type: ignore[no-untyped-call]
     return outputs
 
 
-def _shared_moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance `[C]` over all processes, from those of each, which one message carries."""
+class _Moments(NamedTuple):
+    """What a batch is normalised by: mean and variance `[C]` over `size` numbers of each channel, those of all."""
+
+    mean: Tensor
+    variance: Tensor
+    size: int
+    eps: float
+
+
+def _shared_moments(inputs: Tensor, count: int, eps: float) -> _Moments:
+    """Put together the moments of all processes from those of each, which one message carries."""
     if not inputs.is_cuda:  # A GPU counts in 32 bits; a CPU rounds to 16 where the inputs do.
         inputs = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
     own = torch.stack(torch.batch_norm_update_stats(inputs, None, None, 0.0))
     means, variances = gathered(own[None]).unbind(dim=1)
     mean = means.mean(dim=0)
-    return mean, variances.mean(dim=0) + (means - mean).square().mean(dim=0)
+    return _Moments(mean, variances.mean(dim=0) + (means - mean).square().mean(dim=0), count, eps)
 
 
 class _Normalised(torch.autograd.Function):
@@ -74,39 +89,31 @@ class _Normalised(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        context: Any,
-        inputs: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor,
-        variance: Tensor,
-        eps: float,
-        count: int,
-    ) -> Tensor:
-        context.save_for_backward(inputs, weight, mean, variance)
-        context.eps, context.count = eps, count
-        return functional.batch_norm(inputs, mean, variance, weight, bias, eps=eps)
+    def forward(context: Any, inputs: Tensor, weight: Tensor | None, bias: Tensor | None, moments: _Moments) -> Tensor:
+        context.save_for_backward(inputs, weight)
+        context.moments = moments
+        return functional.batch_norm(inputs, moments.mean, moments.variance, weight, bias, eps=moments.eps)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, weight, mean, variance = context.saved_tensors
+        inputs, weight = context.saved_tensors
         find = _differentiable_gradients if torch.is_grad_enabled() else _gradients
-        of_inputs, *of_affine = find(inputs, weight, gradient, (mean, variance), context.eps, context.count)
-        return of_inputs, *([None, None] if weight is None else of_affine), None, None, None, None
+        of_inputs, *of_affine = find(inputs, weight, gradient, context.moments)
+        return of_inputs, *([None, None] if weight is None else of_affine), None
 
 
 def _gradients(
-    inputs: Tensor, weight: Tensor | None, gradient: Tensor, moments: tuple[Tensor, Tensor], eps: float, count: int
+    inputs: Tensor, weight: Tensor | None, gradient: Tensor, moments: _Moments
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of inputs, weight and bias, of which the last two are this process's own."""
-    mean, variance = moments
+    mean, variance, size, eps = moments
     deviation = torch.rsqrt(variance + eps)
     scale = deviation if weight is None else deviation * weight
     _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
         gradient, inputs, scale, None, None, mean, deviation, True, eps, [False, True, True]
     )
-    mean_of_bias, mean_of_weight = summed(torch.stack([of_bias, of_weight])) / count
+    # What gloo gathers is here four times sooner than what it reduces, where there is this little.
+    mean_of_bias, mean_of_weight = gathered(torch.stack([of_bias, of_weight])[None]).sum(dim=0) / size
     slope = -scale * deviation * mean_of_weight
     centred = functional.batch_norm(
         gradient.to(mean.dtype), mean_of_bias, torch.ones_like(mean), scale, -slope * mean, eps=0.0
@@ -115,16 +122,16 @@ def _gradients(
 
 
 def _differentiable_gradients(
-    inputs: Tensor, weight: Tensor | None, gradient: Tensor, moments: tuple[Tensor, Tensor], eps: float, count: int
+    inputs: Tensor, weight: Tensor | None, gradient: Tensor, moments: _Moments
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `_gradients` does, in a graph to inputs, weight and gradient, in which moments are found anew."""
     axes = [0, *range(2, inputs.dim())]
-    values, slopes = inputs.to(moments[0].dtype), gradient.to(moments[0].dtype)
-    centred = values - _along(summed(values.sum(dim=axes)) / count, inputs)
-    deviation = torch.rsqrt(summed(centred.square().sum(dim=axes)) / count + eps)
+    values, slopes = inputs.to(moments.mean.dtype), gradient.to(moments.mean.dtype)
+    centred = values - _along(summed(values.sum(dim=axes)) / moments.size, inputs)
+    deviation = torch.rsqrt(summed(centred.square().sum(dim=axes)) / moments.size + moments.eps)
     normal = centred * _along(deviation, inputs)
     of_weight, of_bias = (slopes * normal).sum(dim=axes), slopes.sum(dim=axes)
-    mean_of_bias, mean_of_weight = summed(torch.stack([of_bias, of_weight])) / count
+    mean_of_bias, mean_of_weight = summed(torch.stack([of_bias, of_weight])) / moments.size
     remainder = slopes - _along(mean_of_bias, inputs) - normal * _along(mean_of_weight, inputs)
     scale = deviation if weight is None else deviation * weight
     return (remainder * _along(scale, inputs)).to(inputs.dtype), of_weight, of_bias

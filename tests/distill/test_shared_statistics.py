@@ -1,4 +1,4 @@
-"""A batch norm of two processes is torch's own batch norm of the whole batch: outputs, gradients, gradients of those."""
+"""A batch norm of two processes is torch's own of the whole batch: outputs, gradients, and gradients of gradients."""
 
 import json
 from itertools import product
