@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ def lay_out(session: Session, settings: TrainSettings, device: torch.device) -> 
         is_last = (
             len(session.input_shape) == 3 and _is_faster(session, settings, device) and _all_take_it(session, device)
         )
-    if device.type == "cpu" and (is_last or settings.compile != "no"):
+    if device.type == "cpu" and _is_unsound() and (is_last or settings.compile != "no"):
         _require_sound(session)
     if is_last:
         for net in session.nets.values():
@@ -99,8 +100,13 @@ def _is_usual(module: nn.Module) -> bool:
     return is_first or module.in_channels % _BLOCK == 0
 
 
+def _is_unsound() -> bool:
+    """Whether oneDNN takes other kernels than those for AVX-512, the only ones known to keep within their memory."""
+    return torch.backends.cpu.get_cpu_capability() != "AVX512" or "ONEDNN_MAX_CPU_ISA" in os.environ
+
+
 def _require_sound(session: Session) -> None:
-    """Refuse what oneDNN, as torch 2.13 has it, computes beyond its memory, so that processes crash now or later.
+    """Refuse what oneDNN, as torch 2.13 has it, computes beyond its memory with AVX2: processes crash, now or later.
 
     That is the gradient of the weights of a 1 x 1 convolution with a stride, on maps with channels last that are no
     whole vectors of 8. Compiled passes lay maps out so by themselves.
@@ -110,9 +116,9 @@ def _require_sound(session: Session) -> None:
             continue
         if module.kernel_size == (1, 1) and module.stride != (1, 1):
             raise ConfigError(
-                f"{name}, a 1 x 1 convolution of {module.in_channels} channels with a stride, corrupts memory on a CPU "
-                "with channels last, which compiled passes use too: set train.channels_last=false and train.compile=no "
-                f"or take a width that is a multiple of {_VECTOR}"
+                f"{name}, a 1 x 1 convolution of {module.in_channels} channels with a stride, corrupts memory on this "
+                "CPU with channels last, which compiled passes use too: set train.channels_last=false and "
+                f"train.compile=no or take a width that is a multiple of {_VECTOR}"
             )
 
 

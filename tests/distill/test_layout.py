@@ -110,7 +110,8 @@ def test_on_a_cpu_only_usual_convolutions_are_laid_out_by_themselves(layer, expe
 
 
 @pytest.mark.parametrize("asked", [{"channels_last": True}, {"compile": "default"}])
-def test_what_would_corrupt_memory_is_refused(asked):
+def test_what_would_corrupt_memory_is_refused(asked, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     settings = TrainSettings(**asked)
     for layer in (nn.Conv2d(4, 8, 1, stride=2), nn.Conv2d(12, 8, 1, stride=(1, 2))):
         session = _session(_of(layer), shape=(layer.in_channels, 8, 8))
@@ -119,6 +120,12 @@ def test_what_would_corrupt_memory_is_refused(asked):
         assert lay_out(session, TrainSettings(), CPU).channels_last is False
     for layer in (nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 3, stride=2), nn.Conv2d(8, 8, 1, stride=2)):
         lay_out(_session(_of(layer), shape=(layer.in_channels, 8, 8)), settings, CPU)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    lay_out(session, settings, CPU)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    with pytest.raises(ConfigError, match="corrupts memory"):
+        lay_out(session, settings, CPU)
 
 
 WIDE = NetSpec("resnet", 8, 16, 8, 1, 4, (0.3,), (0.2,))
