@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import math
 import random
@@ -301,16 +302,13 @@ def _teacher(case: Case, dataset: Dataset, folder: Path, name: str) -> tuple[Net
 
 def compared(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Compare the search with the others on the same data and seeds, in points of test accuracy."""
-    scores: dict[str, dict[int, float]] = {method: {} for method in METHODS}
+    said = {"better": "better, significant", "worse": "worse, significant", "-": "no significant difference"}
     names = sorted({row["data"] for row in rows})
-    for row in rows:
-        scores[row["method"]][1000 * names.index(row["data"]) + int(row["seed"])] = 100 * float(row["test"])
     summary: dict[str, Any] = {"data": names}
-    for other in METHODS[1:]:
-        found = paired(scores["search"], scores[other])
+    for name, other in itertools.product(names, METHODS[1:]):
+        found = paired(_scores(rows, name, "search"), _scores(rows, name, other))
         if found is not None:
-            said = {"better": "better, significant", "worse": "worse, significant", "-": "no significant difference"}
-            summary[f"search minus {other}"] = {
+            summary[f"search minus {other} on {name}"] = {
                 "mean_points": round(found.mean, 3),
                 "margin_points": None if math.isinf(found.margin) else round(found.margin, 3),
                 "pairs": found.seeds,
@@ -319,6 +317,11 @@ def compared(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 "statement": f"{said[found.verdict]} at 5 % (Student's interval of the mean difference)",
             }
     return summary
+
+
+def _scores(rows: list[dict[str, Any]], name: str, method: str) -> dict[int, float]:
+    chosen = [row for row in rows if (row["data"], row["method"]) == (name, method)]
+    return {int(row["seed"]): 100 * float(row["test"]) for row in chosen}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
