@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -102,8 +102,10 @@ class Group:
                 job.run(dataset)
 
     def dismiss(self) -> None:
-        """Let the others go; called in the first process."""
+        """Let the others go and see them off, for what they are told is kept here; called in the first process."""
         self._store.set(self._key, _NOTHING_MORE)
+        with suppress(dist.DistStoreError):  # Whoever is gone already says nothing any more.
+            self._store.wait([_leaving(rank) for rank in range(1, self.ranks.of)], _PATIENCE)
 
     @contextmanager
     def connected(self, device: str) -> Iterator[None]:
@@ -148,13 +150,20 @@ class Group:
         while True:
             try:
                 self._store.wait([self._key], _PATIENCE)
+                told = self._store.get(self._key).decode()
                 break
             except dist.DistStoreError:
                 continue
             except (RuntimeError, ConnectionError) as error:
                 raise ProcessLost(f"process {self.ranks.index} lost the first process: {error}") from error
-        told = self._store.get(self._key).decode()
-        return None if told == _NOTHING_MORE else Path(told)
+        if told != _NOTHING_MORE:
+            return Path(told)
+        self._store.set(_leaving(self.ranks.index), "")
+        return None
+
+
+def _leaving(rank: int) -> str:
+    return f"edgekd/leaving/{rank}"
 
 
 def _take_gpu(local: int) -> None:

@@ -189,6 +189,11 @@ def test_a_lost_process_is_one_clear_message():
             raise RuntimeError(message)
 
 
+def test_the_first_process_stays_until_the_others_have_heard_that_there_is_nothing_more(tmp_path):
+    in_two_processes([tmp_path], child=CHILD.with_name("dismissed_child.py"))
+    assert {path.name for path in tmp_path.iterdir()} == {"left0", "left1"}
+
+
 def test_a_job_comes_back_as_it_was_written(dataset, student, teacher, settings, tmp_path):
     options = RunOptions(
         5, "distilled/seed5", tmp_path / "weights", resume=Resumption(tmp_path / "s.safetensors", keep=3)
