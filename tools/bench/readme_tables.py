@@ -143,7 +143,7 @@ def speed_table() -> str:
 
 def search_table() -> str:
     """Return what choosing a student by a search came to, as Markdown."""
-    file = _only("search-digits_*.csv")
+    file = _only("search_cpu-*.csv")
     table = _markdown(SEARCH_HEADER, search_rows(file))
     verdicts = "\n\n".join(search_verdicts(file.with_suffix(".json")))
     return f"{table}\n\n{verdicts}\n\nSource: `{file.relative_to(ROOT)}`.\n"
