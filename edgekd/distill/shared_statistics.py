@@ -112,7 +112,7 @@ def _gradients(
     _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
         gradient, inputs, scale, None, None, mean, deviation, True, eps, [False, True, True]
     )
-    # What gloo gathers is here four times sooner than what it reduces, where there is this little.
+    # Of so few numbers gloo is sooner done gathering than reducing.
     mean_of_bias, mean_of_weight = gathered(torch.stack([of_bias, of_weight])[None]).sum(dim=0) / size
     slope = -scale * deviation * mean_of_weight
     centred = functional.batch_norm(

@@ -43,3 +43,19 @@ def test_a_cpus_line_is_in_percent(tables, tmp_path):
     file.write_text(json.dumps(figures | more))
     wanted = ("X", "10 measured", "50 students", "6.2 %", "22.9 %", "98.0 %", "16.8 %")
     assert tables.cpu_rows(file) == [wanted]
+
+
+def test_a_search_is_compared_on_each_data_set_by_itself():
+    compared = importlib.import_module("search_study").compared
+    scores = {"a": {"search": (0.9, 0.8), "widest": (0.8, 0.7)}, "b": {"search": (0.5, 0.5), "widest": (0.6, 0.6)}}
+    rows = [
+        {"data": data, "seed": seed, "method": method, "test": score}
+        for data, methods in scores.items()
+        for method, found in methods.items()
+        for seed, score in enumerate(found)
+    ]
+    summary = compared(rows)
+    assert summary["data"] == ["a", "b"] and "search minus random on a" not in summary
+    points = {name: each["mean_points"] for name, each in summary.items() if name != "data"}
+    assert points == pytest.approx({"search minus widest on a": 10, "search minus widest on b": -10})
+    assert summary["search minus widest on a"]["search_better_in"] == 2
