@@ -29,6 +29,7 @@ from edgekd.distill.run import Outcome
 _COLLECTIVE = timedelta(hours=2)
 _MEETING = timedelta(minutes=10)
 _PATIENCE = timedelta(minutes=1)
+_FAREWELL = timedelta(seconds=15)
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _NOTHING_MORE = "nothing more"
 
@@ -105,7 +106,7 @@ class Group:
         """Let the others go and see them off, for what they are told is kept here; called in the first process."""
         self._store.set(self._key, _NOTHING_MORE)
         with suppress(dist.DistStoreError):  # Whoever is gone already says nothing any more.
-            self._store.wait([_leaving(rank) for rank in range(1, self.ranks.of)], _PATIENCE)
+            self._store.wait([_leaving(rank) for rank in range(1, self.ranks.of)], _FAREWELL)
 
     @contextmanager
     def connected(self, device: str) -> Iterator[None]:
