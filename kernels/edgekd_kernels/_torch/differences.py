@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from edgekd_kernels._op import accumulation_dtype
@@ -19,7 +20,8 @@ def hint_mse_forward(*features: Tensor, weights: Sequence[float]) -> tuple[Tenso
     """
     total = None
     for mine, theirs, weight in _stages(features, weights):
-        squares = _difference(mine, theirs).square_()
+        dtype = accumulation_dtype(mine, theirs)
+        squares = F.mse_loss(mine.to(dtype), theirs.to(dtype), reduction="none")
         value = squares.flatten(1).sum(dim=1).mul_(weight * len(squares) / squares.numel())
         total = value if total is None else total.add_(value)
     return (torch.as_tensor(total),)
@@ -30,13 +32,9 @@ def hint_mse_backward(grad: Tensor, *features: Tensor, weights: Sequence[float])
     gradients = []
     for mine, theirs, weight in _stages(features, weights):
         factors = (grad * (2 * weight * len(mine) / mine.numel())).view(-1, *[1] * (mine.dim() - 1))
-        gradients.append(_difference(mine, theirs).mul_(factors))
+        dtype = accumulation_dtype(mine, theirs)
+        gradients.append((mine.to(dtype) - theirs.to(dtype)).mul_(factors))
     return tuple(gradients)
-
-
-def _difference(mine: Tensor, theirs: Tensor) -> Tensor:
-    dtype = accumulation_dtype(mine, theirs)
-    return mine.to(dtype) - theirs.to(dtype)
 
 
 def _stages(features: Sequence[Tensor], weights: Sequence[float]) -> zip[tuple[Tensor, Tensor, float]]:

@@ -79,9 +79,13 @@ def _unit_columns(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 def _attention(vectors: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return attention of unit length `[B, P]`, the inverse of its length before `[B]` and the map's scale `[B]`."""
-    magnitudes = vectors.abs()
-    scales = _inverse(magnitudes.amax(dim=(1, 2)))
-    attention = magnitudes.mul_(scales.view(-1, 1, 1)).pow_(p).mean(dim=1)
+    peaks = torch.maximum(vectors.amax(dim=(1, 2)), -vectors.amin(dim=(1, 2)))
+    scales = _inverse(peaks)
+    # Squares that cannot overflow need no scaled copy; to look at a number is free on a CPU only.
+    if p == 2 and vectors.is_cpu and not torch.compiler.is_compiling() and bool(peaks.max() < 1e15):
+        attention = vectors.square().mean(dim=1).mul_(scales.square().unsqueeze(1))
+    else:
+        attention = (vectors * scales.view(-1, 1, 1)).abs_().pow_(p).mean(dim=1)
     inverse_length = torch.where(
         attention.amax(dim=1) <= FLOOR, 0.0, attention.square().sum(dim=1).clamp_(min=FLOOR**2).rsqrt()
     )
