@@ -210,8 +210,12 @@ def _group_roots(net: nn.Module, inputs: Tensor, name: str) -> Iterator[str]:
 
 
 def _graph(net: nn.Module, inputs: Tensor) -> Any:
+    """Trace a copy of a network. Tracing follows gradients, which frozen weights would not have."""
     pruning = _import()
-    with _quiet():
+    for parameter in net.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
+    with _quiet(), torch.enable_grad():
         return pruning.DependencyGraph().build_dependency(net, example_inputs=inputs, verbose=False)
 
 

@@ -97,6 +97,20 @@ def test_weights_are_inherited_and_travel_as_safetensors(tmp_path):
     assert original_of(found) == spec and family_of(found) is family_of(spec)
 
 
+def test_a_frozen_network_is_cut_like_any_other_and_stays_frozen():
+    spec, net = _net("resnet8-w8")
+    found = find_prunable(net, spec.input_shape, name="teacher")
+    wanted, state = prune(net, spec, found, keep=0.5)
+    net.requires_grad_(False)
+    with torch.no_grad():
+        frozen = find_prunable(net, spec.input_shape, name="teacher")
+        assert frozen.roots == found.roots and len(frozen.roots) > 1
+        cut, frozen_state = prune(net, spec, frozen, keep=0.5)
+    assert cut.digest == wanted.digest
+    torch.testing.assert_close(frozen_state, state)
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+
+
 def test_a_shortcut_that_pads_with_zeros_keeps_its_stream():
     spec, net = _net("resnet8-w8")
     prunable = find_prunable(net, spec.input_shape, name=spec.name)
