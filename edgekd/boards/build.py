@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.boards.checks import require_fit, warnings_of
+from edgekd.boards.dla import words_of
 from edgekd.boards.facts import BoardFacts, facts_from_json
 from edgekd.boards.follow import done_job, failure_of
 from edgekd.boards.job import BoardJob, job_for
@@ -202,7 +203,10 @@ class _OneBoard:
             error = failure_of(state)
             await fetch_failure(self._board, self._folder, asked, state, error)
             raise error
-        return await fetch_engine(self._board, self._folder, asked, state)
+        engine = await fetch_engine(self._board, self._folder, asked, state)
+        if "dla" in engine.facts:
+            self._report(Event("note", "", words_of(engine.facts["dla"])))
+        return engine
 
     async def _ask(self) -> BoardFacts:
         await self._board.open()

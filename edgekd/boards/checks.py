@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from edgekd.boards.dla import refusals
 from edgekd.boards.facts import BoardFacts
 from edgekd.boards.options import BoardOptions
 from edgekd.core.artifacts import OnnxModel
@@ -47,7 +48,7 @@ def require_fit(model: OnnxModel, facts: BoardFacts, options: BoardOptions, devi
     problems = [*_wrong_device(facts, options.target), *_software(facts), *_resources(model, facts, options)]
     if not problems:
         proto = checked_model(model, BuildOptions(_as_target(facts), options.batch, options.max_batch))
-        problems = [*_outside_data(model), *_precision(model, proto, facts)]
+        problems = [*_outside_data(model), *_precision(model, proto, facts), *refusals(model, facts, options)]
     if problems:
         raise TargetError(f"{device} ({facts.words}): " + "; ".join(problems))
 

@@ -20,7 +20,8 @@ _PACKAGES = ("libnvinfer10", "libnvinfer8", "libnvinfer-bin")
 _SHAPES = ("minShapes", "optShapes", "maxShapes", "shapes")
 _EXPORTS = ("exportTimes", "exportProfile", "exportLayerInfo")
 _LIMITS = ("memPoolSize", "timingCacheFile", "warmUp", "duration")
-_PYTHON_OPTIONS = frozenset(("onnx", "saveEngine", "loadEngine", "skipInference", *_LIMITS, *_SHAPES, *_EXPORTS))
+_DLA = ("useDLACore", "allowGPUFallback")
+_PYTHON_OPTIONS = frozenset(("onnx", "saveEngine", "loadEngine", "skipInference", *_LIMITS, *_SHAPES, *_EXPORTS, *_DLA))
 _PACKAGE_VERSION = re.compile(r"(\d+\.\d+\.\d+)")
 
 
@@ -141,7 +142,9 @@ def _trtexec(document: Mapping[str, Any]) -> Trtexec | None:
     version = _PACKAGE_VERSION.match(words[0]) if words else None
     if version is None:
         return None
-    typing = {"stronglyTyped"} if words[1:] == ["True"] else {"fp16", "int8"}
+    is_strong, has_flags = words[1:2] == ["True"], words[2:3] == ["True"]
+    typing = {"stronglyTyped"} if is_strong else set()
+    typing |= {"fp16", "int8"} if has_flags or not is_strong else set()
     program = f"../../tools/{board_program().sha256}.pyz"
     return Trtexec(("python3", program, "/", "trt"), version[1], _PYTHON_OPTIONS | typing, is_python=True)
 

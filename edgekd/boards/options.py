@@ -10,6 +10,8 @@ from edgekd.core.errors import ConfigError
 if TYPE_CHECKING:
     from edgekd.targets import Target
 
+_MOST_DLA_CORES = 8
+
 
 @dataclass(frozen=True)
 class BoardOptions:
@@ -25,6 +27,8 @@ class BoardOptions:
         warm_up_ms: Inferences before the first that counts.
         duration_s: Length of the timed run.
         profile_s: Length of the run with layer times.
+        dla_core: Deep-learning accelerator that runs what it can; None runs all on the GPU.
+        gpu_fallback: Whether the GPU takes what the DLA cannot; otherwise such a network is refused.
     """
 
     target: Target | None = None
@@ -36,6 +40,8 @@ class BoardOptions:
     warm_up_ms: int = 2000
     duration_s: int = 10
     profile_s: int = 3
+    dla_core: int | None = None
+    gpu_fallback: bool = True
 
     def __post_init__(self) -> None:
         problems = [
@@ -45,6 +51,12 @@ class BoardOptions:
         ]
         if self.max_batch and self.max_batch < self.batch:
             problems.append(f"max_batch is {self.max_batch}, less than batch {self.batch}")
+        if self.dla_core is not None and not 0 <= self.dla_core < _MOST_DLA_CORES:
+            problems.append(f"dla_core is {self.dla_core}, cores are counted from 0")
+        if self.dla_core is None and not self.gpu_fallback:
+            problems.append("without a DLA core there is nothing to fall back from")
+        if self.dla_core is not None and self.largest_batch != self.batch:
+            problems.append(f"a DLA takes one batch size: batch is {self.batch}, max_batch {self.max_batch}")
         if self.workspace_mb < 0 or self.warm_up_ms < 0:
             problems.append("workspace_mb and warm_up_ms must not be negative")
         if problems:
@@ -54,6 +66,11 @@ class BoardOptions:
     def largest_batch(self) -> int:
         """Largest batch the engine must take."""
         return self.max_batch or self.batch
+
+    @property
+    def smallest_batch(self) -> int:
+        """Smallest batch the engine must take where the model leaves it open; a DLA takes one size only."""
+        return 1 if self.dla_core is None else self.batch
 
 
 @dataclass(frozen=True)

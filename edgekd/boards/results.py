@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekd.boards.dla import marked, placement_from_log, require_used
 from edgekd.boards.facts import BoardFacts, Trtexec
 from edgekd.boards.job import BoardJob
 from edgekd.boards.options import BoardOptions
@@ -109,7 +110,7 @@ async def fetch_engine(board: Board, folder: Path, asked: Asked, state: State) -
         _write_records(unfinished, asked, state)
         _keep_one_list_of_layers(unfinished)
         try:
-            fusion = _fusion(unfinished / LAYERS, model)
+            fusion, dla = _layers_of(unfinished, asked)
         except BuildError as error:
             (unfinished / PLAN).unlink()
             write_failure(unfinished, error, facts)
@@ -122,8 +123,9 @@ async def fetch_engine(board: Board, folder: Path, asked: Asked, state: State) -
             FileRef.of(unfinished / PLAN),
             {
                 **_facts(asked, state),
-                **_typing(facts.trtexec),
+                **_typing(facts.trtexec, asked.options),
                 "fusion": fusion,
+                **dla,
                 "measured": _measured(unfinished, asked),
             },
             (model.digest,),
@@ -170,12 +172,22 @@ def _write_records(folder: Path, asked: Asked, state: State) -> None:
     write_json(folder / "state.json", dict(state))
 
 
-def _fusion(layers: Path, model: OnnxModel) -> dict[str, Any]:
+def _layers_of(folder: Path, asked: Asked) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the layers of the engine and, under `dla`, which of them run there, if a DLA was asked for."""
+    layers, options, precision = folder / LAYERS, asked.options, asked.model.precision
     if not layers.is_file():
         raise BuildError("trtexec exported no layers, so the precision of the engine cannot be confirmed")
     report = fusion_from_inspector(layers.read_text(encoding="utf-8", errors="replace"))
-    require_precision(report, model.precision)
-    return report.to_json()
+    if options.dla_core is None:
+        require_precision(report, precision)
+        return report.to_json(), {}
+    placement = placement_from_log((folder / "build.log").read_text(encoding="utf-8", errors="replace"))
+    require_used(placement)
+    report = marked(report, placement)
+    require_precision(report, precision)
+    how = {"core": options.dla_core, "gpu_fallback": options.gpu_fallback}
+    moves = placement.moves([layer.name for layer in report.layers])
+    return report.to_json(), {"dla": {**how, **placement.document(), "moves": moves}}
 
 
 def _measured(folder: Path, asked: Asked) -> str:
@@ -194,12 +206,15 @@ def _measured(folder: Path, asked: Asked) -> str:
         )
     except EdgeKDError as error:
         return f"not read: {str(error).replace(f'{folder}/', '')}"
+    if asked.options.dla_core is not None:
+        conditions = {**profile.report.conditions, "dla_core": asked.options.dla_core}
+        profile = dataclasses.replace(profile, report=dataclasses.replace(profile.report, conditions=conditions))
     write_json(folder / MEASURED_NAME, {"schema_version": 1, **document_of(profile)})
     return MEASURED_NAME
 
 
-def _typing(tool: Trtexec | None) -> dict[str, Any]:
-    return {} if tool is None else {"typing": typing_kind(tool), "timing_mode": timing_mode(tool)}
+def _typing(tool: Trtexec | None, options: BoardOptions) -> dict[str, Any]:
+    return {} if tool is None else {"typing": typing_kind(tool, options), "timing_mode": timing_mode(tool)}
 
 
 def _facts(asked: Asked, state: State) -> dict[str, Any]:
@@ -212,7 +227,7 @@ def _facts(asked: Asked, state: State) -> dict[str, Any]:
         "board": facts.identity,
         "jetpack": facts.jetpack,
         **model_facts(model),
-        "min_batch": model.batch or 1,
+        "min_batch": model.batch or options.smallest_batch,
         "opt_batch": model.batch or options.batch,
         "max_batch": model.batch or options.largest_batch,
         "workspace_mb": options.workspace_mb,

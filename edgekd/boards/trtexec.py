@@ -21,8 +21,13 @@ TIMING_CACHE = "timing.cache"
 _PRECISION_FLAGS = {"fp32": (), "fp16": ("fp16",), "int8": ("int8",)}
 
 
-def typing_kind(tool: Trtexec) -> str:
-    """Return `"strong"` where the precision is that of the ONNX alone, else `"weak"`."""
+def typing_kind(tool: Trtexec, options: BoardOptions) -> str:
+    """Return `"strong"` where the precision is that of the ONNX alone, else `"weak"`.
+
+    Before TensorRT 11 a DLA takes its precision from flags.
+    """
+    if options.dla_core is not None and "fp16" in tool.options:
+        return "weak"
     return "strong" if "stronglyTyped" in tool.options or "fp16" not in tool.options else "weak"
 
 
@@ -41,14 +46,17 @@ def build_arguments(tool: Trtexec, model: OnnxModel, options: BoardOptions) -> l
         TargetError: It cannot build this precision without inference afterwards, or cannot limit the workspace.
         ConfigError: The model's input has a name that trtexec cannot be given.
     """
-    arguments = [*tool.command, f"--onnx=files/{MODEL}", f"--saveEngine=out/{PLAN}", *_typing(tool, model)]
+    arguments = [*tool.command, f"--onnx=files/{MODEL}", f"--saveEngine=out/{PLAN}", *_typing(tool, model, options)]
+    arguments += _dla(options)
+    if options.dla_core is not None and options.gpu_fallback:
+        arguments += ["--allowGPUFallback"]
     arguments += _known(tool, {"profilingVerbosity": "detailed", "exportLayerInfo": f"out/{LAYERS}"})
     arguments += _known(tool, {"timingCacheFile": f"out/{TIMING_CACHE}"})
     arguments += [f"--{_first_known(tool, ('skipInference', 'buildOnly'))}"]
     if options.workspace_mb:
         arguments += [f"--{_first_known(tool, ('memPoolSize',))}=workspace:{options.workspace_mb}"]
     if not model.batch:
-        batches = {"minShapes": 1, "optShapes": options.batch, "maxShapes": options.largest_batch}
+        batches = {"minShapes": options.smallest_batch, "optShapes": options.batch, "maxShapes": options.largest_batch}
         arguments += [f"--{name}={_shape(model, batch)}" for name, batch in batches.items()]
     return arguments
 
@@ -81,15 +89,18 @@ def timing_mode(tool: Trtexec) -> dict[str, bool]:
 
 
 def _run(tool: Trtexec, model: OnnxModel, options: BoardOptions) -> list[str]:
+    warm_up = {"warmUp": str(options.warm_up_ms)}
     shapes = [] if model.batch else [f"--shapes={_shape(model, options.batch)}"]
-    return [*tool.command, f"--loadEngine=out/{PLAN}", *shapes, *_known(tool, {"warmUp": str(options.warm_up_ms)})]
+    return [*tool.command, f"--loadEngine=out/{PLAN}", *shapes, *_dla(options), *_known(tool, warm_up)]
 
 
-def _typing(tool: Trtexec, model: OnnxModel) -> list[str]:
-    if "stronglyTyped" in tool.options:
-        return ["--stronglyTyped"]
-    if typing_kind(tool) == "strong":
-        return []
+def _dla(options: BoardOptions) -> list[str]:
+    return [] if options.dla_core is None else [f"--useDLACore={options.dla_core}"]
+
+
+def _typing(tool: Trtexec, model: OnnxModel, options: BoardOptions) -> list[str]:
+    if typing_kind(tool, options) == "strong":
+        return ["--stronglyTyped"] if "stronglyTyped" in tool.options else []
     return [f"--{_first_known(tool, (flag,))}" for flag in _PRECISION_FLAGS[model.precision]]
 
 

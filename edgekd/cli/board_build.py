@@ -136,8 +136,17 @@ def _text(results: Sequence[BoardResult]) -> str:
     header = ("board", "sm", "JetPack", "TensorRT", "power mode", "engine", "build", "folder")
     table = format_table(header, [_row(result) for result in results])
     notes = [f"{result.name}: {result.error}" for result in results if result.error]
+    notes += [f"{name}: {words}" for name, words in _on_dla(results)]
     notes += [f"{result.name}: warning: {words}" for result in results for words in result.warnings]
     return "\n".join([table, *notes])
+
+
+def _on_dla(results: Sequence[BoardResult]) -> list[tuple[str, str]]:
+    from edgekd.boards.dla import words_of
+
+    return [
+        (one.name, words_of(one.engine.facts["dla"])) for one in results if one.engine and "dla" in one.engine.facts
+    ]
 
 
 def _row(result: BoardResult) -> tuple[str, ...]:

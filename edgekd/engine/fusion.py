@@ -17,6 +17,8 @@ from edgekd.core.errors import BuildError
 _BITS = {"fp32": 32, "tf32": 32, "int32": 32, "int64": 64, "fp16": 16, "bf16": 16, "int8": 8, "fp8": 8, "int4": 4}
 _COMPUTE_TYPES = ("correlation", "gemm", "deconv", "conv", "matrixmultiply", "matrix_multiply", "fullyconnected", "mha")
 _NAMES_SHOWN = 5
+DLA = "dla"
+"""Kind of a subgraph that a deep-learning accelerator runs."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class FusedLayer:
     def is_compute(self) -> bool:
         """Say whether it is a convolution or matrix product, whose type decides speed and accuracy."""
         kind = self.kind.lower()
-        if kind == "runtime_fusion" or any(word in kind for word in _COMPUTE_TYPES):
+        if kind in ("runtime_fusion", DLA) or any(word in kind for word in _COMPUTE_TYPES):
             return True
         return kind == "kgen" and "MulSum" in self.name and any(_is_matrix(item.shape) for item in self.constants)
 
@@ -125,7 +127,9 @@ def require_precision(report: FusionReport, precision: str) -> None:
     """Refuse a plan that does not compute in the precision asked for.
 
     Kept when no convolution or matrix product is narrower than asked for, and at least half of them are exactly in it:
-    wider ones are legal (first and last layers, normalisation kept in fp32), a majority of them is not.
+    wider ones are legal (first and last layers, normalisation kept in fp32), a majority of them is not. A subgraph of a
+    DLA whose tensors the builder does not list is in fp16 where that was asked for: between fp16 and int8 a DLA has
+    nothing.
 
     Args:
         report: What was built.
@@ -141,16 +145,20 @@ def require_precision(report: FusionReport, precision: str) -> None:
             f"{len(report.layers)} layers, so the precision cannot be confirmed"
         )
     narrower = [layer for layer in compute if _bits(layer.precision) < _bits(precision)]
-    kept = sum(layer.precision == precision for layer in compute)
-    if not narrower and 2 * kept >= len(compute):
+    wider = [layer for layer in compute if layer.precision != precision and not _is_untold_fp16(layer, precision)]
+    if not narrower and 2 * len(wider) <= len(compute):
         return
-    wrong = narrower or [layer for layer in compute if layer.precision != precision]
+    wrong = narrower or wider
     counts = ", ".join(f"{count} in {name}" for name, count in report.compute_precisions.items())
     shown = ", ".join(f"{layer.name} ({layer.precision})" for layer in wrong[:_NAMES_SHOWN])
     raise BuildError(
         f"{precision} was asked for, but of {len(compute)} convolutions and matrix products the builder made {counts}; "
         f"first that differ: {shown}. Check the types in the ONNX: precision comes only from there"
     )
+
+
+def _is_untold_fp16(layer: FusedLayer, precision: str) -> bool:
+    return precision == "fp16" and layer.kind == DLA and not layer.inputs
 
 
 def _bits(precision: str) -> int:

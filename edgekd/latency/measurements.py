@@ -134,7 +134,10 @@ def _json(path: Path) -> Any:
 
 
 def _is_of(report: Mapping[str, Any], target: Target) -> bool:
+    """Say whether a target's GPU was timed; a DLA of the same board is another device."""
     if report.get("kind") != "measured" or not isinstance(report.get("target"), str):
+        return False
+    if isinstance(report.get("conditions"), Mapping) and "dla_core" in report["conditions"]:
         return False
     if report["target"] in (target.name, target.device):
         return True

@@ -43,9 +43,9 @@ def document(**changes):
     }
 
 
-def refusal(model, options=None, **changes) -> str:
+def refusal(net, options=None, /, **changes) -> str:
     with pytest.raises(TargetError) as error:
-        require_fit(model, facts_from_json(document(**changes)), options or BoardOptions(), "it")
+        require_fit(net, facts_from_json(document(**changes)), options or BoardOptions(), "it")
     return str(error.value)
 
 

@@ -48,7 +48,7 @@ def test_build_uses_the_flags_of_its_line_and_no_others(line, precision, flags) 
 
 
 def test_typing_is_strong_wherever_it_exists() -> None:
-    assert [typing_kind(tool(line)) for line in LINES] == ["weak", "weak", "strong", "strong"]
+    assert [typing_kind(tool(line), BoardOptions()) for line in LINES] == ["weak", "weak", "strong", "strong"]
 
 
 def test_times_are_taken_alike_on_every_line() -> None:

@@ -23,6 +23,7 @@ _TENSORRT = """\
 import tensorrt as trt
 print(trt.__version__)
 print(hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"))
+print(hasattr(trt.BuilderFlag, "FP16"))
 """
 
 

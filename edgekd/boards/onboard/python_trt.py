@@ -33,7 +33,8 @@ def trtexec(arguments: List[str]) -> int:
 
 def _build(trt: Any, logger: Any, words: Dict[str, str]) -> None:
     builder = trt.Builder(logger)
-    flags, is_strong = _network_flags(trt)
+    is_dla = "useDLACore" in words
+    flags, is_strong = _network_flags(trt, is_dla)
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(words["onnx"]):
@@ -44,6 +45,8 @@ def _build(trt: Any, logger: Any, words: Dict[str, str]) -> None:
     for word, flag in (("fp16", "FP16"), ("int8", "INT8")):
         if word in words and not is_strong:
             config.set_flag(getattr(trt.BuilderFlag, flag))
+    if is_dla:
+        _use_dla(trt, builder, config, words)
     if "memPoolSize" in words:
         size = int(words["memPoolSize"].partition(":")[2]) << 20
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, size)
@@ -62,12 +65,22 @@ def _build(trt: Any, logger: Any, words: Dict[str, str]) -> None:
         raise SystemExit("the builder gave no plan")
     Path(words["saveEngine"]).write_bytes(bytes(plan))
     cache_file.write_bytes(bytes(cache.serialize()))
-    _, engine = _load(trt, logger, bytes(plan))
+    _, engine = _load(trt, logger, bytes(plan), words)
     _export_layers(trt, engine, words)
 
 
+def _use_dla(trt: Any, builder: Any, config: Any, words: Dict[str, str]) -> None:
+    core, cores = int(words["useDLACore"]), int(builder.num_DLA_cores)
+    if core >= cores:
+        raise SystemExit("there is no DLA core %d: TensorRT finds %d, counted from 0" % (core, cores))
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    if "allowGPUFallback" in words:
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+
+
 def _run(trt: Any, logger: Any, words: Dict[str, str]) -> None:
-    runtime, engine = _load(trt, logger, Path(words["loadEngine"]).read_bytes())
+    runtime, engine = _load(trt, logger, Path(words["loadEngine"]).read_bytes(), words)
     context = engine.create_execution_context()
     cuda = _Cuda()
     shapes = _shapes(words.get("shapes", ""))
@@ -135,8 +148,10 @@ def _profile(layers: List[Tuple[str, float]], runs: int) -> List[Dict[str, Any]]
     return [{"count": runs}, *rows]
 
 
-def _load(trt: Any, logger: Any, plan: bytes) -> Tuple[Any, Any]:
+def _load(trt: Any, logger: Any, plan: bytes, words: Dict[str, str]) -> Tuple[Any, Any]:
     runtime = trt.Runtime(logger)
+    if "useDLACore" in words:
+        runtime.DLA_core = int(words["useDLACore"])
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise SystemExit("the plan cannot be loaded")
@@ -150,10 +165,11 @@ def _export_layers(trt: Any, engine: Any, words: Dict[str, str]) -> None:
     Path(words["exportLayerInfo"]).write_text(text)
 
 
-def _network_flags(trt: Any) -> Tuple[int, bool]:
+def _network_flags(trt: Any, is_dla: bool) -> Tuple[int, bool]:
+    """Return the flags, and whether types are those of the model: a DLA takes them from flags where there are such."""
     creation = trt.NetworkDefinitionCreationFlag
     flags = 1 << int(creation.EXPLICIT_BATCH) if hasattr(creation, "EXPLICIT_BATCH") else 0
-    if not hasattr(creation, "STRONGLY_TYPED"):
+    if not hasattr(creation, "STRONGLY_TYPED") or (is_dla and hasattr(trt.BuilderFlag, "FP16")):
         return flags, False
     return flags | 1 << int(creation.STRONGLY_TYPED), True
 

@@ -10,7 +10,7 @@ import typer
 from edgekd.cli.console import progress
 from edgekd.cli.outcome import Outcome
 from edgekd.cli.writing import DryRun, Force, planned, require_free
-from edgekd.core.errors import PreconditionError
+from edgekd.core.errors import ConfigError, PreconditionError
 
 if TYPE_CHECKING:
     from edgekd.core.artifacts import OnnxModel
@@ -46,6 +46,12 @@ def build(
     batch: Annotated[int, typer.Option(min=1, help="Batch size it is optimised for.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads (onnxruntime).")] = 1,
     workspace_mb: Annotated[int, typer.Option(min=0, help="Limit of the builder's scratch memory; 0 for none.")] = 0,
+    dla: Annotated[
+        int | None, typer.Option(min=0, help="On boards: the deep-learning accelerator that runs what it can, from 0.")
+    ] = None,
+    gpu_fallback: Annotated[
+        bool, typer.Option(help="With --dla: whether the GPU takes what the accelerator cannot.")
+    ] = True,
     known_hosts: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Trusted host keys of boards, instead of yours.")
     ] = None,
@@ -63,6 +69,7 @@ def build(
       edgekd build net.onnx --target rtx-4090 --backend tensorrt_rtx -o engine
       edgekd build net.onnx --device nvidia@192.168.1.20 --device nvidia@192.168.1.21 -o engines
       edgekd build net.onnx --targets my-nx,my-nano -o engines
+      edgekd build net.fp16.onnx --device nvidia@192.168.1.20 --dla 0 -o engines
       edgekd build ocr.onnx --dim x:2=48 --dim x:3=320 --target rtx-4090 -o engine
     """
     from edgekd.cli.onnx_file import onnx_model_from_file, with_dims
@@ -76,9 +83,11 @@ def build(
             from edgekd.cli.board_build import BoardsAsked, outcome_on_boards
 
             asked = BoardsAsked(tuple(device or ()), targets, target, backend, known_hosts, identity)
-            on_board = BoardOptions(batch=batch, workspace_mb=workspace_mb)
+            on_board = BoardOptions(batch=batch, workspace_mb=workspace_mb, dla_core=dla, gpu_fallback=gpu_fallback)
             how = {"is_forced": force, "is_dry_run": dry_run, "is_quiet": context.obj.is_quiet}
             return outcome_on_boards(asked, source, output, on_board, **how)
+        if dla is not None or not gpu_fallback:
+            raise ConfigError("--dla is an accelerator of a board: name the board with --device or --targets")
         with progress(is_quiet=context.obj.is_quiet) as listen:
             options = BuildOptions(
                 target=get_target(target or "cpu"),

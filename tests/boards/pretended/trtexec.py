@@ -21,6 +21,7 @@ LINES = {
 }
 COMMON = ["onnx", "saveEngine", "loadEngine", "minShapes", "optShapes", "maxShapes", "shapes", "warmUp", "duration"]
 COMMON += ["iterations", "avgRuns", "exportTimes", "exportProfile", "exportLayerInfo", "profilingVerbosity", "help"]
+COMMON += ["useDLACore", "allowGPUFallback"]
 COMMON += ["timingCacheFile"] + ([] if how["line"] == "11.4" else ["noDataTransfers"])
 banner, own = LINES[how["line"]]
 own = [*own, "useSpinWait"] if how["line"] == "10.3" else own
@@ -51,7 +52,8 @@ def layers():
         tensor["Format/Datatype"] = f"Row major linear {kind} format"
         names = {"Bindings": ["x", "y"]}
     layer = {"Name": "Conv_0", "LayerType": "CaskConvolution", "ParameterType": "Convolution", "Inputs": [tensor]}
-    return {"Layers": [{**layer, "Outputs": [{**tensor, "Name": "y"}]}], **names}
+    layer = {**layer, "Outputs": [{**tensor, "Name": "y"}]}
+    return {"Layers": [{**layer, "Name": name} for name in how.get("layer_names", ["Conv_0"])], **names}
 
 
 def write(name, document):
@@ -89,6 +91,8 @@ def go_wrong(step):
 
 if "onnx" in words:
     print("[I] Start parsing network model", flush=True)
+    if "useDLACore" in words:
+        print(how.get("dla_log", ""), flush=True)
     go_wrong("build")
     cache = Path(words["timingCacheFile"])
     known = cache.read_bytes() if cache.is_file() else b""

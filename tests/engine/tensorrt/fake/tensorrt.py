@@ -1,7 +1,8 @@
 """A stand-in for `tensorrt` that has only the names of one true version, and refuses what that version refuses.
 
 Plans are the ONNX model behind a header; they "run" through the ONNX reference evaluator on memory of this process.
-Importable as `tensorrt` in a build process: the version is then taken from EDGEKD_TEST_FAKE_TENSORRT.
+Importable as `tensorrt` in a build process: the version is then taken from EDGEKD_TEST_FAKE_TENSORRT. It finds as many
+DLA cores as EDGEKD_TEST_FAKE_DLA_CORES says; they run convolutions and nothing else.
 """
 
 import ctypes
@@ -63,7 +64,8 @@ def make(version):
     names = Names(version)
     trt = types.ModuleType("tensorrt")
     trt.__version__ = names.version
-    for name in ("BuilderFlag", "NetworkDefinitionCreationFlag", "ProfilingVerbosity", "MemoryPoolType", "DataType"):
+    enums = ("BuilderFlag", "NetworkDefinitionCreationFlag", "ProfilingVerbosity", "MemoryPoolType", "DataType")
+    for name in (*enums, "DeviceType"):
         setattr(trt, name, names.enum(name))
     trt.LayerInformationFormat = names.enum("LayerInformationFormat")
     creation = trt.NetworkDefinitionCreationFlag
@@ -144,6 +146,7 @@ def make(version):
         def __init__(self):
             self._flags, self._pools, self._profiles, self._cache = {trt.BuilderFlag.TF32}, {}, [], None
             self._verbosity, self._monitor = None, None
+            self._device, self._core = trt.DeviceType.GPU, None
 
         def set_flag(self, flag):
             self._flags.add(flag)
@@ -176,6 +179,22 @@ def make(version):
             self._verbosity = value
 
         @property
+        def default_device_type(self):
+            return self._device
+
+        @default_device_type.setter
+        def default_device_type(self, value):
+            self._device = trt.DeviceType(value)
+
+        @property
+        def DLA_core(self):
+            return self._core
+
+        @DLA_core.setter
+        def DLA_core(self, value):
+            self._core = int(value)
+
+        @property
         def progress_monitor(self):
             return self._monitor
 
@@ -188,6 +207,10 @@ def make(version):
         def __init__(self, logger):
             assert logger._is_initialised
             self._logger = logger
+
+        @property
+        def num_DLA_cores(self):
+            return int(os.environ.get("EDGEKD_TEST_FAKE_DLA_CORES", "0"))
 
         def create_network(self, flags=0):
             if "EXPLICIT_BATCH" in creation.__members__ and not flags >> creation.EXPLICIT_BATCH & 1:
@@ -211,16 +234,46 @@ def make(version):
                 monitor.phase_start("Building Engine", None, 2)
                 assert monitor.step_complete("Building Engine", 0)
                 monitor.phase_finish("Building Engine")
-            header = {"verbosity": str(config._verbosity), "words": self._words(network, config)}
+            is_dla = config._device == trt.DeviceType.DLA
+            header = {"verbosity": str(config._verbosity), "words": self._words(network, config), "is_dla": is_dla}
+            if is_dla:
+                self._place(network)
             return memoryview(MAGIC + json.dumps(header).encode() + b"\n" + network._model.SerializeToString())
 
         def _problem(self, network, config):
             shape = network._model.graph.input[0].type.tensor_type.shape.dim
             if shape[0].WhichOneof("value") != "dim_value" and not config._profiles:
                 return "Network has dynamic or shape inputs, but no optimization profile has been defined."
-            if self._is_strong(network) and config._flags - {trt.BuilderFlag.TF32}:
+            if self._is_strong(network) and config._flags - {trt.BuilderFlag.TF32, trt.BuilderFlag.GPU_FALLBACK}:
                 return "precision flags are not permitted on a strongly typed network"
+            kinds = {node.op_type for node in network._model.graph.node}
+            if (
+                config._device == trt.DeviceType.DLA
+                and trt.BuilderFlag.GPU_FALLBACK not in config._flags
+                and kinds > {"Conv"}
+            ):
+                return "DLA does not support all layers, and GPU fallback is not enabled"
             return None
+
+        def _place(self, network):
+            def say(severity, words):
+                self._logger.log(getattr(ILogger.Severity, severity), words)
+
+            nodes = network._model.graph.node
+            names = [node.name or f"(Unnamed Layer* {place})" for place, node in enumerate(nodes)]
+            on_gpu = [
+                (name, node.op_type.upper()) for name, node in zip(names, nodes, strict=True) if node.op_type != "Conv"
+            ]
+            for name, kind in on_gpu:
+                why = "Unsupported on DLA. Switching this layer's device type to GPU."
+                say("WARNING", f"Layer '{name}' ({kind}): {why}")
+            say("INFO", "---------- Layers Running on DLA ----------")
+            for node in nodes:
+                if node.op_type == "Conv":
+                    say("INFO", f"[DlaLayer] {{ForeignNode[{node.name}]}}")
+            say("INFO", "---------- Layers Running on GPU ----------")
+            for name, kind in on_gpu:
+                say("INFO", f"[GpuLayer] {kind}: {name}")
 
         def _is_strong(self, network):
             if "STRONGLY_TYPED" not in creation.__members__:
@@ -246,6 +299,8 @@ def make(version):
             if self._header["verbosity"] != str(trt.ProfilingVerbosity.DETAILED):
                 return json.dumps({"Layers": list(self._header["words"])})
             layers = [self._layer(name, word) for name, word in self._header["words"].items()]
+            if self._header["is_dla"]:
+                layers = [{**layer, "Name": f"{{ForeignNode[{layer['Name']}]}}"} for layer in layers]
             return json.dumps({"Layers": layers, **({} if is_split_format else {"Bindings": ["input", "logits"]})})
 
         def _layer(self, name, word):
@@ -343,13 +398,24 @@ def make(version):
 
     class Runtime:
         def __init__(self, logger):
-            self._logger = logger
+            self._logger, self._core = logger, None
+
+        @property
+        def DLA_core(self):
+            return self._core
+
+        @DLA_core.setter
+        def DLA_core(self, value):
+            self._core = value
 
         def deserialize_cuda_engine(self, plan):
             if not plan.startswith(MAGIC):
                 self._logger.log(ILogger.Severity.ERROR, "the plan has a wrong magic tag")
                 return None
             header, _, model = plan[len(MAGIC) :].partition(b"\n")
+            if json.loads(header)["is_dla"] and self._core is None:
+                self._logger.log(ILogger.Severity.ERROR, "the plan needs a DLA core")
+                return None
             return ICudaEngine(json.loads(header), onnx.load_from_string(model))
 
     local = dict(locals())
