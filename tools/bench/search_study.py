@@ -1,15 +1,13 @@
 """Does a search choose better students than chance or the widest-fit rule, at equal training cost?
 
-`python tools/bench/search_study.py --out DIR` chooses a student within a budget in three ways, for each case and seed,
-and trains what was chosen to the end. The space is what `edgekd search` has by default, in small: families of edgekd,
-begun with the teacher's weights where these fit, and the teacher cut to fewer channels. Cost is counted in
-multiply-accumulates: size of a student times its epochs. Choosing and training together cost the same in all three; the
-final training goes on from the weights of the short one:
+`python tools/bench/search_study.py --out DIR` chooses a student within a budget in three ways, for each data set and
+seed, and trains what was chosen to the end. Cost is counted in multiply-accumulates: size of a student times its
+epochs. All ways may spend the same in all; the final training goes on from the weights of the short one:
 
-- `search`: `edgekd.search` with successive halving until half of the cost is spent, then its best with the rest;
-- `random`: students drawn by chance among those that keep the budget, each trained as long as the last rung, until half
-  of the cost is spent, then the best of them with the rest;
-- `widest`: the largest student that keeps the budget, trained for the whole cost.
+- `search`: `edgekd.search` with successive halving until the allowance is used up, then the best student to the end;
+- `random`: students drawn by chance among those that keep the budget, each trained as long as the last rung, until the
+  allowance is used up, then the best of them to the end;
+- `widest`: the largest student that keeps the budget, trained to the end and as much longer as the allowance pays for.
 
 Results are kept row by row in `DIR/search-study.csv`, so the study can be begun again; `--report` prints the paired
 comparison of what is there. Latencies are predicted for jetson-orin: nothing of the choice depends on this machine.
@@ -41,7 +39,7 @@ from edgekd.core.seeds import derive_seed
 from edgekd.data import DataConfig, Dataset, load_dataset
 from edgekd.distill import RunOptions, TrainSettings, evaluate, load_recipe, run_recipe
 from edgekd.latency import predict
-from edgekd.models import PRUNED, build, load_weights, parse_net, save_weights, spec_for
+from edgekd.models import build, load_weights, parse_net, save_weights, spec_for
 from edgekd.pipeline.candidates import Candidates
 from edgekd.pipeline.search_config import SpaceConfig
 from edgekd.pipeline.student_space import space_for
@@ -49,6 +47,7 @@ from edgekd.search import (
     Plan,
     Point,
     SearchSpace,
+    excesses,
     open_storage,
     open_study,
     queue_guesses,
@@ -77,48 +76,47 @@ _FIELDS = (
 
 @dataclass(frozen=True)
 class Case:
-    """One data set and budget.
+    """One data set.
 
     Attributes:
-        data: Which, and how much of it; half of it or nearly so is held out, to choose by.
-        budget: What a student must keep on jetson-orin.
-        reduces: Whether students may average pixels first.
+        data: Which, and how much of it.
         teacher: Teacher of the zoo.
         teacher_epochs: How long it is trained.
+        budget: What a student must keep on jetson-orin.
+        space: What is searched.
         rungs: Epochs of the rungs.
-        total_epochs: Epochs of the largest student that keeps the budget: what choosing and training cost together.
+        final_epochs: Epochs of a student that was chosen.
+        allowance: Epochs of the central student of the first family that choosing may cost.
     """
 
     data: DataConfig
+    teacher: str
+    teacher_epochs: int
     budget: str
-    reduces: tuple[int, ...]
-    teacher: str = "resnet14-w16"
-    teacher_epochs: int = 30
-    rungs: tuple[int, ...] = (1, 2, 5)
-    total_epochs: int = 20
-
-    @property
-    def space(self) -> SpaceConfig:
-        """What is searched."""
-        return SpaceConfig(
-            families=("resnet", "wrn", "repvgg", "mobilenetv2", PRUNED),
-            depths={"resnet": (8, 14, 20), "wrn": (10, 16), "repvgg": (4, 7, 10), "mobilenetv2": (7, 12)},
-            widths={"resnet": (2, 4, 6, 8, 12), "wrn": (2, 4, 6, 8), "repvgg": (2, 4, 8, 12), "mobilenetv2": (4, 8)},
-            reduces=self.reduces,
-        )
+    space: SpaceConfig
+    rungs: tuple[int, ...] = (1, 3, 9)
+    final_epochs: int = 15
+    allowance: int = 60
 
 
-_CHOOSING = 0.5
-"""Share of the cost that choosing may take."""
-_MOST = 4
-"""A small student is trained for at most so many times `total_epochs`, whatever it would be allowed."""
-_DIGITS = DataConfig(name="digits", val_fraction=0.4)
-_FASHION = DataConfig(name="fashion-mnist", limit=3000, resolution=16, val_fraction=0.5)
+_SPACE = SpaceConfig(
+    families=("resnet", "wrn", "repvgg", "mobilenetv2"),
+    depths={"resnet": (8, 14, 20), "wrn": (10, 16), "repvgg": (4, 7, 10), "mobilenetv2": (7, 12)},
+    widths={"resnet": (2, 4, 6, 8, 12), "wrn": (2, 4, 6, 8), "repvgg": (2, 4, 8, 12), "mobilenetv2": (4, 8)},
+    reduces=(1,),
+)
 CASES = {
-    "digits, 0.1 MB": Case(_DIGITS, "p99<0.85ms, memory<0.1MB", (1,), total_epochs=60),
-    "digits, 0.05 MB": Case(_DIGITS, "p99<0.85ms, memory<0.05MB", (1,), total_epochs=60),
-    "fashion-mnist, 0.15 MB": Case(_FASHION, "p99<0.85ms, memory<0.15MB", (1, 2)),
-    "fashion-mnist, 0.1 MB": Case(_FASHION, "p99<0.85ms, memory<0.1MB", (1, 2)),
+    "digits": Case(DataConfig(name="digits", limit=800), "resnet14-w16", 15, "p99<0.85ms, memory<0.12MB", _SPACE),
+    "fashion-mnist": Case(
+        DataConfig(name="fashion-mnist", limit=1500, resolution=16),
+        "resnet14-w16",
+        12,
+        "p99<0.85ms, memory<0.2MB",
+        SpaceConfig(**{**_SPACE.model_dump(), "reduces": (1, 2)}),
+        rungs=(1, 2, 5),
+        final_epochs=8,
+        allowance=150,
+    ),
 }
 
 
@@ -150,7 +148,7 @@ def main() -> int:
     """Run what is missing of the study, then compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=list(CASES))
+    parser.add_argument("--data", nargs="+", choices=sorted(CASES), default=sorted(CASES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--report", action="store_true", help="only compare what is there")
     args = parser.parse_args()
@@ -158,7 +156,7 @@ def main() -> int:
     path = args.out / "search-study.csv"
     rows = _rows(path)
     done = {(row["data"], int(row["seed"]), row["method"]) for row in rows}
-    for name in [] if args.report else args.cases:
+    for name in [] if args.report else args.data:
         for seed in range(args.seeds):
             for method in METHODS:
                 if (name, seed, method) not in done:
@@ -175,25 +173,22 @@ def run_case(name: str, seed: int, method: str, folder: Path) -> dict[str, Any]:
     """Choose a student in one way, train it to the end, and return its row."""
     case, started = CASES[name], time.monotonic()
     dataset = load_dataset(case.data)
-    kept = folder / "trained" / f"{name.replace(', ', '-')}-{seed}-{method}"
-    candidates = _candidates(case, dataset, _teacher(case, dataset, folder), seed, kept)
-    plan = _plan(case, space_for(case.space, dataset, candidates.teacher[0]), dataset, seed)
-    fitting = [point for point in plan.space.points() if plan.fits(candidates.cost(point))]
-    widest = max(fitting, key=lambda point: candidates.cost(point).macs)
-    total = case.total_epochs * candidates.cost(widest).macs
+    kept = folder / "trained" / f"{name}-{seed}-{method}"
+    candidates = _candidates(case, dataset, _teacher(case, dataset, folder, name), seed, kept)
+    space = space_for(case.space, dataset, candidates.teacher[0])
+    plan = _plan(case, space, dataset, seed)
+    allowance = case.allowance * candidates.cost(space.families[0].corners()["centre"]).macs
     counted = Counted(candidates)
-    if method == "widest":
-        point = widest
-    else:
-        point = {"search": _searched, "random": _drawn}[method](plan, counted, int(_CHOOSING * total))
+    chooser = {"search": _searched, "random": _drawn, "widest": _widest}[method]
+    point = chooser(plan, counted, allowance)
     spec, macs = candidates.at(point).spec, candidates.cost(point).macs
-    epochs = min(_MOST * case.total_epochs, (total - counted.spent_macs) // macs)
+    epochs = case.final_epochs + (allowance // macs if method == "widest" else 0)
     final = run_recipe(
         candidates.recipe,
         student=spec,
         teacher=candidates.teacher,
         dataset=dataset,
-        settings=candidates.settings.model_copy(update={"epochs": epochs}),
+        settings=candidates.settings.model_copy(update={"epochs": int(epochs)}),
         options=RunOptions(derive_seed(seed, "final") % 2**31, start=candidates.start_of(point)),
     ).student
     return {
@@ -202,9 +197,9 @@ def run_case(name: str, seed: int, method: str, folder: Path) -> dict[str, Any]:
         "method": method,
         "student": spec.name,
         "mmacs": f"{macs / 1e6:.4f}",
-        "final_epochs": epochs,
+        "final_epochs": int(epochs),
         "tried": counted.tried,
-        "spent_share": f"{counted.spent_macs / total:.3f}",
+        "spent_share": f"{counted.spent_macs / allowance:.3f}",
         "val": f"{evaluate(final, dataset.val).score:.5f}",
         "test": f"{evaluate(final, dataset.test).score:.5f}",
         "seconds": f"{time.monotonic() - started:.0f}",
@@ -240,6 +235,13 @@ def _drawn(plan: Plan, students: Counted, allowance: int) -> Point:
     return best[1]
 
 
+def _widest(plan: Plan, students: Counted, _allowance: int) -> Point:
+    fitting = [
+        point for point in plan.space.points() if max(excesses(students.cost(point), plan.budget), default=0) <= 0
+    ]
+    return max(fitting, key=lambda point: students.cost(point).macs)
+
+
 def _plan(case: Case, space: SearchSpace, dataset: Dataset, seed: int) -> Plan:
     return Plan(
         space=space,
@@ -266,11 +268,12 @@ def _candidates(case: Case, dataset: Dataset, teacher: tuple[NetSpec, nn.Module]
         seed=seed,
         precision="fp16",
         predict=lambda graph: predict(graph, target, "fp16"),
+        inherit=False,
         kept=kept,
     )
 
 
-def _teacher(case: Case, dataset: Dataset, folder: Path) -> tuple[NetSpec, nn.Module]:
+def _teacher(case: Case, dataset: Dataset, folder: Path, name: str) -> tuple[NetSpec, nn.Module]:
     family, choice = parse_net(case.teacher)
     spec = spec_for(
         family,
@@ -281,7 +284,7 @@ def _teacher(case: Case, dataset: Dataset, folder: Path) -> tuple[NetSpec, nn.Mo
         mean=dataset.mean,
         std=dataset.std,
     )
-    path, net = folder / f"teacher-{case.data.name}.safetensors", build(spec)
+    path, net = folder / f"teacher-{name}.safetensors", build(spec)
     if not path.is_file():
         settings = TrainSettings(epochs=case.teacher_epochs, batch_size=64, lr=0.1, schedule="cosine", device="cpu")
         net = run_recipe(
