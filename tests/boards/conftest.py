@@ -247,6 +247,16 @@ class Bench:
         return thread
 
 
+def wait_for(claim: Callable[[], bool], timeout_s: float = 10) -> bool:
+    """Return whether a claim comes true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not claim():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def pretend(monkeypatch) -> None:
     """Have the program on every board look at the files of its pretended board."""
     monkeypatch.setattr(remote_module, "ROOT", "../root")

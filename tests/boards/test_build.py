@@ -6,6 +6,7 @@ import pytest
 
 from edgekd.core.digest import sha256_of_file
 from edgekd.profile.document import profile_from_document
+from tests.boards.conftest import wait_for
 
 
 @pytest.mark.parametrize("kind", ["openssh", "asyncssh"])
@@ -30,4 +31,4 @@ def test_engine_is_built_and_measured_on_the_board_and_brought_back(make_bench, 
     measured = profile_from_document(json.loads((folder / "measured.json").read_text()), "measured.json")
     assert measured.report.kind == "measured" and measured.report.target == facts["model"]
     assert measured.energy is not None and measured.layers
-    assert bench.board.processes() == []
+    assert wait_for(lambda: bench.board.processes() == [])

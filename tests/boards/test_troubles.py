@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from edgekd.boards import BoardOptions, Patience, checks, remote
 from edgekd.core.errors import BuildError, ConfigError, TargetError
 from edgekd.targets import get_target
 from edgekd.targets.ssh_connection import Unreachable
+from tests.boards.conftest import wait_for
 
 MIB = 1 << 20
 
@@ -148,15 +148,6 @@ def test_runner_that_was_killed_is_noticed_and_leaves_nothing_running(bench, mak
     assert wait_for(lambda: bench.board.processes() == [])
     bench.board.behave()
     assert bench.build(make_model(), tmp_path).error is None
-
-
-def wait_for(claim, timeout_s: float = 10) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.mark.parametrize(
