@@ -5,18 +5,21 @@ Not run on hardware yet: the names and signatures used are those of cuda-python 
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from edgekd.core.errors import BuildError, PreconditionError
 
 
 class DeviceMemory(Protocol):
-    """Buffers and one stream on the current GPU; frees everything in `release`."""
+    """Buffers, page-locked host arrays and one stream on the current GPU; frees everything in `release`."""
 
     @property
     def name(self) -> str:
@@ -32,6 +35,24 @@ class DeviceMemory(Protocol):
         """Return the address of a new buffer."""
         ...
 
+    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Return a new page-locked array, which the GPU copies from and to without a detour; gone after `release`."""
+        ...
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        """Record what `work` puts on the stream as a CUDA graph, in place of the one recorded before.
+
+        Args:
+            work: Called once; nothing of it is executed.
+
+        Returns:
+            What puts all of it on the stream by one call; None when the binding has no graphs.
+
+        Raises:
+            BuildError: Something in it cannot be recorded.
+        """
+        ...
+
     def upload(self, address: int, array: NDArray[np.generic]) -> None:
         """Copy a C-ordered host array to the device, on the stream."""
         ...
@@ -45,7 +66,7 @@ class DeviceMemory(Protocol):
         ...
 
     def release(self) -> None:
-        """Free all buffers and the stream."""
+        """Free all buffers, graphs and the stream."""
         ...
 
 
@@ -61,6 +82,8 @@ class CudaPythonMemory:
     def __init__(self, runtime: ModuleType) -> None:
         self._runtime = runtime
         self._buffers: list[Any] = []
+        self._pages: list[Any] = []
+        self._graphs: list[Any] = []
         self._stream = self._call("cudaStreamCreate")
 
     @property
@@ -73,6 +96,31 @@ class CudaPythonMemory:
         buffer = self._call("cudaMalloc", size_bytes)
         self._buffers.append(buffer)
         return int(buffer)
+
+    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Return a new page-locked array."""
+        size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+        address = self._call("cudaHostAlloc", size_bytes, 0)
+        self._pages.append(address)
+        content = (ctypes.c_byte * size_bytes).from_address(int(address))
+        array: NDArray[Any] = np.frombuffer(content, np.dtype(dtype)).reshape(shape)  # type: ignore[call-overload]
+        return array
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Record what `work` puts on the stream; returns what replays it."""
+        self._destroy("cudaGraphExecDestroy", self._graphs)
+        mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", self._stream, mode)
+        try:
+            work()
+        except BuildError:
+            self._runtime.cudaStreamEndCapture(self._stream)  # what was recorded is worthless, its status too
+            raise
+        graph = self._call("cudaStreamEndCapture", self._stream)
+        executable = self._call("cudaGraphInstantiate", graph, 0)
+        self._call("cudaGraphDestroy", graph)
+        self._graphs.append(executable)
+        return lambda: self._call("cudaGraphLaunch", executable, self._stream)
 
     def upload(self, address: int, array: NDArray[np.generic]) -> None:
         """Copy a C-ordered host array to the device, on the stream."""
@@ -89,10 +137,15 @@ class CudaPythonMemory:
         self._call("cudaStreamSynchronize", self._stream)
 
     def release(self) -> None:
-        """Free all buffers and the stream."""
-        while self._buffers:
-            self._call("cudaFree", self._buffers.pop())
+        """Free all buffers, graphs and the stream."""
+        self._destroy("cudaGraphExecDestroy", self._graphs)
+        self._destroy("cudaFree", self._buffers)
+        self._destroy("cudaFreeHost", self._pages)
         self._call("cudaStreamDestroy", self._stream)
+
+    def _destroy(self, function: str, owned: list[Any]) -> None:
+        while owned:
+            self._call(function, owned.pop())
 
     def _call(self, function: str, *arguments: object) -> Any:
         status, *results = getattr(self._runtime, function)(*arguments)
@@ -126,6 +179,14 @@ class PycudaMemory:
         buffer = self._driver.mem_alloc(size_bytes)
         self._buffers[int(buffer)] = buffer
         return int(buffer)
+
+    def host(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Return a new page-locked array, freed with its last reference."""
+        array: NDArray[Any] = self._driver.pagelocked_empty(shape, np.dtype(dtype))
+        return array
+
+    def captured(self, work: Callable[[], None]) -> None:
+        """Return None: pycuda has no CUDA graphs."""
 
     def upload(self, address: int, array: NDArray[np.generic]) -> None:
         """Copy a C-ordered host array to the device, on the stream."""

@@ -1,5 +1,7 @@
 import importlib
+import re
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ def fake_pycuda():
     def download(array, source, stream):
         array[...] = np.frombuffer(driver.live[source].bytes, array.dtype)[: array.size].reshape(array.shape)
 
-    driver.Stream, driver.mem_alloc = Stream, allocate
+    driver.Stream, driver.mem_alloc, driver.pagelocked_empty = Stream, allocate, np.empty
     driver.memcpy_htod_async, driver.memcpy_dtoh_async = upload, download
     return driver
 
@@ -48,7 +50,8 @@ def fake_pycuda():
 def test_pycuda_memory_round_trip():
     driver = fake_pycuda()
     memory = device_memory.PycudaMemory(driver)
-    sent, got = np.arange(6, dtype=np.float32).reshape(2, 3), np.empty((2, 3), np.float32)
+    sent, got = np.arange(6, dtype=np.float32).reshape(2, 3), memory.host((2, 3), np.float32)
+    assert memory.captured(memory.synchronize) is None and driver.waits == []
     address = memory.allocate(sent.nbytes)
     memory.upload(address, sent)
     memory.download(got, address)
@@ -57,6 +60,41 @@ def test_pycuda_memory_round_trip():
     assert (memory.stream, memory.name, driver.waits) == (5, "pycuda", [1])
     memory.release()
     assert driver.live == {}
+
+
+def test_every_name_that_is_asked_of_cuda_python_is_there():
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    names = set(re.findall(r"\bcuda[A-Z]\w+", Path(device_memory.__file__).read_text()))
+    enums = {"cudaSuccess", "cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost", "cudaStreamCaptureModeThreadLocal"}
+    assert len(names - enums) > 10 and enums <= names
+    assert [name for name in sorted(names - enums) if not hasattr(runtime, name)] == []
+    members = {*runtime.cudaError_t.__members__, *runtime.cudaMemcpyKind.__members__}
+    assert enums <= members | {*runtime.cudaStreamCaptureMode.__members__}
+
+
+@pytest.mark.gpu
+def test_a_graph_of_copies_is_replayed_on_a_gpu():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    torch.cuda.init()
+    memory = device_memory.CudaPythonMemory(runtime)
+    sent, got = memory.host((64,), np.float32), memory.host((64,), np.float32)
+    address = memory.allocate(sent.nbytes)
+
+    def work():
+        memory.upload(address, sent)
+        memory.download(got, address)
+
+    replay = memory.captured(work)
+    for value in (1.0, 2.0):
+        sent[:] = value
+        got[:] = 0
+        replay()
+        memory.synchronize()
+        np.testing.assert_array_equal(got, sent)
+    memory.release()
 
 
 def importer(modules):

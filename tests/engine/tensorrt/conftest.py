@@ -42,11 +42,17 @@ def trt_10_3(make_fake_tensorrt, monkeypatch):
 
 @pytest.fixture
 def cudart():
-    """`cuda.bindings.runtime` on memory of this process; counts what is not freed."""
+    """`cuda.bindings.runtime` on memory of this process; counts what is not freed.
+
+    While its stream is captured, copies and what calls `record` are kept for the graph instead of being done.
+    """
     module = types.ModuleType("cudart")
     module.cudaError_t = enum.IntEnum("cudaError_t", {"cudaSuccess": 0, "cudaErrorMemoryAllocation": 2})
     module.cudaMemcpyKind = enum.IntEnum("cudaMemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2})
+    mode = {"cudaStreamCaptureModeGlobal": 0, "cudaStreamCaptureModeThreadLocal": 1, "cudaStreamCaptureModeRelaxed": 2}
+    module.cudaStreamCaptureMode = enum.IntEnum("cudaStreamCaptureMode", mode)
     module.live, module.streams, module.limit = {}, set(), 1 << 30
+    module.recording, module.graphs, module.launches = None, {}, 0
     ok = module.cudaError_t.cudaSuccess
 
     def malloc(size):
@@ -64,6 +70,8 @@ def cudart():
         device = target if kind == module.cudaMemcpyKind.cudaMemcpyHostToDevice else source
         assert size <= len(module.live[device])
         assert stream in module.streams
+        if module.record(lambda: ctypes.memmove(target, source, size)):
+            return (ok,)
         ctypes.memmove(target, source, size)
         return (ok,)
 
@@ -75,6 +83,42 @@ def cudart():
         module.streams.remove(stream)
         return (ok,)
 
+    def record(work):
+        if module.recording is not None:
+            module.recording.append(work)
+        return module.recording is not None
+
+    def begin(stream, mode):
+        assert module.recording is None and stream in module.streams
+        assert mode == module.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        module.recording = []
+        return (ok,)
+
+    def end(stream):
+        steps, module.recording = module.recording, None
+        module.graphs["graph"] = steps
+        return ok, "graph"
+
+    def instantiate(graph, flags):
+        module.graphs["executable"] = module.graphs[graph]
+        return ok, "executable"
+
+    def destroy(graph):
+        del module.graphs[graph]
+        return (ok,)
+
+    def launch(graph, stream):
+        assert stream in module.streams
+        module.launches += 1
+        for step in module.graphs[graph]:
+            step()
+        return (ok,)
+
+    module.record = record
+    module.cudaHostAlloc, module.cudaFreeHost = lambda size, flags: malloc(size), free
+    module.cudaStreamBeginCapture, module.cudaStreamEndCapture = begin, end
+    module.cudaGraphInstantiate, module.cudaGraphDestroy = instantiate, destroy
+    module.cudaGraphExecDestroy, module.cudaGraphLaunch = destroy, launch
     module.cudaMalloc, module.cudaFree, module.cudaMemcpyAsync = malloc, free, copy
     module.cudaStreamCreate, module.cudaStreamDestroy = create_stream, destroy_stream
     module.cudaStreamSynchronize = lambda stream: (ok,)

@@ -77,6 +77,58 @@ def test_build_and_run_on_every_version(trt, cudart, onnx_model, images, tmp_pat
         runner.run(images)
 
 
+def _answers(model, images):
+    proto = onnx.load(model.file.path)
+    proto.opset_import[0].version = 19
+    return ReferenceEvaluator(proto).run(None, {"input": images})[0]
+
+
+def test_a_graph_is_replayed_from_the_third_run_of_a_batch_on(trt_10_3, cudart, onnx_model, images, tmp_path):
+    trt_10_3.fake_recorder = cudart.record
+    model, backend = onnx_model("fp32"), backend_with(trt_10_3, cudart)
+    expected = _answers(model, images[:8])
+    with backend.open(backend.build(model, tmp_path, BuildOptions(ORIN, batch=2, max_batch=4))) as runner:
+        launches = []
+        for start, end in ((0, 2), (2, 4), (4, 6), (6, 8), (0, 3), (2, 4), (4, 6), (0, 2)):
+            before = cudart.launches
+            result = runner.run(images[start:end])
+            np.testing.assert_allclose(result, expected[start:end], atol=1e-5)
+            launches.append(cudart.launches - before)
+        assert launches == [0, 0, 1, 1, 0, 0, 0, 1]
+        assert runner.facts["cuda_graph"] is True
+        assert list(cudart.graphs) == ["executable"]
+        kept = runner.run(images[:2])
+        runner.run(images[2:4])
+        np.testing.assert_allclose(kept, expected[:2], atol=1e-5)  # not a view of what the next run overwrites
+    assert (cudart.live, cudart.graphs, cudart.streams) == ({}, {}, set())
+
+
+def test_a_plan_that_cannot_be_recorded_is_run_without_a_graph(trt_10_3, cudart, onnx_model, images, tmp_path):
+    trt_10_3.fake_recorder = lambda work: None if cudart.recording is not None else False
+    model, backend = onnx_model("fp32"), backend_with(trt_10_3, cudart)
+    expected = _answers(model, images[:2])
+    with backend.open(backend.build(model, tmp_path, BuildOptions(ORIN, batch=2))) as runner:
+        for _ in range(4):
+            np.testing.assert_allclose(runner.run(images[:2]), expected, atol=1e-5)
+        assert runner.facts["cuda_graph"].startswith("not recorded: the engine could not be run")
+    assert (cudart.launches, cudart.recording, cudart.live) == (0, None, {})
+
+
+def test_a_binding_without_graphs_is_named(trt_10_3, cudart, onnx_model, images, tmp_path):
+    class Plain(CudaPythonMemory):
+        name = "plain"
+
+        def captured(self, work):
+            return None
+
+    backend = TensorRt(lambda: trt_10_3, lambda: Gpus((87,)), lambda: Plain(cudart))
+    model = onnx_model("fp32")
+    with backend.open(backend.build(model, tmp_path, BuildOptions(ORIN, batch=2))) as runner:
+        for _ in range(3):
+            np.testing.assert_allclose(runner.run(images[:2]), _answers(model, images[:2]), atol=1e-5)
+        assert runner.facts["cuda_graph"] == "plain has none"
+
+
 def test_build_in_process_uses_only_names_that_exist(trt, onnx_model, tmp_path):
     steps = []
     options = BuildOptions(ORIN, workspace_mb=32)
