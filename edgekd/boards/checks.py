@@ -48,7 +48,8 @@ def require_fit(model: OnnxModel, facts: BoardFacts, options: BoardOptions, devi
     problems = [*_wrong_device(facts, options.target), *_software(facts), *_resources(model, facts, options)]
     if not problems:
         proto = checked_model(model, BuildOptions(_as_target(facts), options.batch, options.max_batch))
-        problems = [*_outside_data(model), *_precision(model, proto, facts), *refusals(model, facts, options)]
+        problems = [*_outside_data(model), *_precision(model, proto, facts)]
+        problems += [*refusals(model, facts, options), *_portability(facts, options)]
     if problems:
         raise TargetError(f"{device} ({facts.words}): " + "; ".join(problems))
 
@@ -142,6 +143,12 @@ def _precision(model: OnnxModel, proto: ModelProto, facts: BoardFacts) -> Iterat
         yield "the model holds bf16, which needs TensorRT 9 and sm_80 or newer: export fp16"
     if types & {"FLOAT8E4M3FN", "FLOAT8E5M2"} and (version < (9, 0) or (facts.sm or 89) < 89):
         yield "the model holds fp8, which needs TensorRT 9 and sm_89 or newer: quantise to int8"
+
+
+def _portability(facts: BoardFacts, options: BoardOptions) -> Iterator[str]:
+    hardware = options.portability.hardware
+    if hardware != "none" and facts.l4t is not None:
+        yield f"hardware compatibility {hardware} is for desktop GPUs, not for Jetson: build on each kind of board"
 
 
 def types_in(proto: ModelProto) -> set[str]:

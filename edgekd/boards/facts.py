@@ -19,9 +19,12 @@ _SM_OF_CHIP = {"tegra210": 53, "tegra186": 62, "tegra194": 72, "tegra234": 87, "
 _PACKAGES = ("libnvinfer10", "libnvinfer8", "libnvinfer-bin")
 _SHAPES = ("minShapes", "optShapes", "maxShapes", "shapes")
 _EXPORTS = ("exportTimes", "exportProfile", "exportLayerInfo")
-_LIMITS = ("memPoolSize", "timingCacheFile", "warmUp", "duration")
+_LIMITS = ("memPoolSize", "timingCacheFile", "warmUp", "duration", "builderOptimizationLevel")
+_PORTABLE = ("versionCompatible", "hardwareCompatibilityLevel")
 _DLA = ("useDLACore", "allowGPUFallback")
-_PYTHON_OPTIONS = frozenset(("onnx", "saveEngine", "loadEngine", "skipInference", *_LIMITS, *_SHAPES, *_EXPORTS, *_DLA))
+_PYTHON_OPTIONS = frozenset(
+    ("onnx", "saveEngine", "loadEngine", "skipInference", *_LIMITS, *_SHAPES, *_EXPORTS, *_DLA, *_PORTABLE)
+)
 _PACKAGE_VERSION = re.compile(r"(\d+\.\d+\.\d+)")
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgekd.core.errors import ConfigError
+from edgekd.engine.backend import MOST_OPTIMIZATION
+from edgekd.engine.portability import TIED, Portability
 
 if TYPE_CHECKING:
     from edgekd.targets import Target
@@ -27,6 +29,8 @@ class BoardOptions:
         warm_up_ms: Inferences before the first that counts.
         duration_s: Length of the timed run.
         profile_s: Length of the run with layer times.
+        optimization_level: How long the builder looks for fast kernels, 0 to 5; None leaves its own.
+        portability: Which other TensorRTs and GPUs the engine may run on.
         dla_core: Deep-learning accelerator that runs what it can; None runs all on the GPU.
         gpu_fallback: Whether the GPU takes what the DLA cannot; otherwise such a network is refused.
     """
@@ -40,6 +44,8 @@ class BoardOptions:
     warm_up_ms: int = 2000
     duration_s: int = 10
     profile_s: int = 3
+    optimization_level: int | None = None
+    portability: Portability = TIED
     dla_core: int | None = None
     gpu_fallback: bool = True
 
@@ -57,6 +63,8 @@ class BoardOptions:
             problems.append("without a DLA core there is nothing to fall back from")
         if self.dla_core is not None and self.largest_batch != self.batch:
             problems.append(f"a DLA takes one batch size: batch is {self.batch}, max_batch {self.max_batch}")
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= MOST_OPTIMIZATION:
+            problems.append(f"optimization_level is {self.optimization_level}, it goes from 0 to {MOST_OPTIMIZATION}")
         if self.workspace_mb < 0 or self.warm_up_ms < 0:
             problems.append("workspace_mb and warm_up_ms must not be negative")
         if problems:

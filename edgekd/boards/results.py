@@ -231,6 +231,8 @@ def _facts(asked: Asked, state: State) -> dict[str, Any]:
         "opt_batch": model.batch or options.batch,
         "max_batch": model.batch or options.largest_batch,
         "workspace_mb": options.workspace_mb,
+        "optimization_level": options.optimization_level,
+        "portability": options.portability.document(),
         "build_s": round(steps["build"]["ended_s"] - steps["build"]["started_s"], 3),
         "arguments": {step["name"]: step["argv"] for step in job.document["steps"]},
         "timing_cache": state["outputs"].get("timing.cache"),

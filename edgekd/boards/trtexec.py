@@ -18,6 +18,7 @@ from edgekd.core.errors import ConfigError, TargetError
 MODEL, PLAN, LAYERS, TIMES, PROFILE = "model.onnx", "model.plan", "layers.json", "times.json", "profile.json"
 LAYERS_OF_RUN = "layers_of_run.json"
 TIMING_CACHE = "timing.cache"
+_HARDWARE = {"ampere+": "ampere+", "same-sm": "sameComputeCapability"}
 _PRECISION_FLAGS = {"fp32": (), "fp16": ("fp16",), "int8": ("int8",)}
 
 
@@ -43,7 +44,8 @@ def build_arguments(tool: Trtexec, model: OnnxModel, options: BoardOptions) -> l
         Program and arguments.
 
     Raises:
-        TargetError: It cannot build this precision without inference afterwards, or cannot limit the workspace.
+        TargetError: It cannot build this precision without inference afterwards, or lacks an option that is needed for
+            the workspace, the optimisation level or a portable plan.
         ConfigError: The model's input has a name that trtexec cannot be given.
     """
     arguments = [*tool.command, f"--onnx=files/{MODEL}", f"--saveEngine=out/{PLAN}", *_typing(tool, model, options)]
@@ -55,6 +57,9 @@ def build_arguments(tool: Trtexec, model: OnnxModel, options: BoardOptions) -> l
     arguments += [f"--{_first_known(tool, ('skipInference', 'buildOnly'))}"]
     if options.workspace_mb:
         arguments += [f"--{_first_known(tool, ('memPoolSize',))}=workspace:{options.workspace_mb}"]
+    if options.optimization_level is not None:
+        arguments += [f"--{_first_known(tool, ('builderOptimizationLevel',))}={options.optimization_level}"]
+    arguments += _portability(tool, options)
     if not model.batch:
         batches = {"minShapes": options.smallest_batch, "optShapes": options.batch, "maxShapes": options.largest_batch}
         arguments += [f"--{name}={_shape(model, batch)}" for name, batch in batches.items()]
@@ -91,7 +96,25 @@ def timing_mode(tool: Trtexec) -> dict[str, bool]:
 def _run(tool: Trtexec, model: OnnxModel, options: BoardOptions) -> list[str]:
     warm_up = {"warmUp": str(options.warm_up_ms)}
     shapes = [] if model.batch else [f"--shapes={_shape(model, options.batch)}"]
-    return [*tool.command, f"--loadEngine=out/{PLAN}", *shapes, *_dla(options), *_known(tool, warm_up)]
+    return [
+        *tool.command,
+        f"--loadEngine=out/{PLAN}",
+        *shapes,
+        *_dla(options),
+        *_version(tool, options),
+        *_known(tool, warm_up),
+    ]
+
+
+def _portability(tool: Trtexec, options: BoardOptions) -> list[str]:
+    level = _HARDWARE.get(options.portability.hardware)
+    hardware = [] if level is None else [f"--{_first_known(tool, ('hardwareCompatibilityLevel',))}={level}"]
+    return [*_version(tool, options), *hardware]
+
+
+def _version(tool: Trtexec, options: BoardOptions) -> list[str]:
+    """Return the option that builds a version-compatible plan, and without which such a plan is not loaded."""
+    return [f"--{_first_known(tool, ('versionCompatible',))}"] if options.portability.version else []
 
 
 def _dla(options: BoardOptions) -> list[str]:

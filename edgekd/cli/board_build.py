@@ -15,7 +15,7 @@ from edgekd.core.errors import ConfigError, ExitCode
 if TYPE_CHECKING:
     from edgekd.boards import BoardOptions, BoardResult
     from edgekd.boards.facts import BoardFacts
-    from edgekd.core.artifacts import OnnxModel
+    from edgekd.core.artifacts import Engine, OnnxModel
     from edgekd.targets import Target
     from edgekd.targets.ssh_connection import Address
 
@@ -137,8 +137,13 @@ def _text(results: Sequence[BoardResult]) -> str:
     table = format_table(header, [_row(result) for result in results])
     notes = [f"{result.name}: {result.error}" for result in results if result.error]
     notes += [f"{name}: {words}" for name, words in _on_dla(results)]
+    notes += [f"{one.name}: {words}" for one in results if one.engine for words in _advice(one.engine)]
     notes += [f"{result.name}: warning: {words}" for result in results for words in result.warnings]
     return "\n".join([table, *notes])
+
+
+def _advice(engine: Engine) -> list[str]:
+    return list(engine.facts.get("portability", {}).get("advice", ()))
 
 
 def _on_dla(results: Sequence[BoardResult]) -> list[tuple[str, str]]:

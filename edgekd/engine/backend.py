@@ -18,9 +18,13 @@ from edgekd.core.artifacts import Engine, OnnxModel
 from edgekd.core.errors import ConfigError
 from edgekd.core.events import Listener, silent
 from edgekd.data import NetInputs
+from edgekd.engine.portability import TIED, Portability
 
 if TYPE_CHECKING:
     from edgekd.targets import Target
+
+
+MOST_OPTIMIZATION = 5
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class BuildOptions:
         timeout_s: Seconds after which a build is stopped (`tensorrt` and `tensorrt_rtx`).
         workspace_mb: Upper limit of scratch memory in MiB; 0 leaves the builder's own limit.
         timing_cache: File of kernel timings to read and extend (`tensorrt` only).
+        optimization_level: How long the builder looks for fast kernels, 0 to 5; None leaves its own (TensorRT both).
+        portability: Which other TensorRTs and GPUs the plan may run on (`tensorrt` only).
         listener: Told about progress.
     """
 
@@ -47,6 +53,8 @@ class BuildOptions:
     timeout_s: float = 900.0
     workspace_mb: int = 0
     timing_cache: Path | None = None
+    optimization_level: int | None = None
+    portability: Portability = TIED
     listener: Listener = silent
 
     def __post_init__(self) -> None:
@@ -61,6 +69,8 @@ class BuildOptions:
             problems.append(f"timeout_s is {self.timeout_s}, it must be positive")
         if self.workspace_mb < 0:
             problems.append(f"workspace_mb is {self.workspace_mb}, it must not be negative")
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= MOST_OPTIMIZATION:
+            problems.append(f"optimization_level is {self.optimization_level}, it goes from 0 to {MOST_OPTIMIZATION}")
         if problems:
             raise ConfigError("build options: " + "; ".join(problems))
 

@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekd.core.artifacts import Engine, OnnxModel
-from edgekd.core.errors import BuildError, TargetError, missing_package
+from edgekd.core.errors import BuildError, ConfigError, TargetError, missing_package
 from edgekd.data import NetInputs
 from edgekd.engine.backend import BuildOptions, Runner, model_facts
 from edgekd.engine.inputs import InputShape
 from edgekd.engine.model_check import checked_model, require_intact
 from edgekd.engine.plan_process import SIDECAR_NAME, write_sidecar
+from edgekd.engine.portability import TIED
 from edgekd.export.ort_run import session_options
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class OnnxRuntime:
     def build(self, model: OnnxModel, folder: Path, options: BuildOptions) -> Engine:
         """Optimise the model for the provider, read back what became of it, and write `build.json`."""
         _require_provider_fits(options)
+        if options.optimization_level is not None or options.portability != TIED:
+            raise ConfigError("optimisation levels and portable plans are TensorRT's; onnxruntime has neither")
         proto = checked_model(model, options)
         facts = {
             **model_facts(model),

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from edgekd.core.artifacts import OnnxModel, Precision
 from edgekd.engine.backend import BuildOptions
+from edgekd.engine.portability import LEVELS, TIED, Portability
 
 BUILT, REFUSED = "built", "refused"
 
@@ -33,6 +34,8 @@ class PlanJob:
         compute_capability: Name in the builder's enum (`"SM86"`); empty means the GPU at hand.
         workspace_mb: Limit of scratch memory in MiB; 0 leaves the builder's own.
         timing_cache: File of kernel timings; None for none.
+        optimization_level: 0 to 5; None leaves the builder's own.
+        portability: Where else the plan may run.
     """
 
     onnx: Path
@@ -45,6 +48,8 @@ class PlanJob:
     compute_capability: str = ""
     workspace_mb: int = 0
     timing_cache: Path | None = None
+    optimization_level: int | None = None
+    portability: Portability = TIED
 
     def arguments(self) -> list[str]:
         """Return the argument list that `job_from_arguments` reads."""
@@ -59,6 +64,9 @@ class PlanJob:
             "--compute-capability": self.compute_capability,
             "--workspace-mb": str(self.workspace_mb),
             "--timing-cache": "" if self.timing_cache is None else str(self.timing_cache),
+            "--optimization-level": "" if self.optimization_level is None else str(self.optimization_level),
+            "--version-compatible": "1" if self.portability.version else "",
+            "--hardware": self.portability.hardware,
         }
         return [f"{name}={value}" for name, value in pairs.items()]
 
@@ -76,6 +84,8 @@ def job_for(model: OnnxModel, options: BuildOptions, *, plan: Path, report: Path
         compute_capability=compute_capability,
         workspace_mb=options.workspace_mb,
         timing_cache=None if options.timing_cache is None else options.timing_cache.resolve(),
+        optimization_level=options.optimization_level,
+        portability=options.portability,
     )
 
 
@@ -91,6 +101,9 @@ def job_from_arguments(arguments: Sequence[str]) -> PlanJob:
     parser.add_argument("--compute-capability", default="")
     parser.add_argument("--workspace-mb", type=int, default=0)
     parser.add_argument("--timing-cache", default="")
+    parser.add_argument("--optimization-level", type=_integers, default=())
+    parser.add_argument("--version-compatible", default="")
+    parser.add_argument("--hardware", choices=("none", *LEVELS), default="none")
     given = parser.parse_args(arguments)
     if len(given.input_shape) not in (1, 3) or len(given.batches) not in (0, 3):
         parser.error("--input-shape takes one or three numbers, --batches three")
@@ -105,6 +118,8 @@ def job_from_arguments(arguments: Sequence[str]) -> PlanJob:
         compute_capability=given.compute_capability,
         workspace_mb=given.workspace_mb,
         timing_cache=Path(given.timing_cache) if given.timing_cache else None,
+        optimization_level=given.optimization_level[0] if given.optimization_level else None,
+        portability=Portability(bool(given.version_compatible), given.hardware),
     )
 
 

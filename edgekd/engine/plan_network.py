@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from edgekd.engine.plan_job import PlanJob
+from edgekd.engine.portability import LEVELS, Portability
 
 Progress = Callable[[str, int, int], None]
 
@@ -81,11 +82,16 @@ def parse_network(trt: ModuleType, builder: Any, logger: Any, job: PlanJob, flag
 
 
 def make_config(trt: ModuleType, builder: Any, job: PlanJob, progress: Progress) -> Any:
-    """Make a builder configuration: detailed verbosity, workspace limit, batch profile, progress monitor."""
+    """Make a builder configuration: detailed verbosity, workspace, optimisation level, batch profile, progress monitor.
+
+    Raises:
+        BuildRefused: This builder has no optimisation levels.
+    """
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if job.workspace_mb:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_mb << 20)
+    set_optimization_level(trt, config, job.optimization_level)
     if job.batches:
         opt_profile = builder.create_optimization_profile()
         opt_profile.set_shape(job.input_name, *((batch, *job.input_shape) for batch in job.batches))
@@ -93,6 +99,29 @@ def make_config(trt: ModuleType, builder: Any, job: PlanJob, progress: Progress)
     if hasattr(trt, "IProgressMonitor") and hasattr(config, "progress_monitor"):
         config.progress_monitor = _make_monitor(trt, progress)
     return config
+
+
+def make_portable(trt: ModuleType, config: Any, portability: Portability) -> None:
+    """Set a builder configuration; raises `BuildRefused` where this TensorRT cannot do it."""
+    if portability.version:
+        if not hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE"):
+            raise BuildRefused([f"TensorRT {trt.__version__} builds no version-compatible plans; 8.6 was the first"])
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if portability.hardware != "none":
+        level = LEVELS[portability.hardware]
+        levels = getattr(trt, "HardwareCompatibilityLevel", None)
+        if not hasattr(levels, level):
+            raise BuildRefused([f"TensorRT {trt.__version__} knows no hardware compatibility {portability.hardware}"])
+        config.hardware_compatibility_level = getattr(levels, level)
+
+
+def set_optimization_level(trt: ModuleType, config: Any, level: int | None) -> None:
+    """Set how long a builder looks for fast kernels, 0 to 5; raises `BuildRefused` where it cannot be told."""
+    if level is None:
+        return
+    if not hasattr(type(config), "builder_optimization_level"):
+        raise BuildRefused([f"TensorRT {trt.__version__} has no optimisation levels; 8.6 was the first"])
+    config.builder_optimization_level = level
 
 
 def serialized_plan(builder: Any, network: Any, config: Any, log: BuilderLog) -> bytes:

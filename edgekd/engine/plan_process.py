@@ -184,6 +184,8 @@ def _common_facts(model: OnnxModel, options: BuildOptions, job: PlanJob) -> dict
         "opt_batch": job.batches[1] if job.batches else model.batch,
         "max_batch": job.batches[2] if job.batches else model.batch,
         "workspace_mb": options.workspace_mb,
+        "optimization_level": options.optimization_level,
+        "portability": options.portability.document(),
     }
 
 

@@ -46,7 +46,7 @@ class PlanRunner:
         )
         log = BuilderLog()
         try:
-            self._plan = _LoadedPlan(trt, plan, log)
+            self._plan = _LoadedPlan(trt, plan, log, has_runtime=bool(facts.get("portability", {}).get("version")))
             self._plan.require_types(trt, dict(zip(self._names, (self._shape.dtype.name, "float32"), strict=True)))
             values = self._shape.max_batch * int(np.prod(self._shape.sample))
             self._input = memory.allocate(self._shape.dtype.itemsize * values)
@@ -139,10 +139,12 @@ class PlanRunner:
 
 
 class _LoadedPlan:
-    def __init__(self, trt: ModuleType, plan: bytes, log: BuilderLog) -> None:
+    def __init__(self, trt: ModuleType, plan: bytes, log: BuilderLog, *, has_runtime: bool) -> None:
         self.log = log
         self._logger = make_logger(trt, log, lambda line: None)
         self._runtime = trt.Runtime(self._logger)
+        if has_runtime:
+            self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise BuildError("the runtime refused the engine: " + ("; ".join(log.errors()) or "no reason given"))

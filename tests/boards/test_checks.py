@@ -15,6 +15,7 @@ from edgekd.boards.remote import Board
 from edgekd.core.artifacts import FileRef
 from edgekd.core.errors import BuildError, DataError, TargetError
 from edgekd.core.events import silent
+from edgekd.engine.portability import Portability
 from edgekd.targets import get_target
 from edgekd.targets.ssh_connection import Address
 
@@ -186,3 +187,8 @@ def test_results_are_never_written_outside_their_folder(tmp_path, name) -> None:
     with pytest.raises(BuildError, match="no plain file name"):
         asyncio.run(board.read("0" * 64, [("out", "model.plan"), ("out", name)], folder))
     assert list(tmp_path.iterdir()) == [folder] and not list(folder.iterdir())
+
+
+def test_hardware_compatibility_is_refused_on_a_jetson(make_model) -> None:
+    said = refusal(make_model(), BoardOptions(portability=Portability(hardware="ampere+")))
+    assert "hardware compatibility ampere+ is for desktop GPUs, not for Jetson" in said

@@ -79,6 +79,8 @@ def test_targets_name_boards_of_ones_own(edgekd, bench, make_model, tmp_path) ->
         (("--device", "a@b", "--target", "jetson-orinn"), "did you mean"),
         (("--targets", f"{TARGET}=a@b", "--target", TARGET), "boards of --targets say so themselves"),
         (("--targets", ","), "names no board"),
+        (("--hardware", "turing"), "is none of none, ampere+, same-sm"),
+        (("--optimization-level", "4"), "onnxruntime has neither"),
         (("--dla", "0"), "name the board with --device or --targets"),
         (("--no-gpu-fallback",), "name the board with --device or --targets"),
         (("--device", "a@b", "--no-gpu-fallback"), "nothing to fall back from"),

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.boards import BoardOptions
 from edgekd.core.artifacts import FileRef, OnnxModel
+from edgekd.engine.portability import Portability
 from edgekd.profile.document import profile_from_document
 
 FAKE = Path(__file__).parents[1] / "engine" / "tensorrt" / "fake"
@@ -107,3 +108,14 @@ def test_model_that_the_parser_refuses_is_named(python_board, tmp_path) -> None:
     broken = OnnxModel(FileRef.of(Path(model.file.path)), "fp32", "any", 17, "input", (3, 8, 8), "logits", 1)
     result = python_board.build(broken, tmp_path / "out")
     assert "No importer registered for op: Conv" in str(result.error)
+
+
+def test_python_of_the_board_is_told_of_level_and_portability(python_board, tmp_path) -> None:
+    python_board.set_version("10.3")
+    how = {"duration_s": 1, "profile_s": 1, "warm_up_ms": 100, "optimization_level": 4}
+    options = BoardOptions(**how, portability=Portability(version=True))
+    result = python_board.build(pooled_net(tmp_path / "net.onnx"), tmp_path / "out", options)
+    assert result.error is None, result.error
+    header = json.loads((tmp_path / "out" / "board" / "model.plan").read_bytes()[4:].partition(b"\n")[0])
+    assert header["level"] == 4 and "VERSION_COMPATIBLE" in header["flags"]
+    assert result.engine.facts["portability"]["version"] is True and result.engine.facts["optimization_level"] == 4

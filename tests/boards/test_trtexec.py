@@ -10,6 +10,7 @@ from edgekd.boards.options import BoardOptions
 from edgekd.boards.trtexec import build_arguments, profile_arguments, times_arguments, timing_mode, typing_kind
 from edgekd.core.artifacts import FileRef, OnnxModel
 from edgekd.core.errors import ConfigError, TargetError
+from edgekd.engine.portability import Portability
 
 COMMON = ["onnx", "saveEngine", "loadEngine", "minShapes", "optShapes", "maxShapes", "shapes", "warmUp", "duration"]
 COMMON += ["exportTimes", "exportProfile", "exportLayerInfo", "profilingVerbosity", "timingCacheFile"]
@@ -101,6 +102,30 @@ def test_workspace_is_limited_or_the_reason_given() -> None:
     old = Trtexec(("/t/trtexec",), "8.5", tool("8.5").options - {"memPoolSize"})
     with pytest.raises(TargetError, match="knows none of --memPoolSize"):
         build_arguments(old, model(), BoardOptions(workspace_mb=512))
+
+
+def test_level_and_portability_are_asked_of_tools_that_know_them() -> None:
+    known = tool("10.3")
+    more = {"builderOptimizationLevel", "versionCompatible", "hardwareCompatibilityLevel"}
+    able = Trtexec(known.command, known.version, known.options | more)
+    options = BoardOptions(optimization_level=4, portability=Portability(True, "same-sm"))
+    wanted = {
+        "--builderOptimizationLevel=4",
+        "--versionCompatible",
+        "--hardwareCompatibilityLevel=sameComputeCapability",
+    }
+    assert wanted <= {*build_arguments(able, model(), options)}
+    assert "--versionCompatible" in times_arguments(able, model(), options)
+    assert not wanted & {
+        *build_arguments(able, model(), BoardOptions()),
+        *times_arguments(able, model(), BoardOptions()),
+    }
+    with pytest.raises(TargetError, match="knows none of --builderOptimizationLevel"):
+        build_arguments(known, model(), BoardOptions(optimization_level=4))
+    with pytest.raises(TargetError, match="knows none of --versionCompatible"):
+        build_arguments(known, model(), BoardOptions(portability=Portability(version=True)))
+    with pytest.raises(ConfigError, match="optimization_level is 9"):
+        BoardOptions(optimization_level=9)
 
 
 def test_options_that_make_no_sense_are_refused_together() -> None:

@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Tuple
 
 _LEAST_RUNS = 10
 _VALUE_BYTES = 8
+_LEVELS = {"ampere+": "AMPERE_PLUS", "sameComputeCapability": "SAME_COMPUTE_CAPABILITY"}
 
 
 def trtexec(arguments: List[str]) -> int:
@@ -50,6 +51,7 @@ def _build(trt: Any, logger: Any, words: Dict[str, str]) -> None:
     if "memPoolSize" in words:
         size = int(words["memPoolSize"].partition(":")[2]) << 20
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, size)
+    _tune(trt, config, words)
     if "optShapes" in words:
         profile = builder.create_optimization_profile()
         shapes = [_shapes(words[key]) for key in ("minShapes", "optShapes", "maxShapes")]
@@ -67,6 +69,23 @@ def _build(trt: Any, logger: Any, words: Dict[str, str]) -> None:
     cache_file.write_bytes(bytes(cache.serialize()))
     _, engine = _load(trt, logger, bytes(plan), words)
     _export_layers(trt, engine, words)
+
+
+def _tune(trt: Any, config: Any, words: Dict[str, str]) -> None:
+    """Set what only some versions have."""
+    if "builderOptimizationLevel" in words:
+        if not hasattr(type(config), "builder_optimization_level"):
+            raise SystemExit("this TensorRT has no optimisation levels")
+        config.builder_optimization_level = int(words["builderOptimizationLevel"])
+    if "versionCompatible" in words:
+        if not hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE"):
+            raise SystemExit("this TensorRT builds no version-compatible plans")
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if "hardwareCompatibilityLevel" in words:
+        level = _LEVELS[words["hardwareCompatibilityLevel"]]
+        if not hasattr(getattr(trt, "HardwareCompatibilityLevel", None), level):
+            raise SystemExit("this TensorRT knows no hardware compatibility %s" % level)
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
 
 
 def _use_dla(trt: Any, builder: Any, config: Any, words: Dict[str, str]) -> None:
@@ -150,6 +169,8 @@ def _profile(layers: List[Tuple[str, float]], runs: int) -> List[Dict[str, Any]]
 
 def _load(trt: Any, logger: Any, plan: bytes, words: Dict[str, str]) -> Tuple[Any, Any]:
     runtime = trt.Runtime(logger)
+    if "versionCompatible" in words:
+        runtime.engine_host_code_allowed = True  # the plan carries a runtime of its own
     if "useDLACore" in words:
         runtime.DLA_core = int(words["useDLACore"])
     engine = runtime.deserialize_cuda_engine(plan)

@@ -46,6 +46,16 @@ def build(
     batch: Annotated[int, typer.Option(min=1, help="Batch size it is optimised for.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads (onnxruntime).")] = 1,
     workspace_mb: Annotated[int, typer.Option(min=0, help="Limit of the builder's scratch memory; 0 for none.")] = 0,
+    optimization_level: Annotated[
+        int | None,
+        typer.Option(min=0, max=5, help="How long TensorRT looks for fast kernels; its own level by default."),
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="The plan runs in newer TensorRT too; larger, may be slower.")
+    ] = False,
+    hardware: Annotated[
+        str, typer.Option(help="Other GPUs the plan runs on: none, same-sm, or ampere+ (slower); not for Jetson.")
+    ] = "none",
     dla: Annotated[
         int | None, typer.Option(min=0, help="On boards: the deep-learning accelerator that runs what it can, from 0.")
     ] = None,
@@ -74,8 +84,10 @@ def build(
     """
     from edgekd.cli.onnx_file import onnx_model_from_file, with_dims
     from edgekd.engine import BuildOptions
+    from edgekd.engine.portability import Portability, hardware_named
     from edgekd.targets import get_target
 
+    portability = Portability(version_compatible, hardware_named(hardware))
     with with_dims(model, dim or ()) as fixed:
         source = onnx_model_from_file(fixed)
         if device or targets:
@@ -83,7 +95,14 @@ def build(
             from edgekd.cli.board_build import BoardsAsked, outcome_on_boards
 
             asked = BoardsAsked(tuple(device or ()), targets, target, backend, known_hosts, identity)
-            on_board = BoardOptions(batch=batch, workspace_mb=workspace_mb, dla_core=dla, gpu_fallback=gpu_fallback)
+            on_board = BoardOptions(
+                batch=batch,
+                workspace_mb=workspace_mb,
+                optimization_level=optimization_level,
+                portability=portability,
+                dla_core=dla,
+                gpu_fallback=gpu_fallback,
+            )
             how = {"is_forced": force, "is_dry_run": dry_run, "is_quiet": context.obj.is_quiet}
             return outcome_on_boards(asked, source, output, on_board, **how)
         if dla is not None or not gpu_fallback:
@@ -94,6 +113,8 @@ def build(
                 batch=batch,
                 threads=threads,
                 workspace_mb=workspace_mb,
+                optimization_level=optimization_level,
+                portability=portability,
                 listener=listen,
             )
             return _built_here(source, output, backend, options, is_forced=force, is_dry_run=dry_run)
@@ -117,6 +138,7 @@ def _built_here(
     engine = builder.build(source, output, options)
     built_for = _built_for(place, engine.target)
     text = f"{engine.file.path}: {engine.precision} by {name} for {built_for}, {engine.file.size_bytes:,} bytes"
+    text = "\n".join([text, *options.portability.advice])
     return Outcome({"engine": to_json(engine)}, text)
 
 

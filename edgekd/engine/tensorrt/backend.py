@@ -7,9 +7,10 @@ the whole path against a fake restricted to them; timing, kernels and real inspe
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from edgekd.core.artifacts import Engine, OnnxModel
 from edgekd.core.errors import BuildError, TargetError, missing_package
@@ -19,6 +20,7 @@ from edgekd.engine.device_memory import DeviceMemory, device_memory_reason, open
 from edgekd.engine.model_check import checked_model, require_intact
 from edgekd.engine.plan_process import PlanBuilder
 from edgekd.engine.plan_runner import PlanRunner
+from edgekd.engine.portability import loads, runs_on
 
 _NAME = "tensorrt"
 
@@ -64,7 +66,12 @@ class TensorRt:
             self._load()
         except ImportError as error:
             raise _missing() from error
-        self._require_gpu(f"sm_{options.target.sm}", f"building for {options.target.name}")
+        self._require_gpu(f"sm_{options.target.sm}", {}, f"building for {options.target.name}")
+        if options.target.kind == "jetson" and options.portability.hardware != "none":
+            raise BuildError(
+                f"hardware compatibility {options.portability.hardware} is for desktop GPUs, not for Jetson boards "
+                f"({options.target.name}): build on each kind of board"
+            )
         return PlanBuilder(_NAME, "edgekd.engine.tensorrt.build", f"sm_{options.target.sm}").build(
             model, folder, options
         )
@@ -76,18 +83,18 @@ class TensorRt:
             trt = self._load()
         except ImportError as error:
             raise _missing() from error
-        self._require_gpu(engine.target, "running this engine")
+        self._require_gpu(engine.target, engine.facts, "running this engine")
         version = str(trt.__version__)
-        if engine.facts["version"] != version:
+        if not loads(str(engine.facts["version"]), version, engine.facts):
             raise TargetError(
                 f"the engine was built by TensorRT {engine.facts['version']}, this machine has {version}; engines do "
                 "not move between versions: build it again here"
             )
         return PlanRunner(trt, path.read_bytes(), engine, self._open_memory())
 
-    def _require_gpu(self, target: str, purpose: str) -> None:
+    def _require_gpu(self, target: str, facts: Mapping[str, Any], purpose: str) -> None:
         found = self._gpus()
-        if target not in {f"sm_{sm}" for sm in found.sms}:
+        if not any(runs_on(target, sm, facts) for sm in found.sms):
             here = found.reason or "this machine has " + ", ".join(f"sm_{sm}" for sm in found.sms)
             raise TargetError(f"{purpose} needs a GPU of {target} on this machine: {here}")
 

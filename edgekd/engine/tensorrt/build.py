@@ -22,11 +22,13 @@ from edgekd.engine.plan_network import (
     Progress,
     make_config,
     make_logger,
+    make_portable,
     network_facts,
     parse_network,
     serialized_plan,
 )
 from edgekd.engine.plan_process_child import run_build_process
+from edgekd.engine.portability import Portability
 from edgekd.engine.tensorrt.features import typing_of
 from edgekd.engine.tensorrt.inspector import fusion_from_inspector
 
@@ -55,6 +57,7 @@ def build_plan(trt: ModuleType, job: PlanJob, log: BuilderLog, progress: Progres
     config = make_config(trt, builder, job, progress)
     for flag in typing.builder_flags:
         config.set_flag(getattr(trt.BuilderFlag, flag))
+    make_portable(trt, config, job.portability)
     cache = _attach_timing_cache(config, job.timing_cache)
     plan = serialized_plan(builder, network, config, log)
     facts = {
@@ -65,7 +68,7 @@ def build_plan(trt: ModuleType, job: PlanJob, log: BuilderLog, progress: Progres
         **network_facts(network),
         "build_s": round(time.monotonic() - started, 3),
         "timing_cache": _keep_timing_cache(cache, job.timing_cache),
-        "fusion": _read_back(trt, logger, plan, log).to_json(),
+        "fusion": _read_back(trt, logger, plan, log, job.portability).to_json(),
         "warnings": log.warnings(),
     }
     del parser, network
@@ -89,8 +92,10 @@ def _keep_timing_cache(cache: Any, path: Path | None) -> dict[str, Any] | None:
     return {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
 
 
-def _read_back(trt: ModuleType, logger: Any, plan: bytes, log: BuilderLog) -> FusionReport:
+def _read_back(trt: ModuleType, logger: Any, plan: bytes, log: BuilderLog, portability: Portability) -> FusionReport:
     runtime = trt.Runtime(logger)
+    if portability.version:
+        runtime.engine_host_code_allowed = True  # it carries a runtime of its own
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BuildError("the plan just built cannot be loaded: " + ("; ".join(log.errors()) or "no reason given"))

@@ -20,6 +20,7 @@ from edgekd.engine.device_memory import DeviceMemory, open_device_memory
 from edgekd.engine.model_check import checked_model, require_intact
 from edgekd.engine.plan_process import PlanBuilder
 from edgekd.engine.plan_runner import PlanRunner
+from edgekd.engine.portability import TIED
 
 if TYPE_CHECKING:
     from edgekd.targets import Target
@@ -64,6 +65,11 @@ class TensorRtRtx:
         capability = compute_capability(options.target)
         checked_model(model, options)
         _require_flavour(model)
+        if options.portability != TIED:
+            raise BuildError(
+                "TensorRT-RTX engines are finished on the machine they run on: they take no version or hardware "
+                "compatibility"
+            )
         if self.available() is not None:
             raise missing_package(_NAME, "rtx", "building TensorRT-RTX engines")
         sm = f"sm_{options.target.sm}"

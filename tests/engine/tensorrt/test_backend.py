@@ -17,6 +17,7 @@ from edgekd.engine.cuda_driver import Gpus
 from edgekd.engine.device_memory import CudaPythonMemory
 from edgekd.engine.plan_job import job_for
 from edgekd.engine.plan_network import BuilderLog, BuildRefused
+from edgekd.engine.portability import Portability
 from edgekd.engine.tensorrt import TensorRt, Typing, typing_of
 from edgekd.engine.tensorrt.build import build_plan
 from edgekd.engine.tensorrt_rtx import TensorRtRtx
@@ -127,6 +128,59 @@ def test_a_binding_without_graphs_is_named(trt_10_3, cudart, onnx_model, images,
         for _ in range(3):
             np.testing.assert_allclose(runner.run(images[:2]), _answers(model, images[:2]), atol=1e-5)
         assert runner.facts["cuda_graph"] == "plain has none"
+
+
+def _header(engine):
+    return json.loads(Path(engine.file.path).read_bytes()[4:].partition(b"\n")[0])
+
+
+def test_level_and_portability_reach_the_builder(trt, cudart, onnx_model, images, tmp_path):
+    desktop = get_target("rtx-3060-12gb")
+    options = BuildOptions(desktop, batch=2, optimization_level=5, portability=Portability(True, "ampere+"))
+    backend, model = backend_with(trt, cudart, sms=(86,)), onnx_model("fp32")
+    engine = backend.build(model, tmp_path, options)
+    header = _header(engine)
+    assert (header["level"], header["hardware"]) == (5, "AMPERE_PLUS")
+    assert "VERSION_COMPATIBLE" in header["flags"]
+    assert engine.facts["optimization_level"] == 5
+    assert [advice.split()[0] for advice in engine.facts["portability"]["advice"]] == ["runs", "runs"]
+    with backend_with(trt, cudart, sms=(120,)).open(engine) as runner:
+        np.testing.assert_allclose(runner.run(images[:2]), _answers(model, images[:2]), atol=1e-5)
+    with pytest.raises(TargetError, match="needs a GPU of sm_86"):
+        backend_with(trt, cudart, sms=(75,)).open(engine)
+
+
+def test_a_plan_is_tied_where_nothing_is_said(trt, cudart, onnx_model, tmp_path):
+    header = _header(backend_with(trt, cudart).build(onnx_model("fp32"), tmp_path, BuildOptions(ORIN)))
+    assert (header["level"], header["hardware"]) == (3, "NONE")
+    assert "VERSION_COMPATIBLE" not in header["flags"]
+
+
+def test_version_compatible_plans_open_in_newer_versions_and_not_in_older(
+    make_fake_tensorrt, cudart, onnx_model, tmp_path, monkeypatch
+):
+    def built(version, portability):
+        monkeypatch.setenv("EDGEKD_TEST_FAKE_TENSORRT", version)
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "fake"))
+        options = BuildOptions(ORIN, portability=portability)
+        return backend_with(make_fake_tensorrt(version), cudart).build(onnx_model("fp32"), tmp_path / version, options)
+
+    engine = built("10.3", Portability(version=True))
+    for version in ("10.3", "10.14", "11.4"):
+        backend_with(make_fake_tensorrt(version), cudart).open(engine).__exit__(None, None, None)
+    for other, version in ((engine, "8.6"), (built("8.6", Portability(version=True)), "11.4")):
+        with pytest.raises(TargetError, match="do not move between versions"):
+            backend_with(make_fake_tensorrt(version), cudart).open(other)
+
+
+def test_what_a_version_or_a_board_cannot_is_refused(trt_10_3, cudart, onnx_model, tmp_path):
+    same = Portability(hardware="same-sm")
+    with pytest.raises(BuildError, match="10.3.0 knows no hardware compatibility same-sm"):
+        backend_with(trt_10_3, cudart, sms=(86,)).build(
+            onnx_model("fp32"), tmp_path, BuildOptions(get_target("rtx-3060-12gb"), portability=same)
+        )
+    with pytest.raises(BuildError, match="not for Jetson boards"):
+        backend_with(trt_10_3, cudart).build(onnx_model("fp32"), tmp_path, BuildOptions(ORIN, portability=same))
 
 
 def test_build_in_process_uses_only_names_that_exist(trt, onnx_model, tmp_path):

@@ -65,7 +65,7 @@ def make(version):
     trt = types.ModuleType("tensorrt")
     trt.__version__ = names.version
     enums = ("BuilderFlag", "NetworkDefinitionCreationFlag", "ProfilingVerbosity", "MemoryPoolType", "DataType")
-    for name in (*enums, "DeviceType"):
+    for name in (*enums, "DeviceType", "HardwareCompatibilityLevel"):
         setattr(trt, name, names.enum(name))
     trt.LayerInformationFormat = names.enum("LayerInformationFormat")
     creation = trt.NetworkDefinitionCreationFlag
@@ -147,6 +147,7 @@ def make(version):
             self._flags, self._pools, self._profiles, self._cache = {trt.BuilderFlag.TF32}, {}, [], None
             self._verbosity, self._monitor = None, None
             self._device, self._core = trt.DeviceType.GPU, None
+            self._level, self._hardware = 3, trt.HardwareCompatibilityLevel.NONE
 
         def set_flag(self, flag):
             self._flags.add(flag)
@@ -177,6 +178,22 @@ def make(version):
         @profiling_verbosity.setter
         def profiling_verbosity(self, value):
             self._verbosity = value
+
+        @property
+        def builder_optimization_level(self):
+            return self._level
+
+        @builder_optimization_level.setter
+        def builder_optimization_level(self, value):
+            self._level = int(value)
+
+        @property
+        def hardware_compatibility_level(self):
+            return self._hardware
+
+        @hardware_compatibility_level.setter
+        def hardware_compatibility_level(self, value):
+            self._hardware = trt.HardwareCompatibilityLevel(value)
 
         @property
         def default_device_type(self):
@@ -236,6 +253,8 @@ def make(version):
                 monitor.phase_finish("Building Engine")
             is_dla = config._device == trt.DeviceType.DLA
             header = {"verbosity": str(config._verbosity), "words": self._words(network, config), "is_dla": is_dla}
+            header["level"], header["hardware"] = config._level, config._hardware.name
+            header["flags"] = sorted(flag.name for flag in config._flags)
             if is_dla:
                 self._place(network)
             return memoryview(MAGIC + json.dumps(header).encode() + b"\n" + network._model.SerializeToString())
@@ -244,7 +263,8 @@ def make(version):
             shape = network._model.graph.input[0].type.tensor_type.shape.dim
             if shape[0].WhichOneof("value") != "dim_value" and not config._profiles:
                 return "Network has dynamic or shape inputs, but no optimization profile has been defined."
-            if self._is_strong(network) and config._flags - {trt.BuilderFlag.TF32, trt.BuilderFlag.GPU_FALLBACK}:
+            harmless = {"TF32", "GPU_FALLBACK", "VERSION_COMPATIBLE"}
+            if self._is_strong(network) and {flag.name for flag in config._flags} - harmless:
                 return "precision flags are not permitted on a strongly typed network"
             kinds = {node.op_type for node in network._model.graph.node}
             if (
@@ -403,7 +423,7 @@ def make(version):
 
     class Runtime:
         def __init__(self, logger):
-            self._logger, self._core = logger, None
+            self._logger, self._core, self._may_run_host_code = logger, None, False
 
         @property
         def DLA_core(self):
@@ -413,11 +433,22 @@ def make(version):
         def DLA_core(self, value):
             self._core = value
 
+        @property
+        def engine_host_code_allowed(self):
+            return self._may_run_host_code
+
+        @engine_host_code_allowed.setter
+        def engine_host_code_allowed(self, value):
+            self._may_run_host_code = value
+
         def deserialize_cuda_engine(self, plan):
             if not plan.startswith(MAGIC):
                 self._logger.log(ILogger.Severity.ERROR, "the plan has a wrong magic tag")
                 return None
             header, _, model = plan[len(MAGIC) :].partition(b"\n")
+            if "VERSION_COMPATIBLE" in json.loads(header)["flags"] and not self._may_run_host_code:
+                self._logger.log(ILogger.Severity.ERROR, "the plan holds a lean runtime, host code is not allowed")
+                return None
             if json.loads(header)["is_dla"] and self._core is None:
                 self._logger.log(ILogger.Severity.ERROR, "the plan needs a DLA core")
                 return None
