@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from edgekd.boards import remote as remote_module
 from edgekd.boards.build import build_on_boards
 from edgekd.core.artifacts import FileRef, OnnxModel
 from edgekd.targets.ssh_connection import Address, SshKeys
+from tests.boards import namespaces
 
 asyncssh = pytest.importorskip("asyncssh")
 
@@ -123,8 +124,8 @@ class PretendedBoard:
 class Wire:
     """A TCP relay on loopback that can be cut: now, or after so many bytes towards the board or back from it."""
 
-    def __init__(self, port: int) -> None:
-        self._far = port
+    def __init__(self, address: str, port: int) -> None:
+        self._far = (address, port)
         self._loop = asyncio.new_event_loop()
         self._writers: list[asyncio.StreamWriter] = []
         self.cut_after_bytes: int | None = None
@@ -166,7 +167,7 @@ class Wire:
             writer.close()
             return
         self.connections += 1
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._far)
+        far_reader, far_writer = await asyncio.open_connection(*self._far)
         self._writers += [writer, far_writer]
         tasks = [
             asyncio.create_task(self._copy(reader, far_writer, is_counted=True)),
@@ -206,9 +207,9 @@ class Wire:
 class Bench:
     """A pretended board, its server, the wire to it, and the keys."""
 
-    def __init__(self, board: PretendedBoard, port: int, folder: Path) -> None:
+    def __init__(self, board: PretendedBoard, wire: Wire, folder: Path) -> None:
         self.board, self.folder = board, folder
-        self.wire = Wire(port)
+        self.wire = wire
         self.address = Address("127.0.0.1", None, self.wire.port)
         self.events: list = []
         self.trust("host.pub")
@@ -277,8 +278,13 @@ def write_keys(folder: Path) -> None:
         (folder / name).chmod(0o600)
 
 
-def start_server(kind: str, board: PretendedBoard, folder: Path) -> tuple[subprocess.Popen, int]:
-    """Start a server whose logins land in the board's home, with nothing of this machine's own environment."""
+def start_server(
+    kind: str, board: PretendedBoard, folder: Path, address: str = "127.0.0.1", enter: Sequence[str] = ()
+) -> tuple[subprocess.Popen, int]:
+    """Start a server whose logins land in the board's home, with nothing of this machine's own environment.
+
+    `enter` begins its command line, to have it in the network that `address` is of.
+    """
     port = free_port()
     tools = folder / "bin"
     tools.mkdir()
@@ -294,7 +300,7 @@ def start_server(kind: str, board: PretendedBoard, folder: Path) -> tuple[subpro
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
         (folder / "sshd_config").write_text(
-            f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder / 'host'}\n"
+            f"Port {port}\nListenAddress {address}\nHostKey {folder / 'host'}\n"
             f"AuthorizedKeysFile {folder / 'user.pub'}\n"
             "PasswordAuthentication no\nStrictModes no\nPidFile none\nUsePAM no\nPermitRootLogin yes\n"
             f"MaxStartups 100\nForceCommand {login}\n"
@@ -303,9 +309,9 @@ def start_server(kind: str, board: PretendedBoard, folder: Path) -> tuple[subpro
     else:
         command = [sys.executable, str(HERE / "pretended" / "server.py"), str(port), str(folder)]
     with open(folder / "server.log", "wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
+        server = subprocess.Popen([*enter, *command], stdout=log, stderr=log)
     for _ in range(200):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
             return server, port
         time.sleep(0.05)
     raise RuntimeError((folder / "server.log").read_text())
@@ -342,14 +348,18 @@ def _bench(kind: str, folder: Path, keys_folder: Path, monkeypatch) -> Iterator[
         pytest.skip("OpenSSH's sshd is not installed")
     shutil.copytree(keys_folder, folder / "ssh")
     board = PretendedBoard(folder / "board")
-    server, port = start_server(kind, board, folder / "ssh")
-    pretend(monkeypatch)
-    bench = Bench(board, port, folder / "ssh")
-    yield bench
-    bench.wire.close()
-    server.terminate()
-    server.wait(10)
-    board.reboot()
+    is_apart = "EDGEKD_TEST_NAMESPACES" in os.environ and kind == "openssh"
+    if is_apart and (reason := namespaces.unavailable()):
+        pytest.skip(reason)
+    with namespaces.namespace() if is_apart else contextlib.nullcontext(("127.0.0.1", [])) as (address, enter):
+        server, port = start_server(kind, board, folder / "ssh", address, enter)
+        pretend(monkeypatch)
+        bench = Bench(board, Wire(address, port), folder / "ssh")
+        yield bench
+        bench.wire.close()
+        server.terminate()
+        server.wait(10)
+        board.reboot()
 
 
 @pytest.fixture(scope="session")

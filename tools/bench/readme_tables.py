@@ -271,9 +271,12 @@ def int8_speed_table() -> str:
     return f"{_markdown(header, rows)}\n\nSource: `{file.relative_to(ROOT)}`.\n"
 
 
-def step_table() -> str:
-    """Return what a training step takes beside published code as Markdown."""
-    file = _only("train-step_cpu-*.json")
+def step_tables() -> str:
+    """Return what a training step takes beside published code as Markdown, a table for each processor."""
+    return "\n".join(_step_table(file) for file in sorted(RESULTS.glob("train-step_cpu-*.json")))
+
+
+def _step_table(file: Path) -> str:
     found = json.loads(file.read_text(encoding="utf-8"))
     peers = ", ".join(f"{name} {commit}" for name, commit in found["peers"].items())
     rounds = len({run["round"] for run in found["runs"]})
@@ -281,8 +284,9 @@ def step_table() -> str:
         f"{found['pair']} on pictures of 32 x 32, batches of {found['batch']}, {found['threads']} threads; "
         f"milliseconds, medians of {found['steps']} steps in {rounds} round(s); {peers}."
     )
+    processor = file.name.split("_")[1].removeprefix("cpu-").replace("-", " ")
     table, verdicts = _markdown(STEP_HEADER, step_rows(file)), "\n".join(f"- {line}" for line in step_verdicts(file))
-    return f"{table}\n\n{verdicts}\n\n{what} Source: `{file.relative_to(ROOT)}`.\n"
+    return f"{processor}:\n\n{table}\n\n{verdicts}\n\n{what} Source: `{file.relative_to(ROOT)}`.\n"
 
 
 def scaling_table() -> str:
@@ -332,7 +336,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rtx-builds": rtx_table,
     "int8-speed": int8_speed_table,
     "reliability": reliability_table,
-    "train-step": step_table,
+    "train-step": step_tables,
     "scaling": scaling_table,
     "teacher-cache": cache_table,
     "data-loading": loading_table,
