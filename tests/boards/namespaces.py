@@ -14,7 +14,8 @@ def unavailable() -> str:
     """Say why there are none here; empty when there are."""
     if os.getuid() != 0:
         return "network namespaces need root"
-    return "" if shutil.which("ip") else "ip (iproute2) is not installed"
+    missing = [name for name in ("ip", "nsenter") if not shutil.which(name)]
+    return f"{' and '.join(missing)} not installed" if missing else ""
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def namespace() -> Iterator[tuple[str, list[str]]]:
     name, cable = f"edgekd-board-{os.getpid()}-{number}", f"eb{os.getpid() % 10000}-{number % 1000}"
     subnet = f"10.214.{os.getpid() % 250}.{4 * (number % 60)}".rpartition(".")
     here, there = (f"{subnet[0]}.{int(subnet[2]) + host}" for host in (1, 2))
-    enter = ["ip", "netns", "exec", name]
+    enter = ["nsenter", f"--net=/run/netns/{name}"]  # `ip netns exec` would leave this machine's mounts behind, too
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         for words in (
