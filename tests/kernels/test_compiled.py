@@ -40,7 +40,8 @@ def test_every_variant_has_its_turn(family):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"stack_bytes": 8}, "8 bytes of stack"),
+        ({"stack_bytes": 8, "spill_stores_bytes": 4}, "spills 4 bytes, loads 0 back"),
+        ({"stack_bytes": 8, "spill_loads_bytes": 8}, "spills 0 bytes, loads 8 back"),
         ({"shared_bytes": 99 * 1024 + 1}, "is the limit"),
         ({"has_tf32": True}, "TF32"),
         ({"half_products": 1}, "without tensor cores"),
@@ -50,3 +51,7 @@ def test_each_rule_can_be_broken(change, words):
     assert GOOD.problems() == []
     (problem,) = dataclasses.replace(GOOD, **change).problems()
     assert words in problem
+
+
+def test_a_stack_without_spills_breaks_no_rule():
+    assert dataclasses.replace(GOOD, stack_bytes=8).problems() == []

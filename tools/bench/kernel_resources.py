@@ -46,7 +46,7 @@ class Resources:
         constants: Compile-time arguments and launch options, `NAME=VALUE ...`.
         sm: Architecture.
         registers: Of a thread.
-        stack_bytes: Of a thread; spilled registers live there.
+        stack_bytes: Of a thread; spilled registers live there, and what calls of functions need.
         spill_stores_bytes: Of a thread.
         spill_loads_bytes: Of a thread.
         shared_bytes: Of a block.
@@ -75,8 +75,8 @@ class Resources:
         """Return which rules are broken, in words."""
         limit = 1024 * SHARED_LIMIT_KIB[self.sm]
         rules = {
-            f"{self.stack_bytes} bytes of stack, spills {self.spill_stores_bytes}/{self.spill_loads_bytes} bytes": (
-                self.stack_bytes == 0
+            f"spills {self.spill_stores_bytes} bytes, loads {self.spill_loads_bytes} back": (
+                self.spill_stores_bytes == self.spill_loads_bytes == 0
             ),
             f"{self.shared_bytes} bytes of shared memory, {limit} is the limit": self.shared_bytes <= limit,
             "TF32 in an exact kernel": not (self.is_exact and self.has_tf32),
@@ -119,9 +119,9 @@ def sample(family: str, sm: int) -> list[int]:
     return sorted({*chosen, *largest.values()})
 
 
-def compiler() -> ProcessPoolExecutor:
+def compiler(workers: int = 1) -> ProcessPoolExecutor:
     """Return a process that compiles: where kernels are interpreted they cannot be compiled as they are."""
-    return ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"), initializer=_compile_here)
+    return ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn"), initializer=_compile_here)
 
 
 def compiled(family: str, indices: Sequence[int], sm: int) -> list[Resources]:
@@ -281,11 +281,14 @@ def _size(variant: Any) -> int:
 
 def rows() -> Iterator[Resources]:
     """Yield what every kernel needs in every configuration on every architecture."""
-    with compiler() as process:
-        for family in families():
-            everything = range(len(variants(family)))
-            for sm in ARCHITECTURES:
-                yield from process.submit(compiled, family, everything, sm).result()
+    with compiler(os.cpu_count() or 1) as processes:
+        parts = [
+            processes.submit(compiled, family, range(len(variants(family))), sm)
+            for family in families()
+            for sm in ARCHITECTURES
+        ]
+        for part in parts:
+            yield from part.result()
     for program in programs() if has_nvrtc() else ():
         for sm in ARCHITECTURES:
             yield from compiled_program(program, sm)

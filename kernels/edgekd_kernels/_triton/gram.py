@@ -17,7 +17,7 @@ from edgekd_kernels._triton.launch import device_of
 from edgekd_kernels._triton.variants import Variant
 
 BLOCK = 128
-ROWS = ((128, 1), (1024, 4))
+ROWS = ((128, 1), (512, 4))
 """Entries of a row of `[B, B]` that a program takes at a time, and its warps, of a small batch and of a large one."""
 
 

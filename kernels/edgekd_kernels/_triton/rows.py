@@ -49,8 +49,8 @@ class Tiling:
 
     @property
     def num_warps(self) -> int:
-        """Warps of a program: 8 elements a thread, or 16 where rows lie side by side. Other numbers spill registers."""
-        return max(1, self.rows * self.block // (512 if self.rows == _SIDE else 256))
+        """Warps of a program: 8 elements a thread, 16 in square tiles of rows that lie side by side; others spill."""
+        return max(1, self.rows * self.block // (512 if self.rows == _SIDE and self.block == _SIDE else 256))
 
 
 def tiling_of(rows: Tensor, *, sideways: bool = True) -> Tiling:

@@ -157,10 +157,19 @@ def _energies_kernel(
 
 
 @triton.jit
+def _power_of_ratio(lower, higher, p, POWER: tl.constexpr):
+    """Return `_ratio(lower, higher)^p` in float64, as exact as float32 sums are: functions of float64 would spill."""
+    if POWER != 0:
+        return _power(_ratio(lower, higher).to(tl.float64), p, POWER)
+    steps = ((lower & EXPONENT) - (higher & EXPONENT)) >> 23
+    return tl.where(steps <= -127, 0.0, tl.exp2(steps.to(tl.float32) * p)).to(tl.float64)
+
+
+@triton.jit
 def _attention(peaks, sums, at, inside, largest, p, POWER: tl.constexpr):
     """Return the attention at positions times the number of channels, of a map that its scale multiplies."""
     peak = tl.load(peaks + at, mask=inside, other=0)
-    return tl.load(sums + at, mask=inside, other=0.0) * _power(_ratio(peak, largest).to(tl.float64), p, POWER)
+    return tl.load(sums + at, mask=inside, other=0.0) * _power_of_ratio(peak, largest, p, POWER)
 
 
 @triton.jit
