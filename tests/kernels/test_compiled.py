@@ -53,5 +53,13 @@ def test_each_rule_can_be_broken(change, words):
     assert words in problem
 
 
+def test_the_table_has_the_most_of_each_kernel_on_each_architecture():
+    more = dataclasses.replace(GOOD, registers=90, spill_stores_bytes=4, spill_loads_bytes=8)
+    other = dataclasses.replace(GOOD, sm=90, stack_bytes=16)
+    first, second = kernel_resources.most_of([GOOD, other, more])
+    assert (first.kernel, first.sm, first.configurations, first.registers, first.spilled_bytes) == ("k", 86, 2, 90, 12)
+    assert (second.sm, second.configurations, second.stack_bytes, second.shared_bytes) == (90, 1, 16, 99 * 1024)
+
+
 def test_a_stack_without_spills_breaks_no_rule():
     assert dataclasses.replace(GOOD, stack_bytes=8).problems() == []

@@ -1,6 +1,6 @@
 """Compiles every Triton and CUDA kernel for every architecture without a GPU: registers, spills, shared memory, TF32.
 
-    python tools/bench/kernel_resources.py            # every configuration, into a CSV under tools/bench/results
+    python tools/bench/kernel_resources.py            # all; the most of each into a CSV among the results
     python tools/bench/kernel_resources.py --check    # write nothing; exit 1 when one breaks a rule
 
 The rules: nothing spills, shared memory fits the architecture, float32 products of exact kernels do not go through
@@ -84,6 +84,53 @@ class Resources:
         }
         where = f"{self.kernel} [{self.tensors}; {self.constants}] on sm_{self.sm}: "
         return [where + what for what, is_kept in rules.items() if not is_kept]
+
+
+@dataclass(frozen=True)
+class Most:
+    """The most that any configuration of a kernel needs on an architecture.
+
+    Attributes:
+        family: Module of the kernel.
+        kernel: Name.
+        sm: Architecture.
+        configurations: How many were compiled.
+        registers: Of a thread.
+        stack_bytes: Of a thread.
+        spilled_bytes: Of a thread, stores and loads.
+        shared_bytes: Of a block.
+    """
+
+    family: str
+    kernel: str
+    sm: int
+    configurations: int
+    registers: int
+    stack_bytes: int
+    spilled_bytes: int
+    shared_bytes: int
+
+
+def most_of(found: Sequence[Resources]) -> list[Most]:
+    """Return one row for each kernel and architecture, in the order of the first of each.
+
+    Args:
+        found: What every configuration needs.
+    """
+    groups: dict[tuple[str, str, int], list[Resources]] = {}
+    for row in found:
+        groups.setdefault((row.family, row.kernel, row.sm), []).append(row)
+    return [
+        Most(
+            *group,
+            configurations=len(rows),
+            registers=max(row.registers for row in rows),
+            stack_bytes=max(row.stack_bytes for row in rows),
+            spilled_bytes=max(row.spill_stores_bytes + row.spill_loads_bytes for row in rows),
+            shared_bytes=max(row.shared_bytes for row in rows),
+        )
+        for group, rows in groups.items()
+    ]
 
 
 def families() -> list[str]:
@@ -315,9 +362,9 @@ def _write(found: Sequence[Resources]) -> Path:
         older.unlink()
     path = RESULTS / f"kernel-resources_cpu-{versions}_{clean_commit()}.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Resources)])
+        writer = csv.DictWriter(file, [field.name for field in fields(Most)])
         writer.writeheader()
-        writer.writerows(asdict(row) for row in found)
+        writer.writerows(asdict(row) for row in most_of(found))
     return path
 
 

@@ -18,6 +18,24 @@ _STEP = "step:"
 _NOT_RUN = "Not yet run.\n"
 
 
+def resources_text() -> str:
+    """Return in words what compiling every kernel for every architecture found."""
+    files = sorted(RESULTS.glob("kernel-resources_*.csv"))
+    if not files:
+        return _NOT_RUN
+    rows = list(csv.DictReader(files[-1].open(encoding="utf-8", newline="")))
+    configurations = sum(int(row["configurations"]) for row in rows)
+    kernels, sms = {row["kernel"] for row in rows}, sorted({int(row["sm"]) for row in rows})
+    spilled = sum(int(row["spilled_bytes"]) > 0 for row in rows)
+    most = max(rows, key=lambda row: int(row["registers"]))
+    return (
+        f"{len(kernels)} kernels in all their configurations, {configurations:,} compilations for sm_"
+        f"{', sm_'.join(map(str, sms))}: {spilled or 'none'} of them {'spill' if spilled else 'spills'} registers; "
+        f"the most a thread has is {most['registers']} (`{most['kernel']}`). "
+        f"Source: `{files[-1].relative_to(ROOT)}`.\n"
+    )
+
+
 def losses_table() -> str:
     """Return the fused losses with formula, source, implementations and traffic as Markdown."""
     import kernel_cases

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from kernel_tables import losses_table, steps_table
+from kernel_tables import losses_table, resources_text, steps_table
 from kernel_tables import speed_table as kernels_table
 from paired import Paired, paired
 from precision_tables import PRECISION_HEADER, precision_rows
@@ -323,6 +323,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods-fashion": lambda: methods_table("methods-fashion-mnist_*.csv"),
     "cifar10": lambda: run_table("cifar-strips-cpu_*.json"),
     "kernels-losses": losses_table,
+    "kernels-resources": resources_text,
     "kernels-cpu": lambda: kernels_table("kernels_cpu-*.csv"),
     "kernels-gpu": lambda: kernels_table("kernels_gpu-*.csv"),
     "kernels-gpu-steps": lambda: steps_table("kernels_gpu-*.csv"),
