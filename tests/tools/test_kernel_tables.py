@@ -76,3 +76,17 @@ def test_a_losss_share_of_a_step_is_what_the_step_is_longer_by(tables, tmp_path)
 
 def test_without_a_file_the_table_says_so(tables):
     assert tables.speed_table("kernels_gpu-*.csv") == tables.steps_table("kernels_gpu-*.csv") == "Not yet run.\n"
+
+
+def test_what_kernels_need_is_told_in_words(tables, tmp_path):
+    assert tables.resources_text() == "Not yet run.\n"
+    header = "family,kernel,sm,configurations,registers,stack_bytes,spilled_bytes,shared_bytes\n"
+    file = tmp_path / "kernel-resources_cpu-x.csv"
+    file.write_text(header + "f,a,80,900,40,0,0,512\nf,a,90,900,255,8,0,512\nf,b,80,1,128,0,0,0\n")
+    said = tables.resources_text()
+    assert said.startswith(
+        "2 kernels in all their configurations, 1,801 compilations for sm_80, sm_90: none of them spills"
+    )
+    assert "the most a thread has is 255 (`a`)" in said and file.name in said
+    file.write_text(header + "f,a,80,900,40,0,12,512\n")
+    assert "1 of them spill registers" in tables.resources_text()
