@@ -52,7 +52,7 @@ def cudart():
     mode = {"cudaStreamCaptureModeGlobal": 0, "cudaStreamCaptureModeThreadLocal": 1, "cudaStreamCaptureModeRelaxed": 2}
     module.cudaStreamCaptureMode = enum.IntEnum("cudaStreamCaptureMode", mode)
     module.live, module.streams, module.limit = {}, set(), 1 << 30
-    module.recording, module.graphs, module.launches = None, {}, 0
+    module.recording, module.graphs, module.launches, module.captures = None, {}, 0, 0
     ok = module.cudaError_t.cudaSuccess
 
     def malloc(size):
@@ -92,6 +92,7 @@ def cudart():
         assert module.recording is None and stream in module.streams
         assert mode == module.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         module.recording = []
+        module.captures += 1
         return (ok,)
 
     def end(stream):

@@ -96,6 +96,7 @@ def test_a_graph_is_replayed_from_the_third_run_of_a_batch_on(trt_10_3, cudart, 
             np.testing.assert_allclose(result, expected[start:end], atol=1e-5)
             launches.append(cudart.launches - before)
         assert launches == [0, 0, 1, 1, 0, 0, 0, 1]
+        assert cudart.captures == 2
         assert runner.facts["cuda_graph"] is True
         assert list(cudart.graphs) == ["executable"]
         kept = runner.run(images[:2])
@@ -112,7 +113,7 @@ def test_a_plan_that_cannot_be_recorded_is_run_without_a_graph(trt_10_3, cudart,
         for _ in range(4):
             np.testing.assert_allclose(runner.run(images[:2]), expected, atol=1e-5)
         assert runner.facts["cuda_graph"].startswith("not recorded: the engine could not be run")
-    assert (cudart.launches, cudart.recording, cudart.live) == (0, None, {})
+    assert (cudart.launches, cudart.captures, cudart.recording, cudart.live) == (0, 1, None, {})
 
 
 def test_a_binding_without_graphs_is_named(trt_10_3, cudart, onnx_model, images, tmp_path):
