@@ -12,6 +12,7 @@ from edgekd.core.artifacts import OnnxModel
 from edgekd.core.errors import TargetError
 from edgekd.engine.backend import BuildOptions
 from edgekd.engine.model_check import checked_model
+from edgekd.engine.portability import version_numbers
 from edgekd.targets.schema import max_opset_of, read_opset_of
 from edgekd.targets.target import Target
 
@@ -185,4 +186,4 @@ def _families(text: str) -> set[str]:
 
 
 def _line(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2])
+    return version_numbers(version)[:2]

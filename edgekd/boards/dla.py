@@ -18,6 +18,7 @@ from edgekd.boards.options import BoardOptions
 from edgekd.core.artifacts import OnnxModel
 from edgekd.core.errors import BuildError
 from edgekd.engine.fusion import DLA, FusedLayer, FusionReport
+from edgekd.engine.portability import version_numbers
 
 _SMS = (72, 87)
 _LAST_OF_10, _FIRST_OF_11 = (10, 7), (11, 4, 1)
@@ -102,7 +103,7 @@ def refusals(model: OnnxModel, facts: BoardFacts, options: BoardOptions) -> Iter
         yield f"it has no DLA core {options.dla_core}: there are {cores}, counted from 0"
     if facts.trtexec is not None and "useDLACore" not in facts.trtexec.options:
         yield f"{facts.trtexec.command[0]} does not know --useDLACore"
-    version = _numbers(facts.tensorrt or "0")
+    version = version_numbers(facts.tensorrt or "0")
     if version[:2] > _LAST_OF_10 and version < _FIRST_OF_11:
         yield f"TensorRT {facts.tensorrt} has no DLA: 10.7 was the last before 11.4.1"
     if model.precision == "int8" and version < _FIRST_OF_11:
@@ -159,7 +160,3 @@ def words_of(found: dict[str, Any]) -> str:
     named = [str(Fallback(**each)) for each in found["fallbacks"]]
     more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
     return f"{line}{moves}" + (f"; not on the DLA: {'; '.join(named[:_SHOWN])}{more}" if named else "")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:3])

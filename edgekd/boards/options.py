@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgekd.core.errors import ConfigError
-from edgekd.engine.backend import MOST_OPTIMIZATION
+from edgekd.engine.backend import level_problems
 from edgekd.engine.portability import TIED, Portability
 
 if TYPE_CHECKING:
@@ -58,13 +58,12 @@ class BoardOptions:
         if self.max_batch and self.max_batch < self.batch:
             problems.append(f"max_batch is {self.max_batch}, less than batch {self.batch}")
         if self.dla_core is not None and not 0 <= self.dla_core < _MOST_DLA_CORES:
-            problems.append(f"dla_core is {self.dla_core}, cores are counted from 0")
+            problems.append(f"dla_core is {self.dla_core}, it goes from 0 to {_MOST_DLA_CORES - 1}")
         if self.dla_core is None and not self.gpu_fallback:
             problems.append("without a DLA core there is nothing to fall back from")
         if self.dla_core is not None and self.largest_batch != self.batch:
             problems.append(f"a DLA takes one batch size: batch is {self.batch}, max_batch {self.max_batch}")
-        if self.optimization_level is not None and not 0 <= self.optimization_level <= MOST_OPTIMIZATION:
-            problems.append(f"optimization_level is {self.optimization_level}, it goes from 0 to {MOST_OPTIMIZATION}")
+        problems += level_problems(self.optimization_level)
         if self.workspace_mb < 0 or self.warm_up_ms < 0:
             problems.append("workspace_mb and warm_up_ms must not be negative")
         if problems:

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from edgekd.targets import Target
 
 
-MOST_OPTIMIZATION = 5
+_MOST_OPTIMIZATION = 5
+
+
+def level_problems(level: int | None) -> list[str]:
+    """Return what is wrong with an optimisation level of TensorRT; nothing where it is one, or None."""
+    if level is None or 0 <= level <= _MOST_OPTIMIZATION:
+        return []
+    return [f"optimization_level is {level}, it goes from 0 to {_MOST_OPTIMIZATION}"]
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,7 @@ class BuildOptions:
             problems.append(f"timeout_s is {self.timeout_s}, it must be positive")
         if self.workspace_mb < 0:
             problems.append(f"workspace_mb is {self.workspace_mb}, it must not be negative")
-        if self.optimization_level is not None and not 0 <= self.optimization_level <= MOST_OPTIMIZATION:
-            problems.append(f"optimization_level is {self.optimization_level}, it goes from 0 to {MOST_OPTIMIZATION}")
+        problems += level_problems(self.optimization_level)
         if problems:
             raise ConfigError("build options: " + "; ".join(problems))
 

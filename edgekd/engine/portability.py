@@ -56,6 +56,11 @@ def hardware_named(name: str) -> Hardware:
     raise ConfigError(f"hardware compatibility {name!r} is none of {', '.join(_ADVICE)}")
 
 
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Return major, minor and patch of a TensorRT version, as far as it names them."""
+    return tuple(int(part) for part in version.split(".")[:3] if part.isdecimal())
+
+
 def loads(built: str, here: str, facts: Mapping[str, Any]) -> bool:
     """Say whether a TensorRT loads a plan of another one.
 
@@ -68,7 +73,7 @@ def loads(built: str, here: str, facts: Mapping[str, Any]) -> bool:
         return True
     if not facts.get("portability", {}).get("version"):
         return False
-    old, new = (tuple(int(part) for part in version.split(".")[:3] if part.isdecimal()) for version in (built, here))
+    old, new = version_numbers(built), version_numbers(here)
     return new >= old and (new[0] == old[0] or new[0] == _NEXT_MAJOR.get(old[0]))
 
 

@@ -217,7 +217,7 @@ def quantile_conditions(samples_ms: Sequence[float]) -> dict[str, Any]:
 
 
 def _software(runner: Runner) -> dict[str, Any]:
-    known = ("threads", "version", "compute_precisions")
+    known = ("threads", "version", "compute_precisions", "cuda_graph")
     return {
         "provider": runner.provider,
         "python": platform.python_version(),

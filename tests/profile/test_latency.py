@@ -217,6 +217,13 @@ def test_another_precision_than_asked_for_is_warned_of(precision, computed, is_w
     assert any("fp16 was asked for, but fake computes 3 in fp32" in warning for warning in warnings) is is_warned
 
 
+@pytest.mark.parametrize("graph", [True, "not recorded: it waits"])
+def test_whether_a_cuda_graph_was_timed_is_told(graph):
+    host = FakeHost()
+    assert run(host, timed_runner(host, [1.0], facts={"cuda_graph": graph})).conditions["cuda_graph"] == graph
+    assert "cuda_graph" not in run(host, timed_runner(host, [1.0])).conditions
+
+
 def test_lag_one_correlation_shows_dependent_samples():
     host = FakeHost()
     alternating = run(host, timed_runner(host, [1.0, 2.0])).conditions["lag1_correlation"]

@@ -162,7 +162,7 @@ def _power_of_ratio(lower, higher, p, POWER: tl.constexpr):
     if POWER != 0:
         return _power(_ratio(lower, higher).to(tl.float64), p, POWER)
     steps = ((lower & EXPONENT) - (higher & EXPONENT)) >> 23
-    return tl.where(steps <= -127, 0.0, tl.exp2(steps.to(tl.float32) * p)).to(tl.float64)
+    return tl.exp2(steps.to(tl.float32) * p).to(tl.float64)
 
 
 @triton.jit
