@@ -19,10 +19,12 @@ class LayerRates:
     Attributes:
         decay: Multiple of the rate for each stage of the network (the ends of which `discover_taps` lists) that lies
             between a layer and the output; 1 treats all alike.
+        student: Multiple of all of the student's layers, beside the others.
         by_path: Multiples of the student's layers by module path; of several that apply, the longest path does.
     """
 
     decay: float = 1.0
+    student: float = 1.0
     by_path: Mapping[str, float] = field(default_factory=dict)
 
     def multiples(self, role: str, net: TracedNet, input_shape: tuple[int, ...]) -> dict[int, float]:
@@ -39,9 +41,12 @@ class LayerRates:
         multiples: dict[int, float] = {}
         if self.decay != 1:
             multiples |= self._by_depth(net, input_shape)
-        if role == "student" and self.by_path:
-            multiples |= self._by_path(net)
-        return multiples
+        if role != "student":
+            return multiples
+        multiples |= self._by_path(net)
+        return {
+            id(parameter): self.student * multiples.get(id(parameter), 1.0) for parameter in net.backbone.parameters()
+        }
 
     def _by_depth(self, net: TracedNet, input_shape: tuple[int, ...]) -> dict[int, float]:
         taps = discover_taps(net.backbone, net.shape_seen(input_shape))

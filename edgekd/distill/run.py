@@ -157,7 +157,8 @@ def run_stages(
                 if bookmark.is_past(index):
                     continue
                 bookmark.enter(index, session)
-            stage = build_stage(spec, session, LayerRates(settings.layer_decay, settings.layer_lr))
+            rates = LayerRates(settings.layer_decay, settings.student_lr or 1.0, settings.layer_lr)
+            stage = build_stage(spec, session, rates)
             stage.learners.to(device)
             count_together(stage, dataset.train)
             prepare(stage, session, dataset.train, device, listener=context.listener, label=context.label)

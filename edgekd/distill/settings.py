@@ -37,6 +37,11 @@ class TrainSettings(StrictModel):
     decay: float = Field(0.2, gt=0, le=1, description="Share of a stage at its end in which wsd falls linearly.")
     lr_floor: float = Field(0.0, ge=0, lt=1, description="Share of the peak at which cosine and wsd end.")
     layer_decay: float = Field(1.0, gt=0, le=1, description="Multiple of the rate for each stage of a network down.")
+    student_lr: float | None = Field(
+        None,
+        gt=0,
+        description="Multiple of the rate for the student's layers; 1 by default, 0.1 for one cut from the teacher.",
+    )
     layer_lr: Mapping[str, float] = Field(
         {}, description="Multiples of the learning rate by module path of the student; 0 holds a layer."
     )
@@ -89,6 +94,8 @@ class TrainSettings(StrictModel):
         left_out = others | _CACHE
         deciding = self.model_dump(mode="json", exclude=left_out)
         # What is off is left out, so that a run without it has the key that it had before there was such a thing.
+        if self.student_lr is None:
+            del deciding["student_lr"]
         if self.teacher_cache is not None:
             deciding["teacher_cache"] = [self.cache_dtype, self.cache_top_k]
         if self.teacher_cache is not None or self.augment_views is not None:

@@ -31,6 +31,7 @@ from edgekd.models import (
     save_weights,
     spec_for,
 )
+from edgekd.pipeline.starting import settings_of
 from edgekd.search import Cost, Point, memory_bytes, values_of
 
 _STUDENT = "search"
@@ -136,7 +137,7 @@ class Candidates:
                 student=candidate.spec,
                 teacher=self.teacher if self.recipe.needs_teacher else None,
                 dataset=self.dataset,
-                settings=self.settings,
+                settings=settings_of(self.settings, candidate.spec),
                 options=options,
             ).student
         if trained is not None and self.kept is not None:

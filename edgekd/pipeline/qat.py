@@ -137,6 +137,7 @@ def qat_settings(settings: TrainSettings, precision: PrecisionConfig) -> TrainSe
             "precision": "no",
             "compile": "no",
             "layer_decay": 1.0,
+            "student_lr": None,
             "layer_lr": {},
             "ema": None,
             "mixup": 0.0,

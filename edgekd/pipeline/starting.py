@@ -10,10 +10,25 @@ from torch import Tensor
 
 from edgekd.core.artifacts import NetSpec
 from edgekd.data import Dataset
-from edgekd.distill import classifier_of
-from edgekd.models import build, inherited_weights, starting_weights
+from edgekd.distill import TrainSettings, classifier_of
+from edgekd.models import PRUNED, build, inherited_weights, starting_weights
 from edgekd.pipeline.config import StudentConfig
 from edgekd.pipeline.found import read_found, start_of_found
+
+_LR_OF_CUT = 0.1
+"""Multiple of the learning rate at which what a cut teacher has kept outlives the first epochs."""
+
+
+def settings_of(settings: TrainSettings, student: NetSpec) -> TrainSettings:
+    """Return the settings that a student trains with: one cut from the teacher goes on from weights that know the task.
+
+    Args:
+        settings: The run's; a `student_lr` of its own stays.
+        student: The student's architecture.
+    """
+    if student.family != PRUNED or settings.student_lr is not None:
+        return settings
+    return settings.model_copy(update={"student_lr": _LR_OF_CUT})
 
 
 def start_of(

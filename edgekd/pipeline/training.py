@@ -31,7 +31,7 @@ from edgekd.distill.jobs import Job
 from edgekd.models import build, count_params, load_model, load_teacher, save_weights, teacher_start
 from edgekd.pipeline.config import TeacherConfig
 from edgekd.pipeline.context import RunContext
-from edgekd.pipeline.starting import start_of
+from edgekd.pipeline.starting import settings_of, start_of
 
 _EPOCHS = TypeAdapter(tuple[Epoch, ...])
 _BETTER_THAN_CHANCE = 1.5
@@ -174,7 +174,7 @@ def student_of(
     """Train one student, with the teacher (`"distilled"`) or without (`"alone"`), from the same weights and batches."""
     recipe = context.recipe if role == "distilled" else load_recipe(context.recipe.baseline)
     start = _start(context, spec, teacher.spec, lambda: load_model(teacher))
-    return _trained(context, _Plan(role, recipe, spec, context.config.train, seed, start), teacher)
+    return _trained(context, _Plan(role, recipe, spec, settings_of(context.config.train, spec), seed, start), teacher)
 
 
 def _start(

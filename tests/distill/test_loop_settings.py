@@ -197,6 +197,33 @@ def test_layers_are_held_by_path_and_the_longest_path_counts(groups, run):
     assert all(torch.allclose(one[name], other[name], rtol=0, atol=1e-20) for name in names)
 
 
+def test_a_students_layers_have_a_multiple_beside_all_others(groups, run):
+    decayed = groups(decay=0.5)
+    assert groups(decay=0.5, student=0.1) == pytest.approx({name: 0.1 * scale for name, scale in decayed.items()})
+    first = next(iter(decayed))
+    scales = groups(student=0.1, by_path={first.rpartition(".")[0]: 0.5})
+    assert scales[first] == pytest.approx(0.05) and scales[list(decayed)[-1]] == pytest.approx(0.1)
+    still = run("kd", settings=_on(student_lr=1e-30, select="last"))
+    before = run("kd", settings=_on(lr=1e-30, select="last"))
+    assert _distance(still, before) < 1e-12 < _distance(still, run("kd", settings=_on(select="last")))
+
+
+def test_what_a_term_adds_keeps_its_rate(train):
+    session = train("fitnet", epochs=1)
+    stage = build_stage(load_recipe("fitnet").stages[-1], session, LayerRates(student=0.1))
+    own = {id(parameter) for parameter in session.net("student").backbone.parameters()}
+    scales = {
+        (id(parameter) in own, round(group["lr_scale"], 6))
+        for group in optimizer_of(stage, _on()).param_groups
+        for parameter in group["params"]
+    }
+    assert scales == {(True, 0.1), (False, 1.0)}
+
+
+def test_a_rate_that_is_not_set_leaves_the_key_of_a_run():
+    assert "student_lr" not in _on().deciding() and _on(student_lr=0.5).deciding()["student_lr"] == 0.5
+
+
 # --- mixing ---------------------------------------------------------------------------------------------------------
 
 

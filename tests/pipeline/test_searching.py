@@ -7,8 +7,9 @@ import torch
 
 from edgekd.core.budget import parse_budget
 from edgekd.core.errors import BudgetExceeded, ConfigError, StorageError
+from edgekd.core.events import Event
 from edgekd.data import DataConfig, load_dataset
-from edgekd.distill import evaluate
+from edgekd.distill import Outcome, evaluate
 from edgekd.models import build, load_model
 from edgekd.pipeline.config import load_config
 from edgekd.pipeline.cpu_calibration import calibration_points
@@ -19,6 +20,7 @@ from edgekd.pipeline.search_config import SpaceConfig
 from edgekd.pipeline.search_report import document_of
 from edgekd.pipeline.search_setting import SearchRequest, setting_of
 from edgekd.pipeline.searching import planned_space, search
+from edgekd.pipeline.starting import settings_of
 from edgekd.pipeline.student_space import space_for
 from edgekd.report import search_page
 
@@ -70,12 +72,13 @@ def test_a_search_returns_students_whose_upper_end_keeps_the_budget(searched):
 def test_the_students_files_build_the_network_and_go_on_from_its_short_training(searched):
     config, result, _ = searched
     dataset = load_dataset(config.data)
-    for finalist in result.finals.finalists:
+    trained = [one for one in result.finals.finalists if one.record.state == "trained"]
+    assert trained
+    for finalist in trained:
         found = read_found(finalist.file)
         network = build(found.spec)
         network.load_state_dict(start_of_found(found))
         assert found.spec.name == finalist.record.cost["name"]
-        assert finalist.record.state == "trained"
         best = max(finalist.record.rungs.values())  # every epoch is a rung, and a training returns its best
         assert evaluate(network.eval(), dataset.val).score == pytest.approx(best)
 
@@ -89,6 +92,31 @@ def test_pruned_students_inherit_the_trained_teachers_weights(searched):
     start = candidates.start_of(pruned[0].point)
     assert torch.equal(start["net.linear.weight"], teacher.net.linear.weight)
     assert set(start) == set(build(candidates.at(pruned[0].point).spec).state_dict())
+
+
+def test_students_cut_from_the_teacher_train_at_a_tenth_of_the_rate(searched, monkeypatch):
+    config, result, _ = searched
+    asked = SearchRequest.of(config)
+    teacher = result.teacher.spec, load_model(result.teacher)
+    space = space_for(config.search.space, asked.dataset, teacher[0])
+    candidates = setting_of(asked, teacher, None, space).candidates
+    rates = {}
+
+    def told(_recipe, *, student, settings, options, **_more):
+        rates[student.family] = settings.student_lr
+        options.listener(Event("progress", "search", "", values={"val_score": 0.5}))
+        return Outcome(build(student), ())
+
+    monkeypatch.setattr("edgekd.pipeline.candidates.run_recipe", told)
+    for family in space.families:
+        candidates.train(next(iter(family.points())), lambda _epoch, _score: False)
+    assert rates == {"resnet": None, "pruned": 0.1}
+    own = settings_of(config.train.model_copy(update={"student_lr": 1.0}), candidates.at(_pruned_point(space)).spec)
+    assert own.student_lr == 1.0
+
+
+def _pruned_point(space):
+    return next(point for point in space.points() if point["family"] == "pruned")
 
 
 @pytest.mark.parametrize("inherit", [True, False])

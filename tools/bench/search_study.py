@@ -1,13 +1,19 @@
 """Does a search choose better students than chance or the widest-fit rule, at equal training cost?
 
-`python tools/bench/search_study.py --out DIR` chooses a student within a budget in three ways, for each data set and
+`python tools/bench/search_study.py --out DIR` chooses a student within a budget in several ways, for each data set and
 seed, and trains what was chosen to the end. Cost is counted in multiply-accumulates: size of a student times its
 epochs. All ways may spend the same in all; the final training goes on from the weights of the short one:
 
 - `search`: `edgekd.search` with successive halving until the allowance is used up, then the best student to the end;
 - `random`: students drawn by chance among those that keep the budget, each trained as long as the last rung, until the
   allowance is used up, then the best of them to the end;
-- `widest`: the largest student that keeps the budget, trained to the end and as much longer as the allowance pays for.
+- `widest`: the largest student of all that keeps the budget, trained to the end and as much longer as the allowance
+  pays for;
+- `widest-resnet`: the same among ResNets alone, as `edgekd distill` chooses without a search (`cifar10` only).
+
+On `digits` and `fashion-mnist` students are drawn, and the teacher is trained here. On `cifar10` (`--images FILE`,
+strips of 4,000 pictures, `--weights FILE` of a ResNet-20) space and settings are what `edgekd search` has by default:
+families that begin with the teacher's first layers where these fit, and the teacher cut to fewer channels.
 
 Results are kept row by row in `DIR/search-study.csv`, so the study can be begun again; `--report` prints the paired
 comparison of what is there. Latencies are predicted for jetson-orin: nothing of the choice depends on this machine.
@@ -41,8 +47,11 @@ from edgekd.distill import RunOptions, TrainSettings, evaluate, load_recipe, run
 from edgekd.latency import predict
 from edgekd.models import build, load_weights, parse_net, save_weights, spec_for
 from edgekd.pipeline.candidates import Candidates
+from edgekd.pipeline.config import TeacherConfig
 from edgekd.pipeline.search_config import SpaceConfig
+from edgekd.pipeline.starting import settings_of
 from edgekd.pipeline.student_space import space_for
+from edgekd.pipeline.training import load_teacher_for
 from edgekd.search import (
     Plan,
     Point,
@@ -59,6 +68,7 @@ from edgekd.search import (
 from edgekd.targets import get_target
 
 METHODS = ("search", "random", "widest")
+RESNET = "widest-resnet"
 _FIELDS = (
     "data",
     "seed",
@@ -81,12 +91,15 @@ class Case:
     Attributes:
         data: Which, and how much of it.
         teacher: Teacher of the zoo.
-        teacher_epochs: How long it is trained.
+        teacher_epochs: How long it is trained; 0 where its weights are given.
         budget: What a student must keep on jetson-orin.
         space: What is searched.
         rungs: Epochs of the rungs.
         final_epochs: Epochs of a student that was chosen.
-        allowance: Epochs of the central student of the first family that choosing may cost.
+        allowance: Multiply-accumulates times epochs that choosing may cost, in millions.
+        lr: Peak learning rate.
+        inherit: Whether drawn students begin with the teacher's first layers where these fit.
+        methods: Ways of choosing.
     """
 
     data: DataConfig
@@ -96,7 +109,10 @@ class Case:
     space: SpaceConfig
     rungs: tuple[int, ...] = (1, 3, 9)
     final_epochs: int = 15
-    allowance: int = 60
+    allowance: float = 13.90752
+    lr: float = 0.1
+    inherit: bool = False
+    methods: tuple[str, ...] = METHODS
 
 
 _SPACE = SpaceConfig(
@@ -115,7 +131,19 @@ CASES = {
         SpaceConfig(**{**_SPACE.model_dump(), "reduces": (1, 2)}),
         rungs=(1, 2, 5),
         final_epochs=8,
-        allowance=150,
+        allowance=34.7688,
+    ),
+    "cifar10": Case(
+        DataConfig(name="cifar-strips"),
+        "resnet20-w16",
+        0,
+        "p99<0.6ms, memory<0.25MB",
+        SpaceConfig(),
+        final_epochs=20,
+        allowance=300,
+        lr=0.05,
+        inherit=True,
+        methods=(*METHODS, RESNET),
     ),
 }
 
@@ -148,19 +176,24 @@ def main() -> int:
     """Run what is missing of the study, then compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", nargs="+", choices=sorted(CASES), default=sorted(CASES))
+    parser.add_argument("--data", nargs="+", choices=sorted(CASES), default=["digits", "fashion-mnist"])
+    parser.add_argument("--images", help="CIFAR-10 as strips, for cifar10")
+    parser.add_argument("--weights", type=Path, help="its teacher, a ResNet-20 that takes ImageNet's mean")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--report", action="store_true", help="only compare what is there")
     args = parser.parse_args()
+    if "cifar10" in args.data and not args.report and not (args.images and args.weights):
+        parser.error("cifar10 needs --images and --weights")
     torch.set_num_threads(1)
     path = args.out / "search-study.csv"
     rows = _rows(path)
     done = {(row["data"], int(row["seed"]), row["method"]) for row in rows}
     for name in [] if args.report else args.data:
-        for seed in range(args.seeds):
-            for method in METHODS:
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            for method in CASES[name].methods:
                 if (name, seed, method) not in done:
-                    rows.append(run_case(name, seed, method, args.out))
+                    rows.append(run_case(name, seed, method, args))
                     _write(path, rows)
                     print(rows[-1], file=sys.stderr, flush=True)
     summary = compared(rows)
@@ -169,26 +202,25 @@ def main() -> int:
     return 0
 
 
-def run_case(name: str, seed: int, method: str, folder: Path) -> dict[str, Any]:
+def run_case(name: str, seed: int, method: str, args: argparse.Namespace) -> dict[str, Any]:
     """Choose a student in one way, train it to the end, and return its row."""
     case, started = CASES[name], time.monotonic()
-    dataset = load_dataset(case.data)
-    kept = folder / "trained" / f"{name}-{seed}-{method}"
-    candidates = _candidates(case, dataset, _teacher(case, dataset, folder, name), seed, kept)
-    space = space_for(case.space, dataset, candidates.teacher[0])
-    plan = _plan(case, space, dataset, seed)
-    allowance = case.allowance * candidates.cost(space.families[0].corners()["centre"]).macs
-    counted = Counted(candidates)
-    chooser = {"search": _searched, "random": _drawn, "widest": _widest}[method]
+    dataset = load_dataset(case.data.model_copy(update={"path": args.images}) if name == "cifar10" else case.data)
+    given = args.weights if name == "cifar10" else None
+    teacher = _given(case, dataset, given) if given else _teacher(case, dataset, args.out, name)
+    candidates = _candidates(case, dataset, teacher, seed, args.out / "trained" / f"{name}-{seed}-{method}")
+    plan = _plan(case, space_for(case.space, dataset, teacher[0]), dataset, seed)
+    allowance, counted = int(1e6 * case.allowance), Counted(candidates)
+    chooser = {"search": _searched, "random": _drawn, "widest": _widest, RESNET: _widest_resnet}[method]
     point = chooser(plan, counted, allowance)
     spec, macs = candidates.at(point).spec, candidates.cost(point).macs
-    epochs = case.final_epochs + (allowance // macs if method == "widest" else 0)
+    epochs = case.final_epochs + (allowance // macs if counted.tried == 0 else 0)
     final = run_recipe(
         candidates.recipe,
         student=spec,
         teacher=candidates.teacher,
         dataset=dataset,
-        settings=candidates.settings.model_copy(update={"epochs": int(epochs)}),
+        settings=settings_of(candidates.settings.model_copy(update={"epochs": epochs}), spec),
         options=RunOptions(derive_seed(seed, "final") % 2**31, start=candidates.start_of(point)),
     ).student
     return {
@@ -197,7 +229,7 @@ def run_case(name: str, seed: int, method: str, folder: Path) -> dict[str, Any]:
         "method": method,
         "student": spec.name,
         "mmacs": f"{macs / 1e6:.4f}",
-        "final_epochs": int(epochs),
+        "final_epochs": epochs,
         "tried": counted.tried,
         "spent_share": f"{counted.spent_macs / allowance:.3f}",
         "val": f"{evaluate(final, dataset.val).score:.5f}",
@@ -242,6 +274,11 @@ def _widest(plan: Plan, students: Counted, _allowance: int) -> Point:
     return max(fitting, key=lambda point: students.cost(point).macs)
 
 
+def _widest_resnet(plan: Plan, students: Counted, allowance: int) -> Point:
+    resnets = tuple(family for family in plan.space.families if family.family == "resnet")
+    return _widest(replace(plan, space=SearchSpace(resnets, plan.space.facts)), students, allowance)
+
+
 def _plan(case: Case, space: SearchSpace, dataset: Dataset, seed: int) -> Plan:
     return Plan(
         space=space,
@@ -257,7 +294,14 @@ def _plan(case: Case, space: SearchSpace, dataset: Dataset, seed: int) -> Plan:
 
 def _candidates(case: Case, dataset: Dataset, teacher: tuple[NetSpec, nn.Module], seed: int, kept: Path) -> Candidates:
     target = get_target("jetson-orin")
-    settings = TrainSettings(epochs=case.rungs[-1], batch_size=64, lr=0.1, schedule="cosine", device="cpu")
+    settings = TrainSettings(
+        epochs=case.rungs[-1],
+        batch_size=64,
+        lr=case.lr,
+        schedule="cosine",
+        device="cpu",
+        teacher_cache=str(kept.parents[1] / "teacher-cache"),
+    )
     return Candidates(
         dataset=dataset,
         teacher=teacher,
@@ -268,9 +312,16 @@ def _candidates(case: Case, dataset: Dataset, teacher: tuple[NetSpec, nn.Module]
         seed=seed,
         precision="fp16",
         predict=lambda graph: predict(graph, target, "fp16"),
-        inherit=False,
+        inherit=case.inherit,
         kept=kept,
     )
+
+
+def _given(case: Case, dataset: Dataset, weights: Path) -> tuple[NetSpec, nn.Module]:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    wanted = TeacherConfig(net=case.teacher, weights=str(weights), mean=mean, std=std)
+    spec, network = load_teacher_for(wanted, dataset)
+    return spec, network.eval()
 
 
 def _teacher(case: Case, dataset: Dataset, folder: Path, name: str) -> tuple[NetSpec, nn.Module]:
@@ -305,7 +356,7 @@ def compared(rows: list[dict[str, Any]]) -> dict[str, Any]:
     said = {"better": "better, significant", "worse": "worse, significant", "-": "no significant difference"}
     names = sorted({row["data"] for row in rows})
     summary: dict[str, Any] = {"data": names}
-    for name, other in itertools.product(names, METHODS[1:]):
+    for name, other in itertools.product(names, (*METHODS[1:], RESNET)):
         found = paired(_scores(rows, name, "search"), _scores(rows, name, other))
         if found is not None:
             summary[f"search minus {other} on {name}"] = {
