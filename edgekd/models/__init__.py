@@ -7,7 +7,7 @@ from edgekd.models.family import Family, takes_reduction
 from edgekd.models.inheritance import Layers, inherited_weights, leading_weights
 from edgekd.models.layers import Normalize, conv_bn_relu, initialise
 from edgekd.models.networks import build
-from edgekd.models.pruning import Prunable, Ranking, find_prunable, prune
+from edgekd.models.pruning import Prunable, Ranking, find_prunable, prune, prune_like
 from edgekd.models.repvgg import RepBlock, deploy
 from edgekd.models.surgery import PRUNED, original_of
 from edgekd.models.taps import Tap, discover_taps, pair_taps, taps_at, trace_taps
@@ -47,6 +47,7 @@ __all__ = [
     "pair_taps",
     "parse_net",
     "prune",
+    "prune_like",
     "read_tensors",
     "save_weights",
     "spec_between",

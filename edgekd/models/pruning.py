@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError, missing_package
 from edgekd.models.evaluation import takes_tokens
-from edgekd.models.surgery import changed_shapes, pruned_spec, reshaped
+from edgekd.models.surgery import changed_shapes, original_of, pruned_spec, reshaped, shapes_of
 
 Ranking = Literal["uniform", "global"]
 """`uniform` keeps the same share of every group, `global` lets groups compete."""
@@ -106,16 +106,54 @@ def prune(
     cut = copy.deepcopy(net).eval()
     graph = _graph(cut, inputs)
     importances = {path: _importance(graph, cut, path) for path in prunable.roots}
-    wanted = _kept_channels(importances, keep=keep, ranking=ranking, multiple=multiple)
-    for path, count in wanted.items():
-        least = importances[path].argsort()[: len(importances[path]) - count]
-        if len(least):
-            _group(graph, cut, path, sorted(least.tolist())).prune()
+    _cut(graph, cut, importances, _kept_channels(importances, keep=keep, ranking=ranking, multiple=multiple))
     shapes = changed_shapes(net, cut)
     found = pruned_spec(spec, shapes, label=f"{ranking[0]}{keep:g}".replace("0.", "."))
     state = {name: value.detach().clone() for name, value in cut.state_dict().items()}
     _require_rebuilt(net, cut, shapes, inputs, found)
     return found, state
+
+
+def prune_like(net: nn.Module, spec: NetSpec, student: NetSpec) -> dict[str, Tensor]:
+    """Return what a student that was cut from a network inherits of it, by the importance that its channels have now.
+
+    A student's size can be chosen before its teacher is trained; this gives its weights afterwards.
+
+    Args:
+        net: The network, trained; it is not changed.
+        spec: Its architecture.
+        student: Spec that `prune` returned for a network of this architecture.
+
+    Returns:
+        The weights by name, equal to what `prune` gives for this network and the student's size.
+
+    Raises:
+        ConfigError: The student was cut from another architecture.
+        PreconditionError: torch-pruning is not installed.
+        StorageError: The student's spec is damaged.
+    """
+    if original_of(student).digest != spec.digest:
+        raise ConfigError(f"{student.name} was cut from {original_of(student).name}, not from this {spec.name}")
+    shapes, inputs = shapes_of(student), _example(net, spec.input_shape)
+    like, cut = reshaped(net, shapes, name=student.name), copy.deepcopy(net).eval()
+    roots = list(_group_roots(net, inputs, spec.name))
+    graph = _graph(cut, inputs)
+    pruners = {path: graph.get_pruner_of_module(cut.get_submodule(path)) for path in roots}
+    counts = {path: pruners[path].get_out_channels(like.get_submodule(path)) for path in roots}
+    smaller = [path for path in roots if counts[path] < pruners[path].get_out_channels(cut.get_submodule(path))]
+    importances = {path: _importance(graph, cut, path) for path in smaller}
+    _cut(graph, cut, importances, {path: counts[path] for path in smaller})
+    if changed_shapes(net, cut) != shapes:
+        raise ConfigError(f"{spec.name} cannot be cut to the channels of {student.name}")
+    return {name: value.detach().clone() for name, value in cut.state_dict().items()}
+
+
+def _cut(graph: Any, net: nn.Module, importances: Mapping[str, Tensor], kept: Mapping[str, int]) -> None:
+    """Remove the least important channels of each group until so many are left."""
+    for path, count in kept.items():
+        least = importances[path].argsort()[: len(importances[path]) - count]
+        if len(least):
+            _group(graph, net, path, sorted(least.tolist())).prune()
 
 
 def _kept_channels(

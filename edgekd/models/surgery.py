@@ -65,6 +65,18 @@ def original_of(spec: NetSpec) -> NetSpec:
         raise StorageError(f"the spec of {spec.name} does not say what it was cut from: {error}") from error
 
 
+def shapes_of(spec: NetSpec) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of a pruned network that are smaller than its original's, by name.
+
+    Raises:
+        StorageError: The spec is damaged.
+    """
+    try:
+        return {name: tuple(map(int, shape)) for name, shape in json.loads(spec.options["shapes"]).items()}
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        raise StorageError(f"the spec of {spec.name} does not say what was cut: {error}") from error
+
+
 def rebuilt(spec: NetSpec, build: Callable[[NetSpec], nn.Module]) -> nn.Module:
     """Make a pruned network with the weights of its original cut at the end: its own are to be loaded.
 
@@ -76,12 +88,7 @@ def rebuilt(spec: NetSpec, build: Callable[[NetSpec], nn.Module]) -> nn.Module:
         StorageError: The spec is damaged.
         ConfigError: The original has changed and its tensors do not fit any more.
     """
-    net = build(original_of(spec))
-    try:
-        shapes = {name: tuple(map(int, shape)) for name, shape in json.loads(spec.options["shapes"]).items()}
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
-        raise StorageError(f"the spec of {spec.name} does not say what was cut: {error}") from error
-    return reshaped(net, shapes, name=spec.name)
+    return reshaped(build(original_of(spec)), shapes_of(spec), name=spec.name)
 
 
 def changed_shapes(net: nn.Module, cut: nn.Module) -> dict[str, tuple[int, ...]]:

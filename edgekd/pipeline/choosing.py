@@ -14,11 +14,11 @@ from edgekd.data import Task
 from edgekd.engine import BACKENDS, BuildOptions
 from edgekd.export import export_onnx, random_inputs
 from edgekd.latency import graph_from_onnx, predict
-from edgekd.models import FAMILIES, build, count_macs, deploy, spec_for
+from edgekd.models import FAMILIES, PRUNED, build, count_macs, deploy, find_prunable, prune, spec_for
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.found import read_found
 from edgekd.profile import measure
-from edgekd.search import Choice, Sized, Space, candidates, choose_student
+from edgekd.search import Choice, Sized, Space, candidates, choose_student, not_above
 from edgekd.targets import Target
 
 _SWEEP_SECONDS = 0.3
@@ -37,24 +37,26 @@ def student_for(context: RunContext, teacher: NetSpec, teacher_net: nn.Module) -
 
     Raises:
         BudgetExceeded: No student of the space keeps the budget.
-        ConfigError: The space is empty, or its family gives answers of another form than the task needs.
+        ConfigError: The space is empty, its family gives answers of another form than the task needs, or the teacher
+            cannot be cut.
+        PreconditionError: torch-pruning is needed and missing.
         TargetError: The target's ONNX parser is too old for the student's family.
     """
     config = context.config
     if config.student.found is not None:
         return _found(context, Path(config.student.found))
-    require_opset(config.student.family, context.target)
+    require_opset(teacher.family if config.student.family == PRUNED else config.student.family, context.target)
+    # Shares of channels are left out where nothing is cut, so that such a run has the key that it had before.
+    unused = set() if config.student.family == PRUNED else {"keeps"}
     inputs = {
-        "student": config.student.model_dump(mode="json"),
+        "student": config.student.model_dump(mode="json", exclude=unused),
         "budget": str(context.budget) if context.budget else None,
         "target": context.target.digest,
         "teacher": teacher.digest,
         "data": context.dataset.digest,
         "threads": config.threads,
     }
-    result = context.ledger.stage(
-        "choose", inputs, lambda: _record(_choice(context, count_macs(teacher_net, teacher.input_shape)))
-    )
+    result = context.ledger.stage("choose", inputs, lambda: _record(_choice(context, teacher, teacher_net)))
     return from_json(NetSpec, result["spec"]), str(result["reason"])
 
 
@@ -67,13 +69,13 @@ def require_opset(family: str, target: Target) -> None:
     """Refuse, before anything is trained, a family whose operators a target's ONNX parser is too old for.
 
     Args:
-        family: The student's family.
+        family: The student's family; of a foreign network nothing is known before its export.
         target: Device the student is for.
 
     Raises:
         TargetError: It is.
     """
-    least = FAMILIES[family].least_opset
+    least = FAMILIES[family].least_opset if family in FAMILIES else 0
     if target.max_opset < least:
         raise TargetError(
             f"{family} has operators of ONNX opset {least}, {target.name} takes opset {target.max_opset} at most: "
@@ -106,7 +108,29 @@ def _found(context: RunContext, path: Path) -> tuple[NetSpec, str]:
     return from_json(NetSpec, result["spec"]), str(result["reason"])
 
 
-def _choice(context: RunContext, teacher_macs: int) -> Choice:
+def multiple_on(target: Target) -> int:
+    """In multiples of how many channels a network is cut: what the target's kernels work in."""
+    return 4 if target.kind == "cpu" else 8
+
+
+def _choice(context: RunContext, teacher: NetSpec, teacher_net: nn.Module) -> Choice:
+    max_macs = int(context.config.student.max_share * count_macs(teacher_net, teacher.input_shape))
+    is_cut = context.config.student.family == PRUNED
+    members = _cut(context, teacher, teacher_net, max_macs) if is_cut else _drawn(context, max_macs)
+    choice = choose_student(members, context.budget, latency_of=lambda spec: _latency(context, spec))
+    context.note("choose", choice.reason)
+    return choice
+
+
+def _cut(context: RunContext, teacher: NetSpec, teacher_net: nn.Module, max_macs: int) -> tuple[Sized, ...]:
+    """List the teacher with fewer channels, every layer keeping the same share: the weights decide nothing of this."""
+    prunable, multiple = find_prunable(teacher_net, teacher.input_shape, name=teacher.name), multiple_on(context.target)
+    keeps = sorted(set(context.config.student.keeps))
+    specs = [prune(teacher_net, teacher, prunable, keep=keep, multiple=multiple)[0] for keep in keeps]
+    return not_above(max_macs, specs, macs_of=_macs, named=f"{teacher.name} with shares {keeps} of its channels")
+
+
+def _drawn(context: RunContext, max_macs: int) -> tuple[Sized, ...]:
     config, dataset = context.config.student, context.dataset
     _require_form(config.family, dataset.task)
 
@@ -124,15 +148,12 @@ def _choice(context: RunContext, teacher_macs: int) -> Choice:
             vocabulary=dataset.vocabulary,
         )
 
-    members = candidates(
-        Space(config.family, config.depths, config.widths),
-        make=make,
-        macs_of=lambda spec: count_macs(build(spec), spec.input_shape),
-        max_macs=int(config.max_share * teacher_macs),
-    )
-    choice = choose_student(members, context.budget, latency_of=lambda spec: _latency(context, spec))
-    context.note("choose", choice.reason)
-    return choice
+    space = Space(config.family, config.depths, config.widths)
+    return candidates(space, make=make, macs_of=_macs, max_macs=max_macs)
+
+
+def _macs(spec: NetSpec) -> int:
+    return count_macs(build(spec), spec.input_shape)
 
 
 def _require_form(family: str, task: Task) -> None:

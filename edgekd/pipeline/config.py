@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from edgekd.core.config import StrictModel, apply_overrides, read_yaml, validated
 from edgekd.data import DataConfig
 from edgekd.distill import TrainSettings
-from edgekd.pipeline.search_config import SearchConfig
+from edgekd.models import PRUNED
+from edgekd.pipeline.search_config import KEEPS, SearchConfig, Share
 from edgekd.pipeline.tracking import TrackerName
 from edgekd.precision import Calibrator
 
@@ -31,11 +32,14 @@ class TeacherConfig(StrictModel):
 class StudentConfig(StrictModel):
     """The space the student is chosen from."""
 
-    family: str = "resnet"
+    family: str = Field("resnet", description="Family, or pruned for the teacher with fewer channels.")
     depths: tuple[int, ...] = Field((8, 14, 20), min_length=1)
     widths: tuple[int, ...] = Field((8, 16), min_length=1)
     options: Mapping[str, str] = {}
     max_share: float = Field(0.5, gt=0, description="Largest share of the teacher's MACs.")
+    keeps: tuple[Share, ...] = Field(
+        KEEPS, min_length=1, description="Shares of the teacher's channels that pruned chooses from."
+    )
     init: Literal["drawn", "first", "spread"] = Field(
         "drawn", description="Weights it starts from: drawn, or the teacher's first or evenly spread layers (bert)."
     )
@@ -50,6 +54,11 @@ class StudentConfig(StrictModel):
 
     @model_validator(mode="after")
     def _starts_once(self) -> StudentConfig:
+        own = (self.weights, self.mean, self.std)
+        if self.family == PRUNED and (any(one is not None for one in own) or self.init != "drawn" or self.options):
+            raise ValueError(
+                "a student cut from the teacher has its weights, mean and std: leave those out, init, options"
+            )
         if self.found is not None and (self.weights is not None or self.init != "drawn"):
             raise ValueError("a student that was found brings the weights it starts from: leave weights and init out")
         if self.weights is not None and self.init != "drawn":

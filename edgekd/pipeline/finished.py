@@ -101,7 +101,7 @@ def initial_student(run: FinishedRun, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "student"))
         student = build(spec)
-    start = start_of(run.config.student, run.dataset, spec, teacher.spec, lambda: load_model(teacher).state_dict())
+    start = start_of(run.config.student, run.dataset, spec, teacher.spec, lambda: load_model(teacher))
     student.load_state_dict(dict(start), strict=False)
     return student.eval()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from edgekd.core import atomic
+from edgekd.core.artifacts import NetSpec
 from edgekd.core.budget import LATENCY_METRICS, parse_budget
 from edgekd.core.events import Event, Listener, silent
 from edgekd.data import CORRUPT_FILE, load_dataset
@@ -15,6 +16,7 @@ from edgekd.distill import TrainSettings, load_recipe
 from edgekd.distill.claims import require_claims
 from edgekd.distill.group import Group
 from edgekd.latency import require_above_launch_floor
+from edgekd.models import PRUNED
 from edgekd.pipeline.building import engines, latencies
 from edgekd.pipeline.choosing import student_for
 from edgekd.pipeline.config import RunConfig
@@ -27,6 +29,7 @@ from edgekd.pipeline.packing import bundle_of
 from edgekd.pipeline.probing import fidelities
 from edgekd.pipeline.qat import fine_tuned, require_trainable
 from edgekd.pipeline.reporting import Findings, report_of, result_of, shipped
+from edgekd.pipeline.starting import settings_of
 from edgekd.pipeline.timing import timed_precisions
 from edgekd.pipeline.tracking import tracked
 from edgekd.pipeline.training import (
@@ -134,8 +137,18 @@ def _findings(context: RunContext) -> Findings:
         engines=built,
         latencies=latencies(context, choice),
         bundle=bundle_of(context, student, choice),
-        notes=(reason, *notes, *_untimed(context, choice), *_caching(context.config.train)),
+        notes=(reason, *_beginning(context, spec), *notes, *_untimed(context, choice), *_caching(context.config.train)),
     )
+
+
+def _beginning(context: RunContext, student: NetSpec) -> list[str]:
+    if student.family != PRUNED:
+        return []
+    rate = settings_of(context.config.train, student).student_lr
+    return [
+        f"{student.name} begins with the teacher's weights, also where it is trained without the teacher, and its "
+        f"layers learn at {rate:g} of the learning rate"
+    ]
 
 
 def _caching(settings: TrainSettings) -> list[str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from edgekd.core.config import StrictModel
 
 Objective = Literal["score", "p99", "memory"]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+KEEPS: tuple[float, ...] = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75)
+"""Shares of the teacher's channels that students cut from it keep."""
 
 
 class SpaceConfig(StrictModel):
@@ -24,19 +28,10 @@ class SpaceConfig(StrictModel):
     reduces: tuple[int, ...] = Field(
         (1, 2), min_length=1, description="How many pixels a side are averaged into one before the first layer."
     )
-    keeps: tuple[float, ...] = Field(
-        (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75), description="Shares of the teacher's channels that pruned keeps."
-    )
+    keeps: tuple[Share, ...] = Field(KEEPS, description="Shares of the teacher's channels that pruned keeps.")
     rankings: tuple[Literal["uniform", "global"], ...] = Field(
         ("uniform", "global"), min_length=1, description="Every layer keeps the share, or all layers together."
     )
-
-    @field_validator("keeps")
-    @classmethod
-    def _shares(cls, keeps: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not 0 < keep <= 1 for keep in keeps):
-            raise ValueError("shares of channels are above 0 and at most 1")
-        return keeps
 
 
 class SearchConfig(StrictModel):

@@ -17,7 +17,7 @@ from edgekd.distill import Recipe, load_recipe
 from edgekd.latency import CpuModel, LayerGraph, predict
 from edgekd.models import count_macs
 from edgekd.pipeline.candidates import Candidates
-from edgekd.pipeline.choosing import precision_on
+from edgekd.pipeline.choosing import multiple_on, precision_on
 from edgekd.pipeline.config import RunConfig
 from edgekd.profile import SystemHost
 from edgekd.search import Plan, SearchSpace, open_study, sampler_for
@@ -89,7 +89,7 @@ def setting_of(
         is_measured_later=target.kind == "cpu" or wanted.device is not None,
         inherit=wanted.inherit,
         kept=kept,
-        multiple=4 if target.kind == "cpu" else 8,
+        multiple=multiple_on(target),
     )
     plan = Plan(
         space=space,

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgekd.core.artifacts import NetSpec
 from edgekd.data import Dataset
 from edgekd.distill import TrainSettings, classifier_of
-from edgekd.models import PRUNED, build, inherited_weights, starting_weights
+from edgekd.models import PRUNED, build, inherited_weights, prune_like, starting_weights
 from edgekd.pipeline.config import StudentConfig
 from edgekd.pipeline.found import read_found, start_of_found
 
@@ -36,7 +36,7 @@ def start_of(
     dataset: Dataset,
     student: NetSpec,
     teacher: NetSpec,
-    teacher_state: Callable[[], Mapping[str, Tensor]],
+    teacher_net: Callable[[], nn.Module],
 ) -> Mapping[str, Tensor]:
     """Return the weights of a run's students that are not drawn, by name.
 
@@ -45,7 +45,7 @@ def start_of(
         dataset: What the student is for.
         student: Its architecture.
         teacher: The teacher's architecture.
-        teacher_state: Gives the teacher's weights, should they be needed.
+        teacher_net: Gives the teacher with its weights, should they be needed.
 
     Raises:
         ConfigError: The weights belong to another network.
@@ -53,6 +53,8 @@ def start_of(
     """
     if config.found is not None:
         return start_of_found(read_found(Path(config.found)))
+    if student.family == PRUNED:
+        return prune_like(teacher_net(), teacher, student)
     if config.weights is not None:
         with torch.random.fork_rng(devices=[]):
             network = build(student)
@@ -60,4 +62,4 @@ def start_of(
         return starting_weights(network, Path(config.weights), head=head)
     if config.init == "drawn":
         return {}
-    return inherited_weights(student, teacher, teacher_state(), layers=config.init)
+    return inherited_weights(student, teacher, teacher_net().state_dict(), layers=config.init)

@@ -180,7 +180,7 @@ def student_of(
 def _start(
     context: RunContext, student: NetSpec, teacher: NetSpec, network: Callable[[], nn.Module]
 ) -> Mapping[str, Tensor]:
-    return start_of(context.config.student, context.dataset, student, teacher, lambda: network().state_dict())
+    return start_of(context.config.student, context.dataset, student, teacher, network)
 
 
 def _note_drawn(context: RunContext, student: NetSpec, start: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ from edgekd.search.pareto import dominates, front, goes_on
 from edgekd.search.profile import ProfileRow, SpaceProfile, profile_space, require_reachable
 from edgekd.search.space import Dimension, FamilySpace, Point, SearchSpace, parameters_of, values_of
 from edgekd.search.storage import open_storage, open_study, shown, storage_errors
-from edgekd.search.sweep import Choice, Considered, Sized, Space, candidates, choose_student
+from edgekd.search.sweep import Choice, Considered, Sized, Space, candidates, choose_student, not_above
 from edgekd.search.trials import TrialRecord, close_lost, queue_lost, records_of, worker_name
 from edgekd.search.worker import OBJECTIVES, Plan, Students, sampler_for, trial_event, work
 
@@ -34,6 +34,7 @@ __all__ = [
     "front",
     "goes_on",
     "memory_bytes",
+    "not_above",
     "open_storage",
     "open_study",
     "parameters_of",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from edgekd.core.artifacts import LatencyReport, NetSpec
 from edgekd.core.budget import Budget
 from edgekd.core.errors import BudgetExceeded, ConfigError
+from edgekd.search.space import PRUNED
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,30 @@ def candidates(
         ConfigError: None is left.
     """
     specs = [make(depth, width) for depth in sorted(set(space.depths)) for width in sorted(set(space.widths))]
+    named = f"{space.family} of depths {list(space.depths)} and widths {list(space.widths)}"
+    return not_above(max_macs, specs, macs_of=macs_of, named=named)
+
+
+def not_above(
+    max_macs: int, specs: Sequence[NetSpec], *, macs_of: Callable[[NetSpec], int], named: str
+) -> tuple[Sized, ...]:
+    """List the networks that are not too large, smallest first.
+
+    Args:
+        max_macs: Those above this are left out.
+        specs: What there is.
+        macs_of: Multiply-accumulates of a spec.
+        named: What they are, for the message.
+
+    Raises:
+        ConfigError: None is left.
+    """
     sized = sorted((Sized(spec, macs_of(spec)) for spec in specs), key=lambda member: member.macs)
     kept = tuple(member for member in sized if member.macs <= max_macs)
     if not kept:
         raise ConfigError(
-            f"no {space.family} of depths {list(space.depths)} and widths {list(space.widths)} has at most "
-            f"{max_macs:,} MACs; the smallest, {sized[0].spec.name}, has {sized[0].macs:,}"
+            f"no {named} has at most {max_macs:,} MACs; the smallest, {sized[0].spec.name}, has {sized[0].macs:,}: "
+            "--set student.max_share allows a larger share of the teacher's"
         )
     return kept
 
@@ -164,8 +183,9 @@ def _unreachable(budget: Budget, considered: Sequence[Considered]) -> BudgetExce
     fastest = min(considered, key=lambda item: item.latency.judged_ms[budget.limits[0].metric])
     judged = ", ".join(f"{limit.metric}<{fastest.latency.judged_ms[limit.metric]:.4g}ms" for limit in budget.limits)
     how = "measured" if fastest.latency.kind == "measured" else "predicted, upper end"
+    sizes = "student.keeps=..." if fastest.spec.family == PRUNED else "student.widths=..., student.depths=..."
     return BudgetExceeded(
         f"no student keeps {budget} on {fastest.latency.target}: the smallest reachable is {judged} "
-        f"({how}, {fastest.spec.name}); allow smaller students (--set student.widths=..., student.depths=...), "
+        f"({how}, {fastest.spec.name}); allow smaller students (--set {sizes}), "
         "another family, or a larger budget"
     )

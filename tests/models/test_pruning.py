@@ -18,6 +18,7 @@ from edgekd.models import (
     original_of,
     parse_net,
     prune,
+    prune_like,
     save_weights,
     spec_for,
 )
@@ -109,6 +110,31 @@ def test_a_frozen_network_is_cut_like_any_other_and_stays_frozen():
     assert cut.digest == wanted.digest
     torch.testing.assert_close(frozen_state, state)
     assert not any(parameter.requires_grad for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("ranking", ["uniform", "global"])
+@pytest.mark.parametrize(
+    "name", ["vgg8-w8", "resnet8-w8", "resnet:depth=8,width=8,shortcut=B", "mobilenetv27-w8", "wrn10-w16"]
+)
+def test_a_size_chosen_before_training_inherits_what_cutting_the_trained_network_gives(name, ranking):
+    spec, trained = _net(name)
+    found, state = prune(trained, spec, find_prunable(trained, spec.input_shape, name="x"), keep=0.5, ranking=ranking)
+    trained.requires_grad_(False)
+    before = {name: value.clone() for name, value in trained.state_dict().items()}
+    torch.testing.assert_close(prune_like(trained, spec, found), state, rtol=0, atol=0)
+    torch.testing.assert_close(trained.state_dict(), before, rtol=0, atol=0)
+    other = build(spec).eval()
+    drawn = prune_like(other, spec, found)
+    assert [(name, value.shape) for name, value in drawn.items()] == [(n, value.shape) for n, value in state.items()]
+    assert not all(torch.equal(drawn[name], value) for name, value in state.items())
+
+
+def test_a_student_of_another_network_inherits_nothing():
+    spec, net = _net("vgg8-w8")
+    found, _ = prune(net, spec, find_prunable(net, spec.input_shape, name="x"), keep=0.5)
+    other, wider = _net("vgg8-w16")
+    with pytest.raises(ConfigError, match="was cut from vgg8-w8@16, not from this vgg8-w16@16"):
+        prune_like(wider, other, found)
 
 
 def test_a_shortcut_that_pads_with_zeros_keeps_its_stream():

@@ -35,7 +35,9 @@ def distill(
     teacher_weights: Annotated[Path | None, typer.Option(help="Its weights; without any it is trained.")] = None,
     student: Annotated[
         str | None,
-        typer.Option(help="Family to choose from, one network (resnet8-w4), or the file of a student that was found."),
+        typer.Option(
+            help="Family, pruned (the teacher with fewer channels), one network (resnet8-w4), or file of one found."
+        ),
     ] = None,
     method: Annotated[str | None, typer.Option(help="Recipe; `edgekd methods list`.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each student.")] = None,
@@ -125,8 +127,10 @@ def _student(text: str | None) -> dict[str, Any]:
         return {}
     if text.endswith(".json"):
         return {"found": text}
-    from edgekd.models import parse_net
+    from edgekd.models import PRUNED, parse_net
 
+    if text == PRUNED:  # limited by the shares that it keeps, not by what a preset allows its own family
+        return {"family": PRUNED, "max_share": 1.0}
     family, choice = parse_net(text)
     one_of = {"depths": [choice["depth"]] if "depth" in choice else None}
     one_of["widths"] = [choice["width"]] if "width" in choice else None

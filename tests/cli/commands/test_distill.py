@@ -95,6 +95,17 @@ def test_a_dry_run_shows_the_configuration_and_writes_nothing(small, tmp_path):
     assert all(stage["step_s"] > 0 for one in document["estimate"] for stage in one["stages"])
 
 
+def test_the_teacher_itself_can_be_cut_to_a_student(small, tmp_path):
+    pytest.importorskip("torch_pruning", reason="extra prune is not installed")
+    folder, _ = small
+    more = ("--student", "pruned", "--budget", "p99<1s", "--dry-run", "--json")
+    done = _edgekd("distill", folder / "run.yaml", "--target", "jetson-orin", *more, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["config"]["student"]["max_share"] == 1.0
+    assert document["estimate"][-1]["network"] == "pruned:resnet8-w8@8-u.75"
+
+
 @pytest.mark.parametrize(
     "arguments, code, fragment",
     [
