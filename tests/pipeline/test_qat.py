@@ -30,10 +30,13 @@ def test_a_recipe_that_starts_something_anew_cannot_go_on(method):
 
 
 def test_settings_are_the_runs_but_for_what_fake_int8_needs():
-    run = TrainSettings(epochs=240, batch_size=32, lr=0.1, augment="shift", compile="default", precision="bf16")
+    run = TrainSettings(
+        epochs=240, batch_size=32, lr=0.1, augment="shift", compile="default", precision="bf16", student_lr=0.1
+    )
     found = qat_settings(run, PrecisionConfig(qat=True, qat_epochs=7, qat_lr=1e-3))
     assert (found.epochs, found.lr, found.optimizer, found.weight_decay) == (7, 1e-3, "adamw", 0.0)
     assert (found.batch_size, found.augment, found.compile, found.precision) == (32, "shift", "no", "no")
+    assert found.student_lr is None
 
 
 def test_texts_are_refused_before_anything_is_trained():
