@@ -13,8 +13,9 @@ from edgekd.core.errors import ConfigError, TargetError
 from edgekd.data import Task
 from edgekd.engine import BACKENDS, BuildOptions
 from edgekd.export import export_onnx, random_inputs
-from edgekd.latency import graph_from_onnx, predict
+from edgekd.latency import predict
 from edgekd.models import FAMILIES, PRUNED, build, count_macs, deploy, find_prunable, prune, spec_for
+from edgekd.pipeline.candidates import kernels_of
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.found import read_found
 from edgekd.profile import measure
@@ -117,7 +118,8 @@ def _choice(context: RunContext, teacher: NetSpec, teacher_net: nn.Module) -> Ch
     max_macs = int(context.config.student.max_share * count_macs(teacher_net, teacher.input_shape))
     is_cut = context.config.student.family == PRUNED
     members = _cut(context, teacher, teacher_net, max_macs) if is_cut else _drawn(context, max_macs)
-    choice = choose_student(members, context.budget, latency_of=lambda spec: _latency(context, spec))
+    is_measured = context.target.kind == "cpu"
+    choice = choose_student(members, context.budget, latency_of=lambda spec: _latency(context, spec), grows=is_measured)
     context.note("choose", choice.reason)
     return choice
 
@@ -168,11 +170,11 @@ def _require_form(family: str, task: Task) -> None:
 
 
 def _latency(context: RunContext, spec: NetSpec) -> LatencyReport:
+    if context.target.kind != "cpu":
+        return predict(kernels_of(spec), context.target, precision_on(context.target))
     with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
         path = Path(scratch) / "candidate.onnx"
         onnx = export_onnx(deploy(build(spec)), path, input_shape=spec.input_shape, opset=context.target.max_opset)
-        if context.target.kind != "cpu":
-            return predict(graph_from_onnx(path), context.target, precision_on(context.target))
         backend = BACKENDS["onnxruntime"]
         options = BuildOptions(context.target, threads=context.config.threads)
         with backend.open(backend.build(onnx, Path(scratch) / "engine", options)) as runner:

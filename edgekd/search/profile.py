@@ -18,7 +18,7 @@ class ProfileRow:
 
     Attributes:
         family: Its family.
-        corner: `min`, `centre` or `max`.
+        corner: `min`, `centre` or `max`; `nearest`, which misses least, where those of all families miss.
         point: Which member.
         cost: What it costs.
         misses: Clauses of the budget that it misses, in words.
@@ -46,7 +46,7 @@ class SpaceProfile:
     """What a space costs on a target.
 
     Attributes:
-        rows: Three members of every family.
+        rows: Three or four members of every family.
         budget: What they were held against.
     """
 
@@ -55,17 +55,16 @@ class SpaceProfile:
 
     @property
     def fitting(self) -> tuple[str, ...]:
-        """Families whose smallest member keeps the budget."""
-        return tuple(row.family for row in self.rows if row.corner == "min" and not row.misses)
+        """Families of which a member is known that keeps the budget."""
+        return tuple(dict.fromkeys(row.family for row in self.rows if not row.misses))
 
     def statement(self) -> str:
         """Say in one sentence what can be reached."""
         if self.budget is None:
             return "no budget was given: every student of the space may be chosen"
-        smallest = [row for row in self.rows if row.corner == "min"]
         if not self.fitting:
-            return f"no family reaches {self.budget}: {_floor(smallest, self.budget)}"
-        out = [row.family for row in smallest if row.misses]
+            return f"no family reaches {self.budget}: {_floor(self.rows, self.budget)}"
+        out = [row.family for row in self.rows if row.corner == "min" and row.family not in self.fitting]
         without = f"; not even the smallest of {', '.join(out)}" if out else ""
         if all(not row.misses for row in self.rows):
             return f"all of {', '.join(self.fitting)} keep {self.budget}: the budget does not limit this space"
@@ -75,17 +74,24 @@ class SpaceProfile:
 def profile_space(space: SearchSpace, budget: Budget | None, cost_of: Callable[[Point], Cost]) -> SpaceProfile:
     """Cost the smallest, the central and the largest member of every family.
 
+    The upper end of a prediction can fall as a network grows towards those that the model was fitted to, so where all
+    of these miss, every other member is costed before the budget is called unreachable.
+
     Args:
         space: What may be chosen.
         budget: The limits, or None.
         cost_of: What a member costs on the target.
     """
-    rows = []
-    for one in space.families:
-        for corner, point in one.corners().items():
-            cost = cost_of(point)
-            misses = budget.misses(cost.figures) if budget is not None else ()
-            rows.append(ProfileRow(one.family, corner, point, cost, misses))
+
+    def row(family: str, corner: str, point: Point) -> ProfileRow:
+        cost = cost_of(point)
+        return ProfileRow(family, corner, point, cost, budget.misses(cost.figures) if budget is not None else ())
+
+    rows = [row(one.family, corner, point) for one in space.families for corner, point in one.corners().items()]
+    if budget is not None and all(each.misses for each in rows):
+        for one in space.families:
+            members = (row(one.family, "nearest", point) for point in one.points())
+            rows.append(min(members, key=lambda each: max(excesses(each.cost, budget))))
     return SpaceProfile(tuple(rows), budget)
 
 
@@ -101,9 +107,9 @@ def require_reachable(profile: SpaceProfile) -> None:
         )
 
 
-def _floor(smallest: Sequence[ProfileRow], budget: Budget) -> str:
-    """Say what the least excessive of the smallest members reaches."""
-    best = min(smallest, key=lambda row: max(excesses(row.cost, budget)))
+def _floor(rows: Sequence[ProfileRow], budget: Budget) -> str:
+    """Say what the least excessive member reaches."""
+    best = min(rows, key=lambda row: max(excesses(row.cost, budget)))
     figures = best.cost.figures
     reached = ", ".join(f"{clause.metric}<{figures[clause.metric]:.4g}{clause.unit}" for clause in budget.clauses)
     return f"the floor on {best.cost.latency.target} is {reached} ({best.cost.basis}, {best.cost.name})"

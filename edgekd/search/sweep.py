@@ -1,6 +1,8 @@
 """A sweep over one family: the largest member that keeps the budget, and what is reachable when none does.
 
-Within one depth latency grows with width, so each depth is bisected instead of swept; over depths nothing is assumed.
+Where members are measured, latency grows with width within one depth, so each depth is bisected; over depths nothing is
+assumed. A prediction is judged by its upper end, which can fall as a network grows towards those that the model was
+fitted to, so predicted members are tried from the largest down.
 """
 
 from __future__ import annotations
@@ -121,7 +123,11 @@ def not_above(
 
 
 def choose_student(
-    members: Sequence[Sized], budget: Budget | None, *, latency_of: Callable[[NetSpec], LatencyReport]
+    members: Sequence[Sized],
+    budget: Budget | None,
+    *,
+    latency_of: Callable[[NetSpec], LatencyReport],
+    grows: bool = True,
 ) -> Choice:
     """Choose the largest member that keeps the budget.
 
@@ -130,7 +136,8 @@ def choose_student(
     Args:
         members: What to choose from, smallest first.
         budget: The limits, or None to take the largest member.
-        latency_of: Measures or predicts a member; called as seldom as bisection allows.
+        latency_of: Measures or predicts a member.
+        grows: Whether what is judged grows with width within a depth: then it is called as seldom as bisection allows.
 
     Returns:
         The choice.
@@ -150,14 +157,22 @@ def choose_student(
             timed[member.spec.digest] = Considered(member.spec, member.macs, latency, is_kept)
         return timed[member.spec.digest]
 
+    winner = (_bisected if grows else _swept)(members, consider)
+    considered = tuple(sorted(timed.values(), key=lambda item: item.macs))
+    if winner is None:
+        raise _unreachable(budget, considered)
+    return Choice(winner.spec, _reason(winner, budget, len(members)), considered)
+
+
+def _swept(members: Sequence[Sized], consider: Callable[[Sized], Considered]) -> Considered | None:
+    return next((item for item in map(consider, reversed(members)) if item.is_kept), None)
+
+
+def _bisected(members: Sequence[Sized], consider: Callable[[Sized], Considered]) -> Considered | None:
     depths = dict.fromkeys(member.spec.depth for member in members)
     largest_of_depth = [_largest([m for m in members if m.spec.depth == depth], consider) for depth in depths]
-    considered = tuple(sorted(timed.values(), key=lambda item: item.macs))
     winners = [winner for winner in largest_of_depth if winner is not None]
-    if not winners:
-        raise _unreachable(budget, considered)
-    winner = max(winners, key=lambda item: item.macs)
-    return Choice(winner.spec, _reason(winner, budget, len(members)), considered)
+    return max(winners, key=lambda item: item.macs, default=None)
 
 
 def _largest(members: Sequence[Sized], consider: Callable[[Sized], Considered]) -> Considered | None:

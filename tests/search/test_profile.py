@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from edgekd.core.artifacts import LatencyReport
@@ -29,6 +31,23 @@ def test_an_unreachable_budget_is_refused_with_the_floor(toys):
         error.value
     )
     assert error.value.exit_code == 3
+
+
+def test_a_member_between_the_corners_that_alone_keeps_the_budget_is_found(toys):
+    only = {"family": "resnet", "resnet.depth": 8, "resnet.width": 8}
+
+    def cost(point):
+        found = toys.cost_of(point)
+        return replace(found, latency=replace(found.latency, p99_ms=0.5 if point == only else 5.0))
+
+    assert only in list(toys.SPACE["resnet"].points()) and only not in toys.SPACE["resnet"].corners().values()
+    profile = profile_space(toys.SPACE, parse_budget("p99<1ms"), cost)
+    require_reachable(profile)
+    assert profile.fitting == ("resnet",)
+    nearest = {row.family: (row.point, not row.misses) for row in profile.rows if row.corner == "nearest"}
+    assert nearest["resnet"] == (only, True) and nearest["mobilenetv2"][1] is False
+    assert profile.statement() == "p99<1ms can be kept by resnet; not even the smallest of mobilenetv2"
+    assert not [row for row in _profile(toys, "p99<1ms").rows if row.corner == "nearest"]
 
 
 def test_a_budget_that_limits_nothing_and_one_that_rules_a_family_out_are_told_apart(toys):

@@ -59,6 +59,22 @@ def test_the_choice_equals_a_full_sweep_and_times_fewer(limit):
     assert len(latency.calls) == len(set(latency.calls)) == len(choice.considered) < len(members) / 2
 
 
+@pytest.mark.parametrize("kept", [(12,), (4, 24), (8, 16), ()])
+def test_upper_ends_that_fall_as_networks_grow_are_tried_from_the_largest_down(kept):
+    def latency(spec):
+        ms = 1.0 if spec.width in kept else 3.0
+        return LatencyReport("predicted", "orin", "fp16", "ops", ms, 1.5 * ms, 0.8 * ms, 1.2 * ms)
+
+    members, budget = _members(depths=(8,), widths=(4, 8, 12, 16, 24, 32)), parse_budget("p50<2ms")
+    if not kept:
+        with pytest.raises(BudgetExceeded):
+            choose_student(members, budget, latency_of=latency, grows=False)
+        return
+    choice = choose_student(members, budget, latency_of=latency, grows=False)
+    assert choice.spec.width == max(kept)
+    assert [one.spec.width for one in choice.considered] == [m.spec.width for m in members if m.spec.width >= max(kept)]
+
+
 def test_a_prediction_is_held_against_the_budget_by_its_upper_end():
     members = _members(depths=(8,), widths=(4,))
     upper = 1.2 * _latency(members[0].spec).p50_ms
