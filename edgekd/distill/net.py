@@ -20,7 +20,7 @@ from edgekd.data import Batch, Kind
 from edgekd.distill.attachments import Attachment
 from edgekd.distill.step import Step
 from edgekd.distill.trace import Trace, TraceSpec
-from edgekd.models import discover_taps, evaluating, taps_at, zeros_for
+from edgekd.models import discover_taps, evaluating, tap_paths, taps_at, watched_at, zeros_for
 
 Part = Literal["backbone", "attachments"]
 Backbone: TypeAlias = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -84,7 +84,7 @@ class TracedNet(nn.Module):
         """
         if input_gradient and self.kind != "classification":
             raise ConfigError(f"a term reads the gradient of the top class's probability; {self.kind} has none")
-        known = dict(self.backbone.named_modules())
+        known = tap_paths(self.backbone)
         wanted, derived = tuple(dict.fromkeys(paths)), tuple(dict.fromkeys(gradients))
         for path in (*wanted, *derived):
             if path not in known:
@@ -194,13 +194,17 @@ class Seen:
 def capture(module: nn.Module, paths: Iterable[str], seen: Seen) -> list[RemovableHandle]:
     """Let every run of a module leave its outputs at these paths in `seen`, until the handles are removed."""
 
-    def keeper(path: str) -> Callable[[nn.Module, object, Tensor], None]:
+    def hooked(path: str) -> RemovableHandle:
         def keep(watched: nn.Module, arguments: object, output: Tensor) -> None:
             seen.feats[path] = output
 
-        return keep
+        def keep_input(watched: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            (seen.feats[path],) = arguments
 
-    return [module.get_submodule(path).register_forward_hook(keeper(path)) for path in paths]
+        watched, is_input = watched_at(module, path)
+        return watched.register_forward_pre_hook(keep_input) if is_input else watched.register_forward_hook(keep)
+
+    return [hooked(path) for path in paths]
 
 
 def set_trained(module: nn.Module, *, is_trained: bool) -> None:
@@ -210,19 +214,20 @@ def set_trained(module: nn.Module, *, is_trained: bool) -> None:
 
 
 def modules_after(net: TracedNet, path: str, input_shape: tuple[int, ...]) -> list[nn.Module]:
-    """Return the backbone's modules without children that start after the one at `path` has finished.
+    """Return the backbone's modules without children that start after the tap at `path` has been passed.
 
     Args:
         net: The network; it runs once on zeros in evaluation mode.
-        path: Module path in the backbone.
+        path: Path of a tap in the backbone.
         input_shape: `(C, H, W)` of the data, before any resizing.
 
     Raises:
         ConfigError: An unknown path.
     """
-    known = dict(net.backbone.named_modules())
-    if path not in known:
-        raise unknown_name("module", path, known)
+    known, possible = dict(net.backbone.named_modules()), tap_paths(net.backbone)
+    if path not in possible:
+        raise unknown_name("module", path, possible)
+    tapped, is_input = watched_at(net.backbone, path)
     finished: list[str] = []
     handles = [
         module.register_forward_hook(lambda *_, name=name: finished.append(name)) for name, module in known.items()
@@ -232,7 +237,8 @@ def modules_after(net: TracedNet, path: str, input_shape: tuple[int, ...]) -> li
     finally:
         for handle in handles:
             handle.remove()
-    later = finished[finished.index(path) + 1 :]
+    first = next(index for index, name in enumerate(finished) if known[name] is tapped)
+    later = finished[first + (not is_input) :]
     return [known[name] for name in dict.fromkeys(later) if not any(known[name].children())]
 
 

@@ -86,7 +86,7 @@ def penultimate_of(spec: NetSpec, module: nn.Module, kind: Kind = "classificatio
     Args:
         spec: The network's architecture.
         module: The network.
-        kind: What its output is for; logits of pixels come from a map, all else from a vector.
+        kind: What its output is for; logits of pixels come from a map, all else from a vector where there is one.
 
     Raises:
         ConfigError: A network from elsewhere exposes no such feature.
@@ -95,7 +95,8 @@ def penultimate_of(spec: NetSpec, module: nn.Module, kind: Kind = "classificatio
     if family is not None:
         return family.penultimate
     axes, words = (3, "map [B, C, H, W]") if kind == "segmentation" else (1, "vector [B, D]")
-    fitting = [tap.path for tap in discover_taps(module, spec.input_shape) if len(tap.shape) == axes]
+    taps = discover_taps(module, spec.input_shape)
+    fitting = [tap.path for tap in taps if len(tap.shape) == axes] or [tap.path for tap in taps]
     if not fitting:
         raise ConfigError(f"{spec.name} exposes no feature {words} before its logits")
     return fitting[-1]

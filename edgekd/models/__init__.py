@@ -10,7 +10,7 @@ from edgekd.models.networks import build
 from edgekd.models.pruning import Prunable, Ranking, find_prunable, prune, prune_like
 from edgekd.models.repvgg import RepBlock, deploy
 from edgekd.models.surgery import PRUNED, original_of
-from edgekd.models.taps import Tap, discover_taps, pair_taps, taps_at, trace_taps
+from edgekd.models.taps import Tap, discover_taps, pair_taps, tap_paths, taps_at, trace_taps, watched_at
 from edgekd.models.teachers import load_model, load_teacher, teacher_start
 from edgekd.models.weights import load_tensors, load_weights, read_tensors, save_weights, starting_weights
 from edgekd.models.zoo import FAMILIES, NetChoice, family_of, modalities_of, parse_net, spec_for
@@ -55,8 +55,10 @@ __all__ = [
     "starting_weights",
     "takes_reduction",
     "takes_tokens",
+    "tap_paths",
     "taps_at",
     "teacher_start",
     "trace_taps",
+    "watched_at",
     "zeros_for",
 ]

@@ -3,7 +3,8 @@
 A tap is a module path: the feature is what a forward hook on that module sees. Only modules that run exactly once
 are taps (a ReLU shared by several layers has no one output), and only those whose output is a map `[B, C, H, W]`,
 states of tokens `[B, L, D]` or a feature `[B, d]` that nothing overwrites in place later. Plain containers repeat the
-output of their last child and are left out.
+output of their last child and are left out. Where a network pools and flattens in its `forward`, no module gives the
+feature that enters the classifier `fc`: its path is `fc:input`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edgekd.models.evaluation import run_on_zeros, takes_tokens
 _PROBE_BATCH = 2
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_INPUT = ":input"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Tap:
     """A place where a feature can be read.
 
     Attributes:
-        path: Module path, as in `module.named_modules()`.
+        path: Module path, as in `module.named_modules()`, or that of the classifier with `:input`.
         shape: Shape of its output without the batch: `(C, H, W)`, `(L, D)` or `(d,)`.
         depth: Share of the convolution and linear layers that have run when it is ready, 0..1.
     """
@@ -61,9 +63,13 @@ class _Trace:
     sightings: tuple[_Sighting, ...]
     output: object
     layers: int
+    head: _Sighting | None
 
     def of(self, path: str) -> list[_Sighting]:
         return [seen for seen in self.sightings if seen.path == path]
+
+    def is_past_head(self, seen: _Sighting) -> bool:
+        return self.head is not None and seen.layers_run > self.head.layers_run
 
     def usable(self) -> list[_Sighting]:
         runs = Counter(seen.path for seen in self.sightings)
@@ -101,7 +107,7 @@ def discover_taps(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tap]:
     trace, is_text = _watch(module, input_shape), takes_tokens(module, input_shape)
     makers: dict[tuple[int, int], list[_Sighting]] = {}
     for seen in trace.usable():
-        if seen.output is not trace.output:
+        if seen.output is not trace.output and not trace.is_past_head(seen):
             makers.setdefault((id(seen.output), seen.version), []).append(seen)
     ends: dict[tuple[int, int], tuple[int, Tap]] = {}
     states: list[tuple[int, Tap]] = []
@@ -135,12 +141,27 @@ def taps_at(module: nn.Module, input_shape: tuple[int, ...], paths: Sequence[str
         ConfigError: A path names no module, or a module that does not run exactly once or whose output is none of
             `[B, C, H, W]`, `[B, L, D]` and `[B, d]`.
     """
-    known = {path for path, _ in module.named_modules() if path}
     for path in paths:
-        if path not in known:
+        if path not in (known := tap_paths(module)):
             raise unknown_name("module path", path, known)
     trace = _watch(module, input_shape)
     return [_only_tap(trace, path) for path in paths]
+
+
+def watched_at(module: nn.Module, path: str) -> tuple[nn.Module, bool]:
+    """Return the module that a tap is at, and whether it is the module's input that is tapped.
+
+    Args:
+        module: The network.
+        path: Path of a tap.
+    """
+    return module.get_submodule(path.removesuffix(_INPUT)), path.endswith(_INPUT)
+
+
+def tap_paths(module: nn.Module) -> set[str]:
+    """Return every path that may be tapped: modules, and inputs of linear layers."""
+    named = [(path, layer) for path, layer in module.named_modules() if path]
+    return {path for path, _ in named} | {path + _INPUT for path, layer in named if isinstance(layer, nn.Linear)}
 
 
 def pair_taps(student: Sequence[Tap], teacher: Sequence[Tap]) -> list[tuple[Tap, Tap]]:
@@ -176,11 +197,14 @@ def _matches(student: Tap, teacher: Tap) -> bool:
 
 def _watch(module: nn.Module, input_shape: tuple[int, ...]) -> _Trace:
     sightings: list[_Sighting] = []
+    entering: list[tuple[_Sighting, Tensor]] = []
     layers_run = 0
 
     def watcher(path: str) -> Callable[[nn.Module, Any, object], None]:
-        def watch(layer: nn.Module, _inputs: Any, output: object) -> None:
+        def watch(layer: nn.Module, inputs: Any, output: object) -> None:
             nonlocal layers_run
+            if isinstance(layer, nn.Linear) and isinstance(output, Tensor) and len(inputs) == 1:
+                entering.append((_Sighting(path + _INPUT, inputs[0], inputs[0]._version, layers_run, False), output))
             layers_run += isinstance(layer, _WEIGHTED)
             if isinstance(output, Tensor):
                 is_container = isinstance(layer, _CONTAINERS)
@@ -194,7 +218,19 @@ def _watch(module: nn.Module, input_shape: tuple[int, ...]) -> _Trace:
     finally:
         for handle in handles:
             handle.remove()
-    return _Trace(tuple(sightings), output, layers_run)
+    head = _head_of(entering, output, layers_run)
+    if head is not None and not any(seen.output is head.output for seen in sightings):
+        sightings.append(head)
+    return _Trace(tuple(sightings), output, layers_run, head)
+
+
+def _head_of(entering: Sequence[tuple[_Sighting, Tensor]], output: object, layers: int) -> _Sighting | None:
+    """Return what enters the classifier: the last layer with weights, if it takes vectors and gives what is put out."""
+    if not entering or not isinstance(output, Tensor):
+        return None
+    seen, given = entering[-1]
+    is_last = seen.layers_run == layers - 1
+    return seen if is_last and seen.output.dim() == 2 and given.shape == output.shape else None
 
 
 def _only_tap(trace: _Trace, path: str) -> Tap:

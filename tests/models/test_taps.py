@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgekd.core.errors import ConfigError
-from edgekd.models import FAMILIES, Tap, build, discover_taps, pair_taps, spec_for, taps_at, trace_taps
+from edgekd.models import (
+    FAMILIES,
+    Tap,
+    build,
+    discover_taps,
+    pair_taps,
+    spec_for,
+    tap_paths,
+    taps_at,
+    trace_taps,
+    watched_at,
+)
 
 
 def zoo_net(name, *, depth, width, resolution=32):
@@ -278,6 +289,53 @@ def test_functional_relu_in_place_does_not_hide_the_map_before_it():
     with pytest.raises(ConfigError, match="overwritten in place"):
         taps_at(Late(), (3, 4, 4), ["conv"])
     assert [tap.path for tap in discover_taps(Late(), (3, 4, 4))] == ["last"]
+
+
+class Plain(nn.Module):
+    """A network as people write them: pooled and flattened in `forward`, `ending` says how."""
+
+    def __init__(self, ending="mean"):
+        super().__init__()
+        self.ending = ending
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        self.squeeze, self.excite = nn.Linear(6, 2), nn.Linear(2, 6)
+        self.avgpool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(6, 5)
+
+    def pooled(self, x):
+        x = F.relu(self.conv2(F.relu(self.conv1(x))))
+        if self.ending == "squeeze":
+            x = x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))[:, :, None, None]
+        return torch.flatten(self.avgpool(x), 1) if self.ending == "module" else x.mean((2, 3))
+
+    def forward(self, x):
+        logits = self.fc(self.pooled(x))
+        return F.log_softmax(logits, dim=1) if self.ending == "softmax" else logits
+
+
+@pytest.mark.parametrize("ending", ["mean", "module", "squeeze", "softmax"])
+def test_what_enters_the_classifier_is_the_feature_where_no_module_gives_it(ending):
+    torch.manual_seed(0)
+    net = Plain(ending)
+    taps = discover_taps(net, (3, 8, 8))
+    assert [tap.path for tap in taps][-1] == "fc:input" and taps[-1].shape == (6,)
+    assert "fc" not in [tap.path for tap in taps]
+    assert [tap.path for tap in taps][:2] == ["conv1", "conv2"]
+    assert taps_at(net, (3, 8, 8), ["fc:input"]) == [taps[-1]]
+    inputs, seen = torch.rand(2, 3, 8, 8), []
+    watched, is_input = watched_at(net, "fc:input")
+    assert watched is net.fc and is_input and watched_at(net, "conv1") == (net.conv1, False)
+    handle = watched.register_forward_pre_hook(lambda _module, arguments: seen.extend(arguments))
+    net(inputs)
+    handle.remove()
+    torch.testing.assert_close(seen, [net.pooled(inputs)])
+
+
+def test_only_inputs_of_linear_layers_may_be_tapped():
+    assert {"fc:input", "fc", "conv1"} <= tap_paths(Plain()) and "conv1:input" not in tap_paths(Plain())
+    with pytest.raises(ConfigError, match="unknown module path 'conv1:input'"):
+        taps_at(Plain(), (3, 8, 8), ["conv1:input"])
+    with pytest.raises(ConfigError, match="gives 0 tensors"):
+        taps_at(Plain("squeeze"), (3, 8, 8), ["squeeze:input"])
 
 
 def test_stage_that_ends_in_a_shared_activation_is_tapped_before_it():

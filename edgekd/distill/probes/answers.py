@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.core.errors import ConfigError
+from edgekd.distill.net import Seen, capture
 from edgekd.models import Tap, discover_taps, evaluating
 
 BATCH_SIZE = 256
@@ -73,22 +74,15 @@ def device_of(network: nn.Module) -> torch.device:
 
 @contextmanager
 def captured(network: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Keep the outputs of modules while the block runs the network.
+    """Keep what taps see while the block runs the network.
 
     Yields:
-        Outputs by path, filled by the forward pass.
+        Features by path, filled by the forward pass.
     """
-    seen: dict[str, Tensor] = {}
-
-    def keeper(path: str) -> torch.utils.hooks.RemovableHandle:
-        def keep(module: nn.Module, arguments: object, output: Tensor) -> None:
-            seen[path] = output
-
-        return network.get_submodule(path).register_forward_hook(keep)
-
-    handles = [keeper(path) for path in paths]
+    seen = Seen()
+    handles = capture(network, paths, seen)
     try:
-        yield seen
+        yield seen.feats
     finally:
         for handle in handles:
             handle.remove()

@@ -1,0 +1,103 @@
+"""Teachers as people write them: pooled and flattened in `forward`, or with a convolution as the classifier."""
+
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edgekd.core.artifacts import NetSpec
+from edgekd.core.errors import ConfigError
+from edgekd.distill import RunOptions, check_recipe, load_recipe, recipe_names, run_recipe
+from edgekd.distill.net import TracedNet, modules_after, trace_spec
+from edgekd.distill.roles import penultimate_of
+
+SPEC = NetSpec("python", 0, 0, 8, 1, 4, (0.0,), (1.0,), {"model": "mine.py:net"})
+MADE_ANEW = {"ekd", "online-checkpoints", "sftn-full", "takd", "dgkd", "dgkd-stochastic", "dual-student"}
+MADE_ANEW |= {"ensemble", "rl-kd"}
+    "ekd",
+    "online-checkpoints",
+    "sftn-full",
+    "takd",
+    "dgkd",
+    "dgkd-stochastic",
+    "dual-student",
+    "ensemble",
+    "rl-kd",
+}
+OTHER_DATA = {"gkd-cls", "modality-gram"}  # texts, two modalities
+PRETRAINED = {"tl", "tl-kd"}
+
+
+class Plain(nn.Module):
+    def __init__(self, classifier):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16)
+        self.conv3, self.bn3 = nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32)
+        self.classifier = classifier
+
+    def maps(self, x):
+        x = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        return F.relu(self.bn3(self.conv3(x)))
+
+    def forward(self, x):
+        return self.classifier(F.adaptive_avg_pool2d(self.maps(x), 1).flatten(1))
+
+
+class ConvHead(Plain):
+    def forward(self, x):
+        return self.classifier(self.maps(x)).mean((2, 3))
+
+
+@pytest.fixture
+def plain():
+    torch.manual_seed(0)
+    return Plain(nn.Linear(32, 4))
+
+
+def test_every_recipe_takes_it_or_says_why_not(plain, student, dataset):
+    refused = {}
+    for name in recipe_names():
+        try:
+            check_recipe(load_recipe(name), student=student, teacher=(SPEC, plain), dataset=dataset, batch_size=32)
+        except ConfigError as error:
+            refused[name] = str(error)
+    assert refused.keys() == MADE_ANEW | OTHER_DATA | PRETRAINED
+    assert all("not one of edgekd's families" in refused[name] for name in MADE_ANEW)
+
+
+def test_the_feature_is_what_enters_its_classifier(plain):
+    net = TracedNet(plain.eval(), penultimate=penultimate_of(SPEC, plain))
+    assert net.penultimate == "classifier:input"
+    assert trace_spec(net, (1, 8, 8)).feature_width == 32
+    net.tap([net.penultimate], input_gradient=True, gradients=[net.penultimate])
+    inputs = torch.rand(3, 1, 8, 8)
+    trace, pooled = net(inputs), plain.maps(inputs).mean((2, 3))
+    torch.testing.assert_close(trace.feats[net.penultimate], pooled)
+    leaf = pooled.detach().requires_grad_()
+    top = plain.classifier(leaf).softmax(dim=1).amax(dim=1).sum()
+    torch.testing.assert_close(trace.feat_gradients[net.penultimate], torch.autograd.grad(top, leaf)[0])
+    assert modules_after(net, net.penultimate, (1, 8, 8)) == [plain.classifier]
+    assert plain.classifier in modules_after(net, "bn3", (1, 8, 8))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_a_method_on_features_learns_from_it_compiled_as_not(plain, student, dataset, settings):
+    def loss(mode):
+        changed = settings.model_copy(update={"epochs": 1, "compile": mode})
+        nets = {"student": student, "teacher": (SPEC, plain)}
+        outcome = run_recipe(load_recipe("pkt"), **nets, dataset=dataset, settings=changed, options=RunOptions(0))
+        return outcome.history[-1].loss
+
+    assert loss("no") == pytest.approx(loss("default"), rel=1e-4)
+
+
+def test_without_such_a_feature_methods_on_logits_and_maps_remain(student, dataset):
+    torch.manual_seed(0)
+    teacher = (SPEC, ConvHead(nn.Conv2d(32, 4, 1)))
+    for name in ("kd", "at", "sp"):
+        check_recipe(load_recipe(name), student=student, teacher=teacher, dataset=dataset, batch_size=32)
+    with pytest.raises(ConfigError, match="reads one feature vector an input, and '.*' is a map"):
+        check_recipe(load_recipe("mas"), student=student, teacher=teacher, dataset=dataset, batch_size=32)
