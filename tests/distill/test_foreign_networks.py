@@ -16,16 +16,6 @@ from edgekd.distill.roles import penultimate_of
 SPEC = NetSpec("python", 0, 0, 8, 1, 4, (0.0,), (1.0,), {"model": "mine.py:net"})
 MADE_ANEW = {"ekd", "online-checkpoints", "sftn-full", "takd", "dgkd", "dgkd-stochastic", "dual-student"}
 MADE_ANEW |= {"ensemble", "rl-kd"}
-    "ekd",
-    "online-checkpoints",
-    "sftn-full",
-    "takd",
-    "dgkd",
-    "dgkd-stochastic",
-    "dual-student",
-    "ensemble",
-    "rl-kd",
-}
 OTHER_DATA = {"gkd-cls", "modality-gram"}  # texts, two modalities
 PRETRAINED = {"tl", "tl-kd"}
 
