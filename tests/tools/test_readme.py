@@ -5,9 +5,12 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from edgekd.cli.main import app
+from edgekd.distill.roles import penultimate_of
+from edgekd.models import load_teacher
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,6 +62,52 @@ def test_options_that_it_names_exist(words):
     text = CliRunner().invoke(app, [*group, "--help"]).stdout
     for option in (word for word in words if word.startswith("-")):
         assert re.search(rf"(^|[\s,]){re.escape(option)}\b", text, re.MULTILINE), f"{group} has no {option}"
+
+
+PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_a_run_from_python_is_what_it_says(tmp_path, monkeypatch, capsys):
+    (code,) = [block for block in PYTHON if "RunRequest" in block]
+    small = ["train.epochs=1", "teacher.epochs=2", "teacher.net=resnet8-w8", "student.max_share=0.9", "also_build=[]"]
+    assert '"p99<1ms"' in code and '"seeds=1"' in code
+    code = code.replace("p99<1ms", "p99<10s").replace('"seeds=1"', ", ".join(map(repr, ["seeds=1", *small])))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    verdict, score = capsys.readouterr().out.split()[-2:]
+    assert verdict == "kept" and 0 < float(score) <= 1
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+
+
+def test_a_teacher_of_ones_own_is_what_it_says(tmp_path, monkeypatch):
+    (code,) = [block for block in PYTHON if "def teacher" in block]
+    (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "mynets.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    made = runpy.run_path("mynets.py")["Net"](5)
+    torch.save(made.state_dict(), "best.pt")
+    spec, found = load_teacher(
+        "mine.py:teacher", in_channels=3, num_classes=5, resolution=8, mean=(0.0,) * 3, std=(1.0,) * 3, weights=None
+    )
+    pictures = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(found(pictures), made.eval()(pictures))
+    assert penultimate_of(spec, found).endswith("fc:input")
+    (command,) = [words for words in _commands() if "mine.py:teacher" in words]
+    assert {"--student", "pruned", "teacher.mean=[0.485,0.456,0.406]"} <= set(command)
+
+
+NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+"""
 
 
 def test_every_method_stands_in_the_readme():
