@@ -12,6 +12,8 @@ from edgekd.core.errors import ConfigError
 from edgekd.distill import RunOptions, check_recipe, load_recipe, recipe_names, run_recipe
 from edgekd.distill.net import TracedNet, modules_after, trace_spec
 from edgekd.distill.roles import penultimate_of
+from edgekd.distill.terms.pairs import resolve_pairs
+from edgekd.models import build
 
 SPEC = NetSpec("python", 0, 0, 8, 1, 4, (0.0,), (1.0,), {"model": "mine.py:net"})
 MADE_ANEW = {"ekd", "online-checkpoints", "sftn-full", "takd", "dgkd", "dgkd-stochastic", "dual-student"}
@@ -36,6 +38,14 @@ class Plain(nn.Module):
         return self.classifier(F.adaptive_avg_pool2d(self.maps(x), 1).flatten(1))
 
 
+class Unpadded(Plain):
+    """No map of it has the size of one of the students'."""
+
+    def __init__(self, classifier):
+        super().__init__(classifier)
+        self.conv1, self.conv2, self.conv3 = nn.Conv2d(1, 8, 2), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 32, 3)
+
+
 class ConvHead(Plain):
     def forward(self, x):
         return self.classifier(self.maps(x)).mean((2, 3))
@@ -47,19 +57,47 @@ def plain():
     return Plain(nn.Linear(32, 4))
 
 
-def test_every_recipe_takes_it_or_says_why_not(plain, student, dataset):
-    refused = {}
-    for name in recipe_names():
-        try:
-            check_recipe(load_recipe(name), student=student, teacher=(SPEC, plain), dataset=dataset, batch_size=32)
-        except ConfigError as error:
-            refused[name] = str(error)
-    assert refused.keys() == MADE_ANEW | OTHER_DATA | PRETRAINED
-    assert all("not one of edgekd's families" in refused[name] for name in MADE_ANEW)
+@pytest.fixture
+def refused(student, dataset):
+    """Says which recipes do not take a teacher, and why."""
+
+    def go(teacher):
+        reasons = {}
+        for name in recipe_names():
+            try:
+                check_recipe(
+                    load_recipe(name), student=student, teacher=(SPEC, teacher), dataset=dataset, batch_size=32
+                )
+            except ConfigError as error:
+                reasons[name] = str(error)
+        return reasons
+
+    return go
+
+
+def test_every_recipe_takes_it_or_says_why_not(plain, refused):
+    reasons = refused(plain)
+    assert reasons.keys() == MADE_ANEW | OTHER_DATA | PRETRAINED
+    assert all("not one of edgekd's families" in reasons[name] for name in MADE_ANEW)
+
+
+def test_maps_of_other_sizes_go_together_at_the_end(student, refused):
+    torch.manual_seed(0)
+    teacher = Unpadded(nn.Linear(32, 4))
+    reasons, flows = refused(teacher), {"fsp", "knowledge-selection"}
+    assert reasons.keys() == MADE_ANEW | OTHER_DATA | PRETRAINED | flows
+    assert all("it needs two pairs" in reasons[name] for name in flows)
+    shapes = [trace_spec(_traced(spec, net), (1, 8, 8)) for spec, net in ((student, build(student)), (SPEC, teacher))]
+    assert not {shape[1:] for shape in shapes[0].maps.values()} & {shape[1:] for shape in shapes[1].maps.values()}
+    assert resolve_pairs(*shapes, "all") == (("net.layer3.0", "bn3"),)
+
+
+def _traced(spec, net):
+    return TracedNet(net.eval(), penultimate=penultimate_of(spec, net))
 
 
 def test_the_feature_is_what_enters_its_classifier(plain):
-    net = TracedNet(plain.eval(), penultimate=penultimate_of(SPEC, plain))
+    net = _traced(SPEC, plain)
     assert net.penultimate == "classifier:input"
     assert trace_spec(net, (1, 8, 8)).feature_width == 32
     net.tap([net.penultimate], input_gradient=True, gradients=[net.penultimate])

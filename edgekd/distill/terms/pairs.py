@@ -21,6 +21,7 @@ def resolve_pairs(student: TraceSpec, teacher: TraceSpec, pairs: Pairs) -> tuple
         student: Shapes of the student's traces.
         teacher: Shapes of the teacher's traces.
         pairs: `"all"` automatic pairs, only the `"first"`, `"middle"` or `"last"` one, or explicit path pairs.
+            Automatic pairs are those of equal resolution (see `paired_by_depth`), where there are none the last maps.
 
     Returns:
         `(student path, teacher path)`, shallow to deep.
@@ -33,13 +34,18 @@ def resolve_pairs(student: TraceSpec, teacher: TraceSpec, pairs: Pairs) -> tuple
             shape_of(student, on)
             shape_of(teacher, to)
         return tuple(pairs)
-    found = paired_by_depth(student.maps, teacher.maps)
+    found = paired_by_depth(student.maps, teacher.maps) or _ends(student.maps, teacher.maps)
     if not found:
         raise ConfigError(
             "no feature maps of student and teacher go together; name them: pairs: [[student, teacher]], take a method "
             "that needs none, such as mas or kd, or on texts cls-hint or hidden-relation"
         )
     return {"all": found, "first": found[:1], "middle": (found[len(found) // 2],), "last": found[-1:]}[pairs]
+
+
+def _ends(student: Mapping[str, Shape], teacher: Mapping[str, Shape]) -> tuple[tuple[str, str], ...]:
+    """Pair the last maps of networks of which no two maps have the same size; terms bring them to one."""
+    return ((list(student)[-1], list(teacher)[-1]),) if student and teacher else ()
 
 
 def paired_by_depth(student: Mapping[str, Shape], teacher: Mapping[str, Shape]) -> tuple[tuple[str, str], ...]:
