@@ -58,7 +58,7 @@ def open_session(
     for role, wanted in recipe.roles.items():
         specs[role] = _spec_of(wanted, specs)
         nets[role] = traced(specs[role], _built(specs[role], seed, "role", role))
-    fresh = {role: _fresh(spec, seed, role) for role, spec in specs.items() if _is_ours(spec)}
+    fresh = {role: _fresh(spec, seed, role) for role, spec in specs.items() if role == "student" or _is_ours(spec)}
     policies = {name: _policy(recipe, name, seed) for name in recipe.policies}
     session = Session(nets, input_shape, seed, fresh, policies)
     torch.manual_seed(derive_seed(seed, "auxiliaries"))
@@ -106,7 +106,7 @@ def _spec_of(wanted: RoleSpec, specs: Mapping[str, NetSpec]) -> NetSpec:
     if wanted.between is not None:
         return spec_between(specs["student"], specs["teacher"], share=wanted.between)
     spec = specs[str(wanted.like)]
-    if not _is_ours(spec):
+    if wanted.like != "student" and not _is_ours(spec):
         raise ConfigError(f"this recipe trains another {spec.name}, which is not one of edgekd's families")
     return spec
 

@@ -27,10 +27,13 @@ def spec_between(small: NetSpec, large: NetSpec, *, share: float) -> NetSpec:
         student's own.
 
     Raises:
-        ConfigError: The teacher is not of edgekd's families, is no larger than the student, or nothing lies between.
+        ConfigError: One of them is not of edgekd's families, the teacher is no larger, or nothing lies between.
     """
-    if large.family not in FAMILIES:
-        raise ConfigError(f"{large.name} is not one of edgekd's families, so no assistant between it and {small.name}")
+    for one in (large, small):
+        if one.family not in FAMILIES:
+            raise ConfigError(
+                f"{one.name} is not one of edgekd's families, so no assistant between {large.name} and {small.name}"
+            )
     least, most = _macs(small), _macs(large)
     if most <= least:
         raise ConfigError(f"teacher {large.name} is no larger than student {small.name}: there is nothing between them")

@@ -26,7 +26,7 @@ def net_from_file(path: Path, function: str, facts: Mapping[str, int]) -> nn.Mod
     Raises:
         ConfigError: The file or function is missing, the code fails, or something else than a module comes back.
     """
-    make = _function_of(path, import_file(path, "teacher file"), function)
+    make = _function_of(path, import_file(path, "network file"), function)
     with neighbours_importable(path):
         try:
             net = make(**{name: facts[name] for name in inspect.signature(make).parameters if name in facts})

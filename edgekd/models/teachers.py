@@ -1,9 +1,10 @@
-"""Teachers by reference (zoo, timm, a Python file, a BERT's folder), any trained network back from its artefact."""
+"""Networks by reference (zoo, timm, a Python file, a BERT's folder), any trained one back from its artefact."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -19,10 +20,18 @@ from edgekd.models.zoo import parse_net, spec_for
 _TIMM_PREFIX, _FOLDER_PREFIX = "timm:", "hf:"
 _PROBE_BATCH = 2
 
+Role = Literal["teacher", "student"]
+
+
+def is_foreign(ref: str) -> bool:
+    """Say whether a reference names a network that is not edgekd's: one of timm, or of a Python file."""
+    return ref.startswith(_TIMM_PREFIX) or ref.partition(":")[0].endswith(".py")
+
 
 def load_teacher(
     ref: str,
     *,
+    role: Role = "teacher",
     in_channels: int,
     num_classes: int,
     resolution: int,
@@ -32,7 +41,7 @@ def load_teacher(
     vocabulary: int = 0,
     is_dense: bool = False,
 ) -> tuple[NetSpec, nn.Module]:
-    """Make a teacher, load its weights, and check that it fits the data set.
+    """Make a teacher, or a student of the user's own, load its weights, and check that it fits the data set.
 
     Whatever the origin, the network returned takes inputs in 0..1 and normalises them itself, or takes tokens; the
     user's function or timm supplies a network for normalised inputs.
@@ -41,6 +50,7 @@ def load_teacher(
         ref: `resnet56`, `resnet:depth=56,width=16`, `timm:resnet18`, `path/file.py:function`, or `hf:folder` of a BERT
             as transformers saves it. The function gets those of `in_channels`, `num_classes` and `resolution` that its
             parameters name.
+        role: What it is for, in messages.
         in_channels: Colour channels; 0 for texts.
         num_classes: Length that the output's channel axis must have.
         resolution: Height and width in pixels, or length in tokens.
@@ -72,13 +82,14 @@ def load_teacher(
             std=tuple(std),
             vocabulary=vocabulary,
         ),
+        role,
     )
     module = build(spec)
     if start := teacher_start(ref, spec):
         load_tensors(module, start, origin=ref, optional=(HEAD,))
     if weights is not None:
         load_weights(module, weights)
-    _check_output(module, spec, ref, (resolution, resolution) if is_dense else ())
+    _check_output(module, spec, f"{role} {ref!r}", (resolution, resolution) if is_dense else ())
     return spec, module.eval()
 
 
@@ -122,14 +133,14 @@ def load_model(model: TrainedModel) -> nn.Module:
     return module.eval()
 
 
-def _spec_of(ref: str, facts: NetSpec) -> NetSpec:
+def _spec_of(ref: str, facts: NetSpec, role: Role) -> NetSpec:
     if ref.startswith(_TIMM_PREFIX):
         return replace(facts, family="timm", options={"model": ref.removeprefix(_TIMM_PREFIX)})
     file, colon, function = ref.rpartition(":")
     if colon and file.endswith(".py"):
-        return replace(facts, family="python", options=_file_options(Path(file), function))
+        return replace(facts, family="python", options=_file_options(Path(file), function, role))
     if ref.endswith(".py"):
-        raise ConfigError(f"teacher {ref!r}: name the function that makes it, as in {ref}:make_teacher")
+        raise ConfigError(f"{role} {ref!r}: name the function that makes it, as in {ref}:make_{role}")
     if ref.startswith(_FOLDER_PREFIX):
         folder = ref.removeprefix(_FOLDER_PREFIX)
         return spec_of_folder(read_bert_folder(Path(folder), length=facts.resolution), facts, origin=folder)
@@ -146,9 +157,9 @@ def _spec_of(ref: str, facts: NetSpec) -> NetSpec:
     )
 
 
-def _file_options(path: Path, function: str) -> dict[str, str]:
+def _file_options(path: Path, function: str, role: Role) -> dict[str, str]:
     if not path.is_file():
-        raise ConfigError(f"teacher file {path}: no such file")
+        raise ConfigError(f"{role} file {path}: no such file")
     return {
         "model": f"{path.name}:{function}",
         "function": function,
@@ -157,18 +168,18 @@ def _file_options(path: Path, function: str) -> dict[str, str]:
     }
 
 
-def _check_output(module: nn.Module, spec: NetSpec, ref: str, positions: tuple[int, ...]) -> None:
+def _check_output(module: nn.Module, spec: NetSpec, named: str, positions: tuple[int, ...]) -> None:
     shape = list(spec.input_shape)
     try:
         output = run_on_zeros(module, spec.input_shape, batch=_PROBE_BATCH)
     except Exception as error:
-        raise ConfigError(f"teacher {ref!r} cannot take inputs {shape}: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{named} cannot take inputs {shape}: {type(error).__name__}: {error}") from error
     if not isinstance(output, Tensor):
-        raise ConfigError(f"teacher {ref!r} returned {type(output).__name__}, expected logits as one tensor")
+        raise ConfigError(f"{named} returned {type(output).__name__}, expected logits as one tensor")
     expected = [_PROBE_BATCH, spec.num_classes, *positions]
     if list(output.shape) != expected:
         raise ConfigError(
-            f"teacher {ref!r} returned {list(output.shape)} for a batch of {_PROBE_BATCH}; this data set needs "
+            f"{named} returned {list(output.shape)} for a batch of {_PROBE_BATCH}; this data set needs "
             f"{spec.num_classes} outputs{' for each pixel' if positions else ''}, so {expected} was expected; "
-            f"use a teacher of the same task{' (edgekd has fcn)' if positions else ''}"
+            f"use a network of the same task{' (edgekd has fcn)' if positions else ''}"
         )

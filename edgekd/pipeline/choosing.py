@@ -14,7 +14,17 @@ from edgekd.data import Task
 from edgekd.engine import BACKENDS, BuildOptions
 from edgekd.export import export_onnx, random_inputs
 from edgekd.latency import predict
-from edgekd.models import FAMILIES, PRUNED, build, count_macs, deploy, find_prunable, prune, spec_for
+from edgekd.models import (
+    FAMILIES,
+    PRUNED,
+    build,
+    count_macs,
+    deploy,
+    find_prunable,
+    load_teacher,
+    prune,
+    spec_for,
+)
 from edgekd.pipeline.candidates import kernels_of
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.found import read_found
@@ -46,9 +56,11 @@ def student_for(context: RunContext, teacher: NetSpec, teacher_net: nn.Module) -
     config = context.config
     if config.student.found is not None:
         return _found(context, Path(config.student.found))
+    if config.student.net is not None:
+        return _own(context, config.student.net)
     require_opset(teacher.family if config.student.family == PRUNED else config.student.family, context.target)
-    # Shares of channels are left out where nothing is cut, so that such a run has the key that it had before.
-    unused = set() if config.student.family == PRUNED else {"keeps"}
+    # What is not used is left out, so that such a run has the key that it had before there was such a thing.
+    unused = {"net"} if config.student.family == PRUNED else {"net", "keeps"}
     inputs = {
         "student": config.student.model_dump(mode="json", exclude=unused),
         "budget": str(context.budget) if context.budget else None,
@@ -92,17 +104,38 @@ def _found(context: RunContext, path: Path) -> tuple[NetSpec, str]:
             f"student {path} takes {list(found.spec.input_shape)} and has {found.spec.num_classes} outputs; the data "
             f"are {list(dataset.input_shape)} with {dataset.task.num_outputs}"
         )
+    return _given(context, found.spec, f"{found.spec.name} was found by edgekd search ({path})")
+
+
+def _own(context: RunContext, ref: str) -> tuple[NetSpec, str]:
+    """Take a network of the user's own, once it is known to fit the data and to keep the budget."""
+    config, dataset = context.config.student, context.dataset
+    spec, _ = load_teacher(
+        ref,
+        role="student",
+        in_channels=dataset.in_channels,
+        num_classes=dataset.task.num_outputs,
+        resolution=dataset.resolution,
+        mean=config.mean or dataset.mean,
+        std=config.std or dataset.std,
+        weights=None,
+        vocabulary=dataset.vocabulary,
+        is_dense=dataset.task.is_dense,
+    )
+    return _given(context, spec, f"{spec.name} was given")
+
+
+def _given(context: RunContext, spec: NetSpec, reason: str) -> tuple[NetSpec, str]:
     inputs = {
-        "student": found.spec.digest,
+        "student": spec.digest,
         "budget": str(context.budget) if context.budget else None,
         "target": context.target.digest,
         "threads": context.config.threads,
     }
 
     def choose() -> dict[str, Any]:
-        member = Sized(found.spec, count_macs(build(found.spec), found.spec.input_shape))
-        choice = choose_student([member], context.budget, latency_of=lambda spec: _latency(context, spec))
-        reason = f"{found.spec.name} was found by edgekd search ({path})"
+        member = Sized(spec, _macs(spec))
+        choice = choose_student([member], context.budget, latency_of=lambda one: _latency(context, one))
         return _record(Choice(choice.spec, reason, choice.considered))
 
     result = context.ledger.stage("choose", inputs, choose)

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from edgekd.core.config import StrictModel, apply_overrides, read_yaml, validated
 from edgekd.data import DataConfig
 from edgekd.distill import TrainSettings
-from edgekd.models import PRUNED
+from edgekd.models import PRUNED, is_foreign
 from edgekd.pipeline.search_config import KEEPS, SearchConfig, Share
 from edgekd.pipeline.tracking import TrackerName
 from edgekd.precision import Calibrator
@@ -33,6 +33,9 @@ class StudentConfig(StrictModel):
     """The space the student is chosen from."""
 
     family: str = Field("resnet", description="Family, or pruned for the teacher with fewer channels.")
+    net: str | None = Field(
+        None, description="A network of your own instead of a family: file.py:function, or timm:NAME, untrained or not."
+    )
     depths: tuple[int, ...] = Field((8, 14, 20), min_length=1)
     widths: tuple[int, ...] = Field((8, 16), min_length=1)
     options: Mapping[str, str] = {}
@@ -58,6 +61,12 @@ class StudentConfig(StrictModel):
         if self.family == PRUNED and (any(one is not None for one in own) or self.init != "drawn" or self.options):
             raise ValueError(
                 "a student cut from the teacher has its weights, mean and std: leave those out, init, options"
+            )
+        if self.net is not None and not is_foreign(self.net):
+            raise ValueError(f"net is file.py:function or timm:NAME, not {self.net!r}; edgekd's own are a family's")
+        if self.net is not None and (self.found is not None or self.family == PRUNED or self.init != "drawn"):
+            raise ValueError(
+                "a network of your own is neither found nor cut from the teacher, nor begins with its layers"
             )
         if self.found is not None and (self.weights is not None or self.init != "drawn"):
             raise ValueError("a student that was found brings the weights it starts from: leave weights and init out")

@@ -199,8 +199,8 @@ def _unreachable(budget: Budget, considered: Sequence[Considered]) -> BudgetExce
     judged = ", ".join(f"{limit.metric}<{fastest.latency.judged_ms[limit.metric]:.4g}ms" for limit in budget.limits)
     how = "measured" if fastest.latency.kind == "measured" else "predicted, upper end"
     sizes = "student.keeps=..." if fastest.spec.family == PRUNED else "student.widths=..., student.depths=..."
+    more = f"allow smaller students (--set {sizes}), another family," if len(considered) > 1 else "take another student"
     return BudgetExceeded(
         f"no student keeps {budget} on {fastest.latency.target}: the smallest reachable is {judged} "
-        f"({how}, {fastest.spec.name}); allow smaller students (--set {sizes}), "
-        "another family, or a larger budget"
+        f"({how}, {fastest.spec.name}); {more} or a larger budget"
     )

@@ -13,7 +13,7 @@ from edgekd.distill import RunOptions, check_recipe, load_recipe, recipe_names, 
 from edgekd.distill.net import TracedNet, modules_after, trace_spec
 from edgekd.distill.roles import penultimate_of
 from edgekd.distill.terms.pairs import resolve_pairs
-from edgekd.models import build
+from edgekd.models import build, load_teacher
 
 SPEC = NetSpec("python", 0, 0, 8, 1, 4, (0.0,), (1.0,), {"model": "mine.py:net"})
 MADE_ANEW = {"ekd", "online-checkpoints", "sftn-full", "takd", "dgkd", "dgkd-stochastic", "dual-student"}
@@ -129,3 +129,58 @@ def test_without_such_a_feature_methods_on_logits_and_maps_remain(student, datas
         check_recipe(load_recipe(name), student=student, teacher=teacher, dataset=dataset, batch_size=32)
     with pytest.raises(ConfigError, match="reads one feature vector an input, and '.*' is a map"):
         check_recipe(load_recipe("mas"), student=student, teacher=teacher, dataset=dataset, batch_size=32)
+
+
+STUDENT = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.conv2, self.bn2 = nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8)
+        self.conv3, self.bn3 = nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16)
+        self.fc = nn.Linear(16, classes)
+
+    def forward(self, x):
+        x = torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))))
+        x = torch.relu(self.bn3(self.conv3(x)))
+        return self.fc(torch.flatten(x.mean((2, 3)), 1))
+
+def student(num_classes):
+    return Small(num_classes)
+"""
+
+
+@pytest.fixture
+def own_student(tmp_path):
+    (tmp_path / "mine.py").write_text(STUDENT)
+    facts = {"in_channels": 1, "num_classes": 4, "resolution": 8, "mean": (0.3,), "std": (0.2,)}
+    return load_teacher(f"{tmp_path / 'mine.py'}:student", role="student", **facts, weights=None)[0]
+
+
+def test_every_recipe_takes_a_student_of_ones_own_or_says_why_not(own_student, teacher, dataset):
+    reasons = {}
+    for name in recipe_names():
+        try:
+            check_recipe(load_recipe(name), student=own_student, teacher=teacher, dataset=dataset, batch_size=32)
+        except ConfigError as error:
+            reasons[name] = str(error)
+    between = {"takd", "dgkd", "dgkd-stochastic", "dual-student", "rl-kd"}
+    assert reasons.keys() == between | OTHER_DATA | PRETRAINED | {"sftn", "sftn-full"}, reasons
+    assert all("no assistant between" in reasons[name] for name in between)
+
+
+def test_a_student_of_ones_own_is_drawn_by_the_seed_and_starts_anew(own_student, dataset, settings):
+    def trained(seed, **options):
+        changed = settings.model_copy(update={"epochs": 1, "lr": 1e-30})
+        run = RunOptions(seed, **options)
+        outcome = run_recipe(
+            load_recipe("plain"), student=own_student, teacher=None, dataset=dataset, settings=changed, options=run
+        )
+        return outcome.student.state_dict()["net.conv1.weight"]
+
+    assert torch.equal(trained(0), trained(0)) and not torch.equal(trained(0), trained(1))
+    given = {"net.conv1.weight": torch.full((4, 1, 3, 3), 0.5)}
+    torch.testing.assert_close(trained(0, start=given), given["net.conv1.weight"])

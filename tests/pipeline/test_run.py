@@ -271,6 +271,56 @@ def test_a_budget_that_no_cut_teacher_keeps_says_how_to_cut_more(run, tmp_path):
         run(tmp_path / "run", student=PRUNED, target="jetson-orin", budget="p50<0.06ms")
 
 
+_STUDENT_FILE = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Linear(6, classes)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+
+def make(num_classes):
+    return Small(num_classes)
+"""
+
+
+def test_a_student_of_ones_own_is_distilled_exported_and_built_again_while_its_file_stays(finished, run, tmp_path):
+    (tmp_path / "own.py").write_text(_STUDENT_FILE)
+    shutil.copytree(finished[0], tmp_path / "run")
+    flags = {"student": {"net": f"{tmp_path / 'own.py'}:make"}, "target": "jetson-orin", "budget": "p99<5ms"}
+    report, _ = run(tmp_path / "run", "compare_alone=false", **flags)
+    assert report.scores.distilled.net == "python:own.py:make"
+    assert any("python:own.py:make was given" in note for note in report.notes)
+    drawn = [load_model(one).state_dict()["net.conv.weight"] for one in load_finished(tmp_path / "run").distilled]
+    assert len(drawn) == 2 and not torch.equal(*drawn)
+    again, events = run(tmp_path / "run", "compare_alone=false", **flags)
+    assert _started(events) == [] and again.scores == report.scores
+    (tmp_path / "own.py").write_text(_STUDENT_FILE.replace("6", "5"))
+    _, events = run(tmp_path / "run", "compare_alone=false", "seeds=1", **flags)
+    assert "distilled/seed0" in _started(events)
+    with pytest.raises(BudgetExceeded, match=r"own.py:make\); take another student or a larger budget"):
+        run(tmp_path / "run", "compare_alone=false", **{**flags, "budget": "p50<0.06ms"})
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ({"net": "resnet8-w4"}, "net is file.py:function or timm:NAME"),
+        ({"net": "a.py:b", "family": "pruned"}, "neither found nor cut"),
+        ({"net": "a.py:b", "found": "c.json"}, "neither found nor cut"),
+        ({"net": "absent.py:make"}, "student file absent.py: no such file"),
+        ({"net": "absent.py"}, "as in absent.py:make_student"),
+    ],
+)
+def test_a_student_of_ones_own_is_named_as_it_can_be_found(run, tmp_path, student, message):
+    with pytest.raises(ConfigError, match=message):
+        run(tmp_path / "run", student=student, target="jetson-orin")
+
+
 def test_a_given_teacher_is_loaded_checked_and_not_trained(finished, run, tmp_path):
     weights = finished[0] / "teacher" / "teacher.safetensors"
     report, events = run(

@@ -36,7 +36,8 @@ def distill(
     student: Annotated[
         str | None,
         typer.Option(
-            help="Family, pruned (the teacher with fewer channels), one network (resnet8-w4), or file of one found."
+            help="Family, pruned (the teacher with fewer channels), one network (resnet8-w4, timm:NAME, "
+            "file.py:function), or the file of one found."
         ),
     ] = None,
     method: Annotated[str | None, typer.Option(help="Recipe; `edgekd methods list`.")] = None,
@@ -127,8 +128,10 @@ def _student(text: str | None) -> dict[str, Any]:
         return {}
     if text.endswith(".json"):
         return {"found": text}
-    from edgekd.models import PRUNED, parse_net
+    from edgekd.models import PRUNED, is_foreign, parse_net
 
+    if is_foreign(text):
+        return {"net": text}
     if text == PRUNED:  # limited by the shares that it keeps, not by what a preset allows its own family
         return {"family": PRUNED, "max_share": 1.0}
     family, choice = parse_net(text)

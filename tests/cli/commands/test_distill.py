@@ -95,6 +95,14 @@ def test_a_dry_run_shows_the_configuration_and_writes_nothing(small, tmp_path):
     assert all(stage["step_s"] > 0 for one in document["estimate"] for stage in one["stages"])
 
 
+def test_a_network_of_ones_own_is_no_family():
+    from edgekd.cli.commands.distill import _student
+
+    assert _student("mine.py:student") == {"net": "mine.py:student"}
+    assert _student("timm:mobilenetv3_small_050") == {"net": "timm:mobilenetv3_small_050"}
+    assert _student("folder/student1.json") == {"found": "folder/student1.json"}
+
+
 def test_the_teacher_itself_can_be_cut_to_a_student(small, tmp_path):
     pytest.importorskip("torch_pruning", reason="extra prune is not installed")
     folder, _ = small
