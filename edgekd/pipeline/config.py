@@ -7,8 +7,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import Field, model_validator
 
+from edgekd.core import atomic
 from edgekd.core.config import StrictModel, apply_overrides, read_yaml, validated
 from edgekd.data import DataConfig
 from edgekd.distill import TrainSettings
@@ -16,6 +18,9 @@ from edgekd.models import PRUNED, is_foreign
 from edgekd.pipeline.search_config import KEEPS, SearchConfig, Share
 from edgekd.pipeline.tracking import TrackerName
 from edgekd.precision import Calibrator
+
+CONFIG_FILE = "config.yaml"
+"""Where a run's folder keeps what it was asked to do."""
 
 
 class TeacherConfig(StrictModel):
@@ -130,6 +135,11 @@ def load_config(path: Path | None, *, flags: Mapping[str, Any], overrides: Seque
     data = given.get("data")
     name = str(data.get("name", "digits")) if isinstance(data, Mapping) else "digits"
     return validated(RunConfig, merged(preset(name), given), str(path or "configuration"))
+
+
+def write_config(config: RunConfig, folder: Path) -> None:
+    """Keep a configuration in a run's folder, whole, so that it can be given as the file of another run."""
+    atomic.write_text(folder / CONFIG_FILE, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def preset(dataset: str) -> dict[str, Any]:

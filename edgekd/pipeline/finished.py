@@ -16,7 +16,7 @@ from edgekd.core.errors import ConfigError, DataError, StorageError
 from edgekd.core.seeds import derive_seed
 from edgekd.data import Dataset, load_dataset
 from edgekd.models import build, load_model
-from edgekd.pipeline.config import RunConfig
+from edgekd.pipeline.config import CONFIG_FILE, RunConfig
 from edgekd.pipeline.ledger import read_results
 from edgekd.pipeline.starting import start_of
 from edgekd.report import read_report
@@ -58,7 +58,7 @@ def load_finished(folder: Path) -> FinishedRun:
         StorageError: The record is damaged, lacks a network, or mixes networks of different settings.
     """
     report = read_report(folder)
-    config = validated(RunConfig, read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
+    config = validated(RunConfig, read_yaml(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
     results = read_results(folder)
     teacher = _network(folder, results, "teacher")
     seeds = range(config.seeds)

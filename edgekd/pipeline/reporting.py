@@ -15,6 +15,7 @@ from edgekd.core.artifacts import Bundle, Engine, FileRef, LatencyReport, Traine
 from edgekd.core.events import Event
 from edgekd.data import CORRUPT_FILE, Dataset, Task
 from edgekd.models import count_macs, count_params, deploy, load_model
+from edgekd.pipeline.config import CONFIG_FILE
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.exporting import Exported, PrecisionChoice
 from edgekd.pipeline.tracking import RUN
@@ -242,6 +243,6 @@ def shipped(distilled: Sequence[Training]) -> TrainedModel:
 
 def run_files(folder: Path) -> list[str]:
     """List what a run writes, for `--dry-run`."""
-    names = ["config.yaml", "run.json", "log.jsonl", CORRUPT_FILE]
+    names = [CONFIG_FILE, "run.json", "log.jsonl", CORRUPT_FILE]
     folders = ["teacher/", "student/", "onnx/", "engines/", "bundle/"]
     return [str(folder / name) for name in (*names, *folders, "report.json", "report.html")]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from edgekd.core import atomic
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.budget import LATENCY_METRICS, parse_budget
@@ -19,7 +17,7 @@ from edgekd.latency import require_above_launch_floor
 from edgekd.models import PRUNED
 from edgekd.pipeline.building import engines, latencies
 from edgekd.pipeline.choosing import student_for
-from edgekd.pipeline.config import RunConfig
+from edgekd.pipeline.config import RunConfig, write_config
 from edgekd.pipeline.context import TOKENIZER_FILE, RunContext
 from edgekd.pipeline.estimating import sized
 from edgekd.pipeline.event_log import broadcast
@@ -96,9 +94,7 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
         if request.fresh:
             forget_states(ledger.folder / CHECKPOINTS)
             (ledger.folder / CORRUPT_FILE).unlink(missing_ok=True)
-        atomic.write_text(
-            ledger.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        )
+        write_config(config, ledger.folder)
         ledger.listen(Event("note", "target", describe(target)))
         dataset = load_dataset(config.data, corrupt_file=ledger.folder / CORRUPT_FILE)
         context = RunContext(config, budget, target, recipe, dataset, ledger, ledger.listen, request.group)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from typing import Any
 
-from edgekd.core.budget import parse_budget
-from edgekd.pipeline.config import RunConfig
+from edgekd.core.budget import LATENCY_METRICS, parse_budget
+from edgekd.pipeline.config import CONFIG_FILE, RunConfig
 from edgekd.pipeline.searching import SearchResult
 from edgekd.search import SpaceProfile, shown
 
@@ -64,8 +65,11 @@ def profile_rows(profile: SpaceProfile) -> list[dict[str, Any]]:
 
 
 def _next(config: RunConfig, result: SearchResult) -> str:
-    budget = f' --budget "{config.budget}"' if config.budget else ""
-    return (
-        f"edgekd distill --student {result.finals.finalists[0].file} --target {config.target}{budget} "
-        f"--data {config.data.name} --teacher {config.teacher.net} --teacher-weights {result.teacher.weights.path}"
-    )
+    """Return the command that distils the best student: the search's settings, what it judges of the budget."""
+    words = ["edgekd", "distill", str(result.folder / CONFIG_FILE), "--student", str(result.finals.finalists[0].file)]
+    words += ["--teacher-weights", result.teacher.weights.path]
+    budget = parse_budget(config.budget) if config.budget else None
+    if budget is not None and budget.resources:
+        latency = budget.only(LATENCY_METRICS)
+        words += ["--budget", str(latency)] if latency.clauses else ["--set", "budget=null"]
+    return shlex.join(words)

@@ -15,7 +15,7 @@ from edgekd.latency import CpuModel, LayerGraph, calibrate_cpu
 from edgekd.models import PRUNED, load_model
 from edgekd.pipeline.candidates import Candidates, kernels_of
 from edgekd.pipeline.choosing import require_opset
-from edgekd.pipeline.config import RunConfig
+from edgekd.pipeline.config import RunConfig, write_config
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.cpu_calibration import CpuSettings, calibration_points, measured_points
 from edgekd.pipeline.event_log import broadcast
@@ -106,6 +106,7 @@ def search(config: RunConfig, request: RunRequest) -> SearchResult:
         kept = ledger.folder / "trained" / config.search.name
         setting = setting_of(asked, (spec, load_model(teacher)), model, space, kept)
         study = study_of(setting, teacher, storage)
+        write_config(config, ledger.folder)
         if model is not None:
             model = _shared_model(study, model)
             setting.candidates.predict = predictor(asked.target, model)

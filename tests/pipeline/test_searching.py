@@ -274,3 +274,20 @@ def test_files_of_students_that_are_missing_strange_or_altered_are_refused(searc
     (tmp_path / "altered.json").write_text(json.dumps(document))
     with pytest.raises(StorageError, match="is missing or was altered"):
         read_found(tmp_path / "altered.json")
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ("p99<1ms", ""),
+        (None, ""),
+        ("p99<1ms, memory<2MB, p50<0.5ms", " --budget 'p99<1ms, p50<0.5ms'"),
+        ("memory<2MB", " --set budget=null"),
+    ],
+)
+def test_the_next_command_has_the_settings_of_the_search_and_what_distill_judges(searched, budget, words):
+    config, result, folder = searched
+    text = document_of(config.model_copy(update={"budget": budget}), result)["next"]
+    first = f"edgekd distill {folder}/config.yaml --student {folder}/finalists/student1.json"
+    assert text == f"{first} --teacher-weights {folder}/teacher/teacher.safetensors{words}"
+    assert load_config(folder / "config.yaml", flags={}, overrides=[]) == config
