@@ -38,4 +38,4 @@ def _import_timm(name: str) -> ModuleType:
     try:
         return import_beside_torchvision("timm")
     except ModuleNotFoundError as error:
-        raise missing_package(error.name or "timm", "timm", f"teacher timm:{name}") from error
+        raise missing_package(error.name or "timm", "timm", f"network timm:{name}") from error
