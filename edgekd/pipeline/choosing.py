@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from edgekd.core.artifacts import LatencyReport, NetSpec, Precision, from_json, to_json
+from edgekd.core.budget import LATENCY_METRICS
 from edgekd.core.errors import ConfigError, TargetError
 from edgekd.data import Task
 from edgekd.engine import BACKENDS, BuildOptions
@@ -29,8 +31,11 @@ from edgekd.pipeline.candidates import kernels_of
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.found import read_found
 from edgekd.profile import measure
-from edgekd.search import Choice, Sized, Space, candidates, choose_student, not_above
+from edgekd.search import Choice, Sized, Space, candidates, choose_student, memory_bytes, not_above
 from edgekd.targets import Target
+
+JUDGED = (*LATENCY_METRICS, "memory")
+"""What a run can limit: latency, and the memory of weights and of the largest input and output of a kernel together."""
 
 _SWEEP_SECONDS = 0.3
 
@@ -135,7 +140,7 @@ def _given(context: RunContext, spec: NetSpec, reason: str) -> tuple[NetSpec, st
 
     def choose() -> dict[str, Any]:
         member = Sized(spec, _macs(spec))
-        choice = choose_student([member], context.budget, latency_of=lambda one: _latency(context, one))
+        choice = _chosen(context, [member])
         return _record(Choice(choice.spec, reason, choice.considered))
 
     result = context.ledger.stage("choose", inputs, choose)
@@ -151,10 +156,19 @@ def _choice(context: RunContext, teacher: NetSpec, teacher_net: nn.Module) -> Ch
     max_macs = int(context.config.student.max_share * count_macs(teacher_net, teacher.input_shape))
     is_cut = context.config.student.family == PRUNED
     members = _cut(context, teacher, teacher_net, max_macs) if is_cut else _drawn(context, max_macs)
-    is_measured = context.target.kind == "cpu"
-    choice = choose_student(members, context.budget, latency_of=lambda spec: _latency(context, spec), grows=is_measured)
+    choice = _chosen(context, members)
     context.note("choose", choice.reason)
     return choice
+
+
+def _chosen(context: RunContext, members: Sequence[Sized]) -> Choice:
+    return choose_student(
+        members,
+        context.budget,
+        latency_of=lambda spec: _latency(context, spec),
+        memory_mb_of=lambda spec: memory_bytes(kernels_of(spec), precision_on(context.target)) / 1e6,
+        grows=context.target.kind == "cpu",
+    )
 
 
 def _cut(context: RunContext, teacher: NetSpec, teacher_net: nn.Module, max_macs: int) -> tuple[Sized, ...]:
@@ -225,6 +239,7 @@ def _record(choice: Choice) -> dict[str, Any]:
                 "macs": item.macs,
                 "kind": item.latency.kind,
                 "judged_ms": item.latency.judged_ms,
+                "figures": dict(item.figures),
                 "is_kept": item.is_kept,
             }
             for item in choice.considered

@@ -104,7 +104,7 @@ class RunConfig(StrictModel):
         None, description="Where trainings are also logged; TensorBoard where it is installed, by default."
     )
     target: str = Field("cpu", description="Device the student is for.")
-    budget: str | None = Field(None, description='Latency limits on it, such as "p99<8ms".')
+    budget: str | None = Field(None, description='Limits on it, such as "p99<8ms, memory<8MB".')
     seeds: int = Field(3, ge=1, description="Students trained with and without the teacher.")
     compare_alone: bool = Field(True, description="Also train each student without the teacher.")
     max_drop: float = Field(

@@ -30,7 +30,7 @@ class RunContext:
 
     Attributes:
         config: What was asked.
-        budget: Its latency limits, or None.
+        budget: Its limits, or None.
         target: Device the student is for.
         recipe: Distillation method.
         dataset: The data, loaded.

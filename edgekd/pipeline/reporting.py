@@ -14,6 +14,7 @@ from edgekd import __version__
 from edgekd.core.artifacts import Bundle, Engine, FileRef, LatencyReport, TrainedModel
 from edgekd.core.events import Event
 from edgekd.data import CORRUPT_FILE, Dataset, Task
+from edgekd.latency import graph_from_onnx
 from edgekd.models import count_macs, count_params, deploy, load_model
 from edgekd.pipeline.config import CONFIG_FILE
 from edgekd.pipeline.context import RunContext
@@ -42,6 +43,7 @@ from edgekd.report import (
     TaskFacts,
     Verdict,
 )
+from edgekd.search import memory_bytes
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "numpy")
 
@@ -81,7 +83,7 @@ def report_of(context: RunContext, findings: Findings, command: str) -> RunRepor
     """Put the report together."""
     scores = _scores(findings)
     gain = None if scores.alone is None else PairedGain.of(scores.distilled, scores.alone)
-    budget = _budget(context, findings.latencies[0])
+    budget = _budget(context, findings)
     dataset = context.dataset
     return RunReport(
         name=context.folder.name,
@@ -158,10 +160,14 @@ def _summary(trainings: Sequence[Training]) -> ScoreSummary:
     return ScoreSummary.of(trainings[0].model.spec.name, "test", by_seed)
 
 
-def _budget(context: RunContext, report: LatencyReport) -> BudgetResult | None:
+def _budget(context: RunContext, findings: Findings) -> BudgetResult | None:
     if context.budget is None:
         return None
-    return BudgetResult.of(context.budget, kind=report.kind, judged_ms=report.judged_ms)
+    latency, figures = findings.latencies[0], dict(findings.latencies[0].judged_ms)
+    if context.budget.only(("memory",)).clauses:
+        graph = graph_from_onnx(Path(findings.exported.model.file.path))
+        figures["memory"] = memory_bytes(graph, findings.choice.chosen.precision) / 1e6
+    return BudgetResult.of(context.budget, kind=latency.kind, judged_ms=figures)
 
 
 def _parity(exported: Exported) -> Parity:

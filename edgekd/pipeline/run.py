@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgekd.core import atomic
 from edgekd.core.artifacts import NetSpec
-from edgekd.core.budget import LATENCY_METRICS, parse_budget
+from edgekd.core.budget import parse_budget
 from edgekd.core.events import Event, Listener, silent
 from edgekd.data import CORRUPT_FILE, load_dataset
 from edgekd.distill import TrainSettings, load_recipe
@@ -16,7 +16,7 @@ from edgekd.distill.group import Group
 from edgekd.latency import require_above_launch_floor
 from edgekd.models import PRUNED
 from edgekd.pipeline.building import engines, latencies
-from edgekd.pipeline.choosing import student_for
+from edgekd.pipeline.choosing import JUDGED, student_for
 from edgekd.pipeline.config import RunConfig, write_config
 from edgekd.pipeline.context import TOKENIZER_FILE, RunContext
 from edgekd.pipeline.estimating import sized
@@ -78,7 +78,7 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
     """
     target, budget = get_target(config.target), parse_budget(config.budget) if config.budget else None
     if budget is not None:
-        budget.require_known(LATENCY_METRICS, target.name)
+        budget.require_known(JUDGED, target.name)
         require_above_launch_floor(budget, target)
     for name in config.also_build:
         get_target(name)

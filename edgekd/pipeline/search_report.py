@@ -6,7 +6,8 @@ import shlex
 from collections import Counter
 from typing import Any
 
-from edgekd.core.budget import LATENCY_METRICS, parse_budget
+from edgekd.core.budget import parse_budget
+from edgekd.pipeline.choosing import JUDGED
 from edgekd.pipeline.config import CONFIG_FILE, RunConfig
 from edgekd.pipeline.searching import SearchResult
 from edgekd.search import SpaceProfile, shown
@@ -69,7 +70,7 @@ def _next(config: RunConfig, result: SearchResult) -> str:
     words = ["edgekd", "distill", str(result.folder / CONFIG_FILE), "--student", str(result.finals.finalists[0].file)]
     words += ["--teacher-weights", result.teacher.weights.path]
     budget = parse_budget(config.budget) if config.budget else None
-    if budget is not None and budget.resources:
-        latency = budget.only(LATENCY_METRICS)
-        words += ["--budget", str(latency)] if latency.clauses else ["--set", "budget=null"]
+    judged = None if budget is None else budget.only(JUDGED)
+    if judged != budget:
+        words += ["--budget", str(judged)] if judged is not None and judged.clauses else ["--set", "budget=null"]
     return shlex.join(words)

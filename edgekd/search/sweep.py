@@ -7,7 +7,7 @@ fitted to, so predicted members are tried from the largest down.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgekd.core.artifacts import LatencyReport, NetSpec
@@ -39,12 +39,14 @@ class Considered:
         spec: The member.
         macs: Multiply-accumulates of one inference.
         latency: Its latency, measured or predicted.
+        figures: What the budget is held against, by metric: milliseconds, and `memory` in MB where it is limited.
         is_kept: Whether it keeps the budget.
     """
 
     spec: NetSpec
     macs: int
     latency: LatencyReport
+    figures: Mapping[str, float]
     is_kept: bool
 
 
@@ -127,6 +129,7 @@ def choose_student(
     budget: Budget | None,
     *,
     latency_of: Callable[[NetSpec], LatencyReport],
+    memory_mb_of: Callable[[NetSpec], float] | None = None,
     grows: bool = True,
 ) -> Choice:
     """Choose the largest member that keeps the budget.
@@ -137,13 +140,14 @@ def choose_student(
         members: What to choose from, smallest first.
         budget: The limits, or None to take the largest member.
         latency_of: Measures or predicts a member.
+        memory_mb_of: Counts a member's memory in MB of 10^6 bytes, should the budget limit it.
         grows: Whether what is judged grows with width within a depth: then it is called as seldom as bisection allows.
 
     Returns:
         The choice.
 
     Raises:
-        BudgetExceeded: No member keeps the budget; says what the fastest one reaches.
+        BudgetExceeded: No member keeps the budget; says what the nearest one reaches.
     """
     if budget is None:
         largest = members[-1].spec
@@ -153,8 +157,11 @@ def choose_student(
     def consider(member: Sized) -> Considered:
         if member.spec.digest not in timed:
             latency = latency_of(member.spec)
-            is_kept = not budget.misses(latency.judged_ms)
-            timed[member.spec.digest] = Considered(member.spec, member.macs, latency, is_kept)
+            figures = dict(latency.judged_ms)
+            if memory_mb_of is not None and budget.only(("memory",)).clauses:
+                figures["memory"] = memory_mb_of(member.spec)
+            is_kept = not budget.misses(figures)
+            timed[member.spec.digest] = Considered(member.spec, member.macs, latency, figures, is_kept)
         return timed[member.spec.digest]
 
     winner = (_bisected if grows else _swept)(members, consider)
@@ -189,18 +196,18 @@ def _largest(members: Sequence[Sized], consider: Callable[[Sized], Considered]) 
 
 
 def _reason(winner: Considered, budget: Budget, members: int) -> str:
-    judged = ", ".join(f"{limit.metric} {winner.latency.judged_ms[limit.metric]:.4g} ms" for limit in budget.limits)
+    judged = ", ".join(f"{one.metric} {winner.figures[one.metric]:.4g} {one.unit}" for one in budget.clauses)
     how = "measured" if winner.latency.kind == "measured" else "upper end, predicted, not measured"
     return f"{winner.spec.name} is the largest of {members} students that keeps {budget}: {judged} ({how})"
 
 
 def _unreachable(budget: Budget, considered: Sequence[Considered]) -> BudgetExceeded:
-    fastest = min(considered, key=lambda item: item.latency.judged_ms[budget.limits[0].metric])
-    judged = ", ".join(f"{limit.metric}<{fastest.latency.judged_ms[limit.metric]:.4g}ms" for limit in budget.limits)
-    how = "measured" if fastest.latency.kind == "measured" else "predicted, upper end"
-    sizes = "student.keeps=..." if fastest.spec.family == PRUNED else "student.widths=..., student.depths=..."
+    nearest = min(considered, key=lambda item: max(item.figures[one.metric] / one.limit for one in budget.clauses))
+    judged = ", ".join(f"{one.metric}<{nearest.figures[one.metric]:.4g}{one.unit}" for one in budget.clauses)
+    how = "measured" if nearest.latency.kind == "measured" else "predicted, upper end"
+    sizes = "student.keeps=..." if nearest.spec.family == PRUNED else "student.widths=..., student.depths=..."
     more = f"allow smaller students (--set {sizes}), another family," if len(considered) > 1 else "take another student"
     return BudgetExceeded(
-        f"no student keeps {budget} on {fastest.latency.target}: the smallest reachable is {judged} "
-        f"({how}, {fastest.spec.name}); {more} or a larger budget"
+        f"no student keeps {budget} on {nearest.latency.target}: the smallest reachable is {judged} "
+        f"({how}, {nearest.spec.name}); {more} or a larger budget"
     )

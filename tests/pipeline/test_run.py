@@ -190,6 +190,25 @@ def test_on_the_cpu_the_budget_is_held_against_a_measurement(finished, run, tmp_
     assert report.latency[0].conditions["samples"] >= 300
 
 
+def test_a_budget_of_memory_is_kept_by_a_smaller_student_and_judged_as_it_ships(finished, run, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "moved")
+    folder = tmp_path / "moved"
+    report, _ = run(folder, "seeds=1", "compare_alone=false", target="jetson-orin", budget="p99<5ms, memory<0.008MB")
+    assert (finished[1].scores.distilled.net, report.scores.distilled.net) == ("resnet8-w4@8", "resnet8-w2@8")
+    (limit,) = report.budget.resources
+    model = onnx.load(folder / "onnx" / "student.fp32.onnx")
+    weights = sum(int(np.prod(one.dims)) for one in model.graph.initializer if len(one.dims) > 1)
+    maps = 2 * (2 * 8 * 8)  # the largest kernel reads and writes two channels of 8x8, and there are more than inputs
+    size = {"fp32": 4, "fp16": 2, "int8": 1}[report.precision.chosen]
+    assert (limit.metric, limit.unit) == ("memory", "MB")
+    assert limit.judged == pytest.approx(size * (weights + maps) / 1e6, rel=0.25)
+    assert report.verdict is Verdict.PREDICTED_KEPT
+    with pytest.raises(BudgetExceeded, match=r"no student keeps memory<0.001MB on jetson-orin: .* memory<0.0"):
+        run(folder, "seeds=1", target="jetson-orin", budget="memory<0.001MB")
+    with pytest.raises(ConfigError, match="energy .* cannot be known on jetson-orin"):
+        run(folder, target="jetson-orin", budget="energy<1mJ")
+
+
 def test_an_impossible_budget_says_the_smallest_reachable_and_keeps_what_was_done(finished, run, tmp_path):
     shutil.copytree(finished[0], tmp_path / "moved")
     with pytest.raises(BudgetExceeded, match=r"below the launch floor of jetson-orin"):

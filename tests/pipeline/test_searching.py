@@ -281,8 +281,9 @@ def test_files_of_students_that_are_missing_strange_or_altered_are_refused(searc
     [
         ("p99<1ms", ""),
         (None, ""),
-        ("p99<1ms, memory<2MB, p50<0.5ms", " --budget 'p99<1ms, p50<0.5ms'"),
-        ("memory<2MB", " --set budget=null"),
+        ("p99<1ms, memory<2MB", ""),
+        ("p99<1ms, energy<2mJ, memory<1MB", " --budget 'p99<1ms, memory<1MB'"),
+        ("energy<2mJ", " --set budget=null"),
     ],
 )
 def test_the_next_command_has_the_settings_of_the_search_and_what_distill_judges(searched, budget, words):

@@ -91,6 +91,28 @@ def test_an_impossible_budget_says_the_smallest_reachable():
     assert error.value.exit_code == 3
 
 
+def test_memory_is_a_limit_like_the_others_and_counted_only_where_it_is_one():
+    asked = []
+
+    def memory_mb(spec):
+        asked.append(spec.name)
+        return spec.width / 10
+
+    members = _members(depths=(8,), widths=(4, 8, 16, 32))
+    choice = choose_student(
+        members, parse_budget("p50<1s, memory<1MB"), latency_of=_latency, memory_mb_of=memory_mb, grows=False
+    )
+    assert choice.spec.width == 8 and choice.considered[0].figures["memory"] == 0.8
+    assert "memory 0.8 MB" in choice.reason and asked == ["resnet8-w32@8", "resnet8-w16@8", "resnet8-w8@8"]
+    only = choose_student(members, parse_budget("memory<2MB"), latency_of=_latency, memory_mb_of=memory_mb)
+    assert only.spec.width == 16
+    with pytest.raises(BudgetExceeded, match=r"reachable is p50<.*ms, memory<0.4MB \(.*resnet8-w4@8"):
+        choose_student(members, parse_budget("p50<1s, memory<0.1MB"), latency_of=_latency, memory_mb_of=memory_mb)
+    asked.clear()
+    choose_student(members, parse_budget("p50<1s"), latency_of=_latency, memory_mb_of=memory_mb)
+    assert asked == []
+
+
 def test_without_a_budget_the_largest_is_taken_and_nothing_is_timed():
     latency = Counting()
     choice = choose_student(_members(max_macs=3000), None, latency_of=latency)

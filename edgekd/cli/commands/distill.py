@@ -27,7 +27,7 @@ def distill(
         str | None, typer.Option(help="Device the student is for, NAME@MODE for a power mode; `edgekd targets list`.")
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help='Limits on it, for example "p99<8ms" or "p50<5ms, p99<8ms".')
+        str | None, typer.Option(help='Limits on it, for example "p99<8ms" or "p50<5ms, p99<8ms, memory<4MB".')
     ] = None,
     data: Annotated[str | None, typer.Option(help="Data set by name; digits needs no file.")] = None,
     data_path: Annotated[Path | None, typer.Option(help="Folder, archive or table of the data set.")] = None,
@@ -54,7 +54,7 @@ def distill(
         typer.Option("--dry-run", help="Show what would be done, time and memory; write nothing."),
     ] = False,
 ) -> Outcome:
-    """Distil a student that keeps a latency budget; export, quantise, build, time and pack it.
+    """Distil a student that keeps a budget of latency and memory; export, quantise, build, time and pack it.
 
     Ends with 3 when the budget is missed. Run the same command again to resume.
 
