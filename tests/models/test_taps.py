@@ -330,6 +330,38 @@ def test_what_enters_the_classifier_is_the_feature_where_no_module_gives_it(endi
     torch.testing.assert_close(seen, [net.pooled(inputs)])
 
 
+class Cosine(Plain):
+    """Its last linear layer gives an embedding; a parameter makes logits of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(5, 6))
+        self.fc = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return F.linear(F.normalize(self.fc(self.pooled(x))), F.normalize(self.weight))
+
+
+class Squeezed(Plain):
+    """A convolution classifies; the linear layer before it gives as many values as there are classes."""
+
+    def __init__(self):
+        super().__init__("squeeze")
+        self.conv2, self.squeeze, self.excite = nn.Conv2d(4, 5, 3, padding=1), nn.Linear(5, 2), nn.Linear(2, 5)
+        self.fc = nn.Conv2d(5, 5, 1)
+
+    def forward(self, x):
+        x = F.relu(self.conv2(F.relu(self.conv1(x))))
+        x = x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))[:, :, None, None]
+        return self.fc(x).mean((2, 3))
+
+
+@pytest.mark.parametrize(("net", "last"), [(Cosine(), "fc"), (Squeezed(), "fc")])
+def test_the_last_linear_layer_is_a_classifier_only_where_it_gives_the_output(net, last):
+    paths = [tap.path for tap in discover_taps(net, (3, 8, 8))]
+    assert paths[-1] == last and not any(path.endswith(":input") for path in paths)
+
+
 def test_only_inputs_of_linear_layers_may_be_tapped():
     assert {"fc:input", "fc", "conv1"} <= tap_paths(Plain()) and "conv1:input" not in tap_paths(Plain())
     with pytest.raises(ConfigError, match="unknown module path 'conv1:input'"):
