@@ -20,11 +20,12 @@ def test_a_line_for_each_way_of_choosing_has_mean_and_spread_of_its_runs(tables,
         "data,seed,method,student,mmacs,final_epochs,tried,spent_share,val,test,seconds\n"
         "digits,0,search,a,0.2,10,8,1,0.9,0.9,1\n"
         "digits,1,search,b,0.4,30,8,1,0.9,0.92,1\n"
+        "digits,2,search,a,0.2,10,8,1,0.9,0.92,1\n"
         "digits,0,widest,c,0.5,40,0,0,0.9,0.95,1\n"
     )
     assert tables.search_rows(file) == [
-        ("digits", "search", "2", "91.00 ± 1.41 %", "0.30", "20"),
-        ("digits", "widest", "1", "95.00 %", "0.50", "40"),
+        ("digits", "search", "`a` and 1 more", "3", "91.33 ± 1.15 %", "0.20", "10"),
+        ("digits", "widest", "`c`", "1", "95.00 %", "0.50", "40"),
     ]
 
 

@@ -141,9 +141,9 @@ def speed_table() -> str:
     return f"{_markdown(header, rows)}\n\nSource: `{file.relative_to(ROOT)}`.\n"
 
 
-def search_table() -> str:
+def search_table(pattern: str) -> str:
     """Return what choosing a student by a search came to, as Markdown."""
-    file = _only("search_cpu-*.csv")
+    file = _only(pattern)
     table = _markdown(SEARCH_HEADER, search_rows(file))
     verdicts = "\n\n".join(search_verdicts(file.with_suffix(".json")))
     return f"{table}\n\n{verdicts}\n\nSource: `{file.relative_to(ROOT)}`.\n"
@@ -332,7 +332,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "latency-speed": speed_table,
     "latency-cpu": cpu_table,
     "latency-external": external_table,
-    "search": search_table,
+    "search": partial(search_table, "search_cpu-*.csv"),
+    "search-cifar10": partial(search_table, "search-cifar10_cpu-*.csv"),
     "precision": precision_table,
     "rtx-builds": rtx_table,
     "int8-speed": int8_speed_table,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
 Rows = list[tuple[str, ...]]
 
-SEARCH_HEADER = ("data", "chosen by", "runs", "test top-1", "MMACs", "epochs left for the final training")
+SEARCH_HEADER = ("data", "chosen by", "student", "runs", "test top-1", "MMACs", "epochs left for the final training")
 CPU_HEADER = ("CPU", "learnt from", "predicted", "median error", "90 % are within", "in the interval", "MACs alone")
 
 
@@ -31,10 +32,12 @@ def search_rows(file: Path) -> Rows:
 def _chosen(data: str, method: str, runs: list[dict[str, str]]) -> tuple[str, ...]:
     scores = [100 * float(run["test"]) for run in runs]
     spread = f" ± {stdev(scores):.2f}" if len(scores) > 1 else ""
+    students = Counter(run["student"] for run in runs)
     mmacs, epochs = ([float(run[column]) for run in runs] for column in ("mmacs", "final_epochs"))
     return (
         data,
         method,
+        f"`{students.most_common(1)[0][0]}`" + (f" and {len(students) - 1} more" if len(students) > 1 else ""),
         str(len(runs)),
         f"{fmean(scores):.2f}{spread} %",
         f"{median(mmacs):.2f}",
