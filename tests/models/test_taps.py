@@ -362,6 +362,11 @@ def test_the_last_linear_layer_is_a_classifier_only_where_it_gives_the_output(ne
     assert paths[-1] == last and not any(path.endswith(":input") for path in paths)
 
 
+def test_what_comes_after_the_classifier_is_no_feature():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5), nn.LogSoftmax(1))
+    assert [tap.path for tap in discover_taps(net, (3, 8, 8))] == ["0", "2"]
+
+
 def test_only_inputs_of_linear_layers_may_be_tapped():
     assert {"fc:input", "fc", "conv1"} <= tap_paths(Plain()) and "conv1:input" not in tap_paths(Plain())
     with pytest.raises(ConfigError, match="unknown module path 'conv1:input'"):

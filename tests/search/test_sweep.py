@@ -113,6 +113,20 @@ def test_memory_is_a_limit_like_the_others_and_counted_only_where_it_is_one():
     assert asked == []
 
 
+def test_what_is_reachable_is_told_of_the_student_that_misses_least_in_proportion():
+    def latency(_spec):
+        return LatencyReport("predicted", "orin", "fp16", "ops", 100.0, 150.0, 80.0, 120.0)
+
+    with pytest.raises(BudgetExceeded, match=r"memory<0.125MB .*resnet8-w32@8"):
+        choose_student(
+            _members(depths=(8,), widths=(4, 8, 32)),
+            parse_budget("p50<1s, memory<0.1MB"),
+            latency_of=latency,
+            memory_mb_of=lambda spec: 4 / spec.width,
+            grows=False,
+        )
+
+
 def test_without_a_budget_the_largest_is_taken_and_nothing_is_timed():
     latency = Counting()
     choice = choose_student(_members(max_macs=3000), None, latency_of=latency)
