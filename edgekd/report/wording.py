@@ -11,7 +11,7 @@ PREDICTED = "predicted, not measured"
 _HEADLINES = {
     Verdict.KEPT: "Budget kept, measured",
     Verdict.MISSED: "Budget missed, measured",
-    Verdict.NO_BUDGET: "No latency budget was given",
+    Verdict.NO_BUDGET: "No budget was given",
     Verdict.PREDICTED_KEPT: f"Budget kept: {PREDICTED}",
     Verdict.PREDICTED_MISSED: f"Budget missed: {PREDICTED}",
 }
@@ -115,11 +115,16 @@ def explanation(report: RunReport) -> str:
     budget = report.budget
     if budget is None:
         return f"Latencies below are for {report.target.title}; nothing was asked of them."
-    latencies = [f"{item.metric} {milliseconds(item.judged_ms)}" for item in budget.limits]
-    figures = ", ".join([*latencies, *(f"{item.metric} {item.judged:.4g} {item.unit}" for item in budget.resources)])
-    if budget.kind == "measured":
-        return f"{budget.text} on {report.target.title}. Measured: {figures}."
-    return f"{budget.text} on {report.target.title}. Upper end of the prediction: {figures}. No device was timed."
+    figures = ", ".join(f"{item.metric} {milliseconds(item.judged_ms)}" for item in budget.limits)
+    sentences = [f"{budget.text} on {report.target.title}."]
+    if figures:
+        sentences.append(f"{'Measured' if budget.kind == 'measured' else 'Upper end of the prediction'}: {figures}.")
+    if budget.resources:
+        counted = ", ".join(f"{item.metric} {item.judged:.4g} {item.unit}" for item in budget.resources)
+        sentences.append(f"Counted, not measured: {counted} of weights and the largest input and output of a kernel.")
+    if budget.kind == "predicted":
+        sentences.append("No device was timed.")
+    return " ".join(sentences)
 
 
 def gain_sentence(gain: PairedGain, task: TaskFacts) -> str:

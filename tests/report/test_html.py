@@ -174,7 +174,7 @@ def test_page_of_the_least_report_is_whole(change, report):
         )
     )  # fmt: skip
     assert page.open == []
-    for expected in ["No latency budget was given", "No latency was measured or predicted", "unknown", "None."]:
+    for expected in ["No budget was given", "No latency was measured or predicted", "unknown", "None."]:
         assert expected in page.words
 
 

@@ -103,9 +103,22 @@ def test_measured_verdict_says_so_and_never_predicts(change, value_ms, word):
     assert milliseconds(value_ms) in explanation(report)
 
 
+@pytest.mark.parametrize(
+    ("kind", "latency"), [("measured", "Measured: p99 0.500 ms."), ("predicted", "prediction: p99 0.500 ms.")]
+)
+def test_memory_is_never_called_measured(change, kind, latency):
+    figures = {"p99": 0.5, "memory": 0.25}
+    budget = BudgetResult.of(parse_budget("p99<1ms, memory<1MB"), kind=kind, judged_ms=figures)
+    target = {"target": TargetRef(name="cpu", title="this machine")} if kind == "measured" else {}
+    text = explanation(change(budget=budget, verdict=Verdict.of(budget), **target))
+    assert latency in text and "Counted, not measured: memory 0.25 MB" in text
+    alone = BudgetResult.of(parse_budget("memory<1MB"), kind="predicted", judged_ms=figures)
+    assert "prediction" not in explanation(change(budget=alone, verdict=Verdict.of(alone)))
+
+
 def test_run_without_budget_claims_nothing(change):
     report = change(budget=None, verdict=Verdict.NO_BUDGET)
-    assert headline(report) == "No latency budget was given"
+    assert headline(report) == "No budget was given"
     assert "nothing was asked" in explanation(report)
 
 
