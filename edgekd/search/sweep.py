@@ -196,15 +196,18 @@ def _largest(members: Sequence[Sized], consider: Callable[[Sized], Considered]) 
 
 
 def _reason(winner: Considered, budget: Budget, members: int) -> str:
-    judged = ", ".join(f"{one.metric} {winner.figures[one.metric]:.4g} {one.unit}" for one in budget.clauses)
     how = "measured" if winner.latency.kind == "measured" else "upper end, predicted, not measured"
-    return f"{winner.spec.name} is the largest of {members} students that keeps {budget}: {judged} ({how})"
+    told = {one.metric: f"{one.metric} {winner.figures[one.metric]:.4g} {one.unit}" for one in budget.clauses}
+    latencies, counted = (", ".join(told[one.metric] for one in part) for part in (budget.limits, budget.resources))
+    judged = [*([f"{latencies} ({how})"] if latencies else []), *([f"{counted} (counted)"] if counted else [])]
+    return f"{winner.spec.name} is the largest of {members} students that keeps {budget}: {', '.join(judged)}"
 
 
 def _unreachable(budget: Budget, considered: Sequence[Considered]) -> BudgetExceeded:
     nearest = min(considered, key=lambda item: max(item.figures[one.metric] / one.limit for one in budget.clauses))
     judged = ", ".join(f"{one.metric}<{nearest.figures[one.metric]:.4g}{one.unit}" for one in budget.clauses)
     how = "measured" if nearest.latency.kind == "measured" else "predicted, upper end"
+    how += ", memory counted" if budget.resources else ""
     sizes = "student.keeps=..." if nearest.spec.family == PRUNED else "student.widths=..., student.depths=..."
     more = f"allow smaller students (--set {sizes}), another family," if len(considered) > 1 else "take another student"
     return BudgetExceeded(
