@@ -11,7 +11,7 @@ from edgekd.models.pruning import Prunable, Ranking, find_prunable, prune, prune
 from edgekd.models.repvgg import RepBlock, deploy
 from edgekd.models.surgery import PRUNED, original_of
 from edgekd.models.taps import Tap, discover_taps, pair_taps, tap_paths, taps_at, trace_taps, watched_at
-from edgekd.models.teachers import is_foreign, load_model, load_teacher, teacher_start
+from edgekd.models.teachers import Role, is_foreign, load_model, load_teacher, teacher_start
 from edgekd.models.weights import load_tensors, load_weights, read_tensors, save_weights, starting_weights
 from edgekd.models.zoo import FAMILIES, NetChoice, family_of, modalities_of, parse_net, spec_for
 
@@ -25,6 +25,7 @@ __all__ = [
     "Prunable",
     "Ranking",
     "RepBlock",
+    "Role",
     "Tap",
     "build",
     "conv_bn_relu",

@@ -141,8 +141,9 @@ def taps_at(module: nn.Module, input_shape: tuple[int, ...], paths: Sequence[str
         ConfigError: A path names no module, or a module that does not run exactly once or whose output is none of
             `[B, C, H, W]`, `[B, L, D]` and `[B, d]`.
     """
+    known = tap_paths(module)
     for path in paths:
-        if path not in (known := tap_paths(module)):
+        if path not in known:
             raise unknown_name("module path", path, known)
     trace = _watch(module, input_shape)
     return [_only_tap(trace, path) for path in paths]

@@ -23,13 +23,13 @@ from edgekd.models import (
     count_macs,
     deploy,
     find_prunable,
-    load_teacher,
     prune,
     spec_for,
 )
 from edgekd.pipeline.candidates import kernels_of
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.found import read_found
+from edgekd.pipeline.networks import network_for
 from edgekd.profile import measure
 from edgekd.search import Choice, Sized, Space, candidates, choose_student, memory_bytes, not_above
 from edgekd.targets import Target
@@ -114,19 +114,8 @@ def _found(context: RunContext, path: Path) -> tuple[NetSpec, str]:
 
 def _own(context: RunContext, ref: str) -> tuple[NetSpec, str]:
     """Take a network of the user's own, once it is known to fit the data and to keep the budget."""
-    config, dataset = context.config.student, context.dataset
-    spec, _ = load_teacher(
-        ref,
-        role="student",
-        in_channels=dataset.in_channels,
-        num_classes=dataset.task.num_outputs,
-        resolution=dataset.resolution,
-        mean=config.mean or dataset.mean,
-        std=config.std or dataset.std,
-        weights=None,
-        vocabulary=dataset.vocabulary,
-        is_dense=dataset.task.is_dense,
-    )
+    config = context.config.student
+    spec, _ = network_for(ref, context.dataset, role="student", mean=config.mean, std=config.std)
     return _given(context, spec, f"{spec.name} was given")
 
 
@@ -238,7 +227,6 @@ def _record(choice: Choice) -> dict[str, Any]:
                 "net": item.spec.name,
                 "macs": item.macs,
                 "kind": item.latency.kind,
-                "judged_ms": item.latency.judged_ms,
                 "figures": dict(item.figures),
                 "is_kept": item.is_kept,
             }

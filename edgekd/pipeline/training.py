@@ -28,9 +28,10 @@ from edgekd.distill import (
     load_recipe,
 )
 from edgekd.distill.jobs import Job
-from edgekd.models import build, count_params, load_model, load_teacher, save_weights, teacher_start
+from edgekd.models import build, count_params, load_model, save_weights, teacher_start
 from edgekd.pipeline.config import TeacherConfig
 from edgekd.pipeline.context import RunContext
+from edgekd.pipeline.networks import network_for
 from edgekd.pipeline.starting import settings_of, start_of
 
 _EPOCHS = TypeAdapter(tuple[Epoch, ...])
@@ -95,17 +96,7 @@ def load_teacher_for(config: TeacherConfig, dataset: Dataset) -> tuple[NetSpec, 
     weights = None if config.weights is None else Path(config.weights)
     if weights is not None and not weights.is_file():
         raise ConfigError(f"teacher weights {weights}: no such file")
-    return load_teacher(
-        config.net,
-        in_channels=dataset.in_channels,
-        num_classes=dataset.task.num_outputs,
-        resolution=dataset.resolution,
-        mean=config.mean or dataset.mean,
-        std=config.std or dataset.std,
-        weights=weights,
-        vocabulary=dataset.vocabulary,
-        is_dense=dataset.task.is_dense,
-    )
+    return network_for(config.net, dataset, role="teacher", mean=config.mean, std=config.std, weights=weights)
 
 
 def require_fitting(context: RunContext, student: NetSpec, teacher: NetSpec, teacher_net: nn.Module) -> None:

@@ -102,6 +102,8 @@ def size(size_bytes: int) -> str:
 
 def headline(report: RunReport) -> str:
     """Return the verdict in a few words."""
+    if report.budget is not None and not report.budget.limits:
+        return f"Budget {'missed' if report.budget.misses else 'kept'}: counted, not measured"
     return _HEADLINES[report.verdict]
 
 

@@ -91,6 +91,7 @@ def test_a_student_of_ones_own_is_distilled_exported_and_built_again_while_its_f
     report, _ = run(tmp_path / "run", "compare_alone=false", **flags)
     assert report.scores.distilled.net == "python:own.py:make"
     assert any("python:own.py:make was given" in note for note in report.notes)
+    assert load_finished(tmp_path / "run").distilled[0].spec.mean == load_finished(tmp_path / "run").dataset.mean
     drawn = [load_model(one).state_dict()["net.conv.weight"] for one in load_finished(tmp_path / "run").distilled]
     assert len(drawn) == 2 and not torch.equal(*drawn)
     again, events = run(tmp_path / "run", "compare_alone=false", **flags)

@@ -113,7 +113,8 @@ def test_memory_is_never_called_measured(change, kind, latency):
     text = explanation(change(budget=budget, verdict=Verdict.of(budget), **target))
     assert latency in text and "Counted, not measured: memory 0.25 MB" in text
     alone = BudgetResult.of(parse_budget("memory<1MB"), kind="predicted", judged_ms=figures)
-    assert "prediction" not in explanation(change(budget=alone, verdict=Verdict.of(alone)))
+    report = change(budget=alone, verdict=Verdict.of(alone))
+    assert "prediction" not in explanation(report) and headline(report) == "Budget kept: counted, not measured"
 
 
 def test_run_without_budget_claims_nothing(change):
