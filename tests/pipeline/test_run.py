@@ -315,9 +315,9 @@ def test_a_teacher_that_knows_nothing_is_refused(run, tmp_path):
 
 
 def test_a_timm_teacher_without_weights_is_refused(run, tmp_path, monkeypatch):
-    from edgekd.pipeline import training
+    from edgekd.pipeline import networks
 
-    real = training.load_teacher
+    real = networks.load_teacher
 
     def fake(ref, **facts):
         import dataclasses
@@ -325,7 +325,7 @@ def test_a_timm_teacher_without_weights_is_refused(run, tmp_path, monkeypatch):
         found, module = real("resnet8-w8", **facts)
         return dataclasses.replace(found, family="timm", options={"model": "resnet18"}), module
 
-    monkeypatch.setattr(training, "load_teacher", fake)
+    monkeypatch.setattr(networks, "load_teacher", fake)
     with pytest.raises(ConfigError, match="comes without weights, none are downloaded"):
         run(tmp_path / "run", target="cpu")
 
