@@ -124,8 +124,7 @@ print(json.dumps([float(error.max()), float(floor["floor_cycles"]), float(floor[
     assert abs(efficiency) < 0.1
 
 
-def test_half_width_is_the_conformal_quantile_of_as_many_points_as_there_are_independent_ones() -> None:
-    script = """
+WIDTH = """
 import json
 import numpy as np
 from calibrate import clustered_half_width
@@ -133,19 +132,39 @@ from points import Point
 def width(errors, groups):
     points = [Point("b", f"m{group}", 1, 1, "fp16", 1.0, None, "r", "t") for group in groups]
     return clustered_half_width(points, np.array(errors), key=lambda point: point.model)
+"""
+
+
+def test_half_width_is_the_conformal_quantile_of_as_many_points_as_there_are_independent_ones() -> None:
+    script = """
 apart = [i / 100 for i in range(1, 41)]
-mixed = [0.01 * (i // 4 + 1) * (-1) ** i for i in range(40)]
+signed = [error * (-1) ** i for i, error in enumerate(apart)]
+weighed = [0.3] + 90 * [0.1]
 print(json.dumps([
     width(apart, range(40)),
     width(apart, [i % 4 for i in range(40)]),
-    width(apart, [i // 10 for i in range(40)]),
-    width([0.3, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], [0, 1, 1, 1, 1, 1, 1, 1, 1]),
-    width(mixed, [i % 4 for i in range(40)]),
+    width(signed, range(40)),
+    width([i / 100 for i in range(1, 10)], range(9)),
+    width(weighed, [0] + [1 + i % 9 for i in range(90)]),
 ]))
 """
-    each, exchangeable, grouped, weighed, mixed = json.loads(run(script))
+    each, exchangeable, signed, nine, weighed = json.loads(run(WIDTH + script))
     assert each == pytest.approx(0.37)  # 40 groups of one: 0.9 x 41 / 40 = 92.25 %, the 37th of 40
     assert exchangeable == pytest.approx(0.37)  # groups alike: 40 points count as 40
-    assert grouped == pytest.approx(0.38)  # groups apart: 4 count, 112.5 %, stopped at 95 %
-    assert weighed == pytest.approx(0.3)  # the one point of a group weighs as much as the eight of the other
-    assert mixed == pytest.approx(0.1)  # errors of both signs by their size
+    assert signed == pytest.approx(0.37)  # errors of both signs by their size
+    assert nine == pytest.approx(0.09)  # 0.9 x 10 / 9 is all of them
+    assert weighed == pytest.approx(0.3)  # the one point of a group weighs as much as the ten of each other
+
+
+def test_half_width_of_too_few_for_a_conformal_quantile_is_student_s() -> None:
+    script = """
+alike = [0.1 * (i // 10 + 1) * (-1) ** i for i in range(40)]
+rng = np.random.default_rng(0)
+draws = rng.normal(0.0, 0.2, (1500, 6))
+covered = np.mean([abs(draw[5]) <= width(draw[:5], range(5)) for draw in draws])
+print(json.dumps([width(alike, [i // 10 for i in range(40)]), width([0.3] + 8 * [0.1], [0] + 8 * [1]), covered]))
+"""
+    alike, weighed, covered = json.loads(run(WIDTH + script))
+    assert alike == pytest.approx(2.3534 * (1.25 * 0.075) ** 0.5, rel=1e-4)  # four, 3 degrees of freedom
+    assert weighed == pytest.approx(6.3138 * (1.5 * 0.05) ** 0.5, rel=1e-4)  # each group weighs the same
+    assert 0.9 <= covered < 0.95  # 0.9 and what the mean costs, which is 0 here; the largest of five covers 0.83

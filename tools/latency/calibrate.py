@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from points import Point
+from scipy.stats import t
 
 from edgekd.latency.interval import COVERAGE, size_of
 from edgekd.latency.kernel_model import Floats, kernel_times
@@ -24,7 +25,6 @@ PRECISION_FLOOR_LOG = 0.2
 BORROWED_PRECISION_LOG = 0.5
 UNCALIBRATED_HALF_WIDTH_LOG = 1.15
 """The prior's own 90 % half-width for the efficiency of a kind of kernel."""
-HIGHEST_LEVEL = 0.95
 LEAST_DEVICE_HALF_WIDTH_LOG = 0.03
 DEFAULT_SLOPE_LOG = 0.1
 """For sets whose networks are all of one size."""
@@ -54,21 +54,25 @@ def clustered_half_width(points: Sequence[Point], errors: Floats, *, key: Callab
 
     Points of one group (a model, a board) resemble each other, so that `n` points in groups are worth only
     `n / (1 + (k - 1) icc)`, `k` the size of a group and `icc` the intraclass correlation of the absolute errors. The
-    conformal quantile is taken for that many points, each group weighing the same. With so few groups that it is above
-    95 %, that is where it stops: the number of groups is printed beside every interval.
+    conformal quantile is taken for that many points, each group weighing the same. Fewer than nine have none: then
+    it is the prediction interval of Student's t for as many normal errors, their root mean square times
+    `t sqrt(1 + 1 / n)`.
 
     Args:
         points: Points that were not fitted.
         errors: Their log errors `[N]`.
-        key: Group of a point.
+        key: Group of a point; at least two groups.
     """
     names = [key(point) for point in points]
     groups = [np.abs(errors[[name == group for name in names]]) for group in sorted(set(names))]
     size = len(errors) / len(groups)
     independent = max(len(errors) / (1 + (size - 1) * _intraclass_correlation(groups)), len(groups))
-    level = min(COVERAGE * (1 + 1 / independent), HIGHEST_LEVEL)
+    level = COVERAGE * (1 + 1 / independent)
     values = np.concatenate(groups)
     weights = np.concatenate([np.full(len(group), 1 / len(group)) for group in groups]) / len(groups)
+    if level > 1:
+        quantile = float(t.ppf(1 - (1 - COVERAGE) / 2, independent - 1))
+        return quantile * math.sqrt((1 + 1 / independent) * float((weights * values**2).sum()))
     order = np.argsort(values)
     reached = np.searchsorted(np.cumsum(weights[order]), level - 1e-12)
     return float(values[order][min(reached, len(values) - 1)])
