@@ -20,7 +20,7 @@ from edgekd.data import Batch, Kind
 from edgekd.distill.attachments import Attachment
 from edgekd.distill.step import Step
 from edgekd.distill.trace import Trace, TraceSpec
-from edgekd.models import discover_taps, evaluating, tap_paths, taps_at, watched_at, zeros_for
+from edgekd.models import discover_taps, evaluating, feature_entering, tap_paths, taps_at, watched_at, zeros_for
 
 Part = Literal["backbone", "attachments"]
 Backbone: TypeAlias = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -199,7 +199,7 @@ def capture(module: nn.Module, paths: Iterable[str], seen: Seen) -> list[Removab
             seen.feats[path] = output
 
         def keep_input(watched: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            (seen.feats[path],) = arguments
+            seen.feats[path] = feature_entering(*arguments)
 
         watched, is_input = watched_at(module, path)
         return watched.register_forward_pre_hook(keep_input) if is_input else watched.register_forward_hook(keep)

@@ -10,7 +10,16 @@ from edgekd.models.networks import build
 from edgekd.models.pruning import Prunable, Ranking, find_prunable, prune, prune_like
 from edgekd.models.repvgg import RepBlock, deploy
 from edgekd.models.surgery import PRUNED, original_of
-from edgekd.models.taps import Tap, discover_taps, pair_taps, tap_paths, taps_at, trace_taps, watched_at
+from edgekd.models.taps import (
+    Tap,
+    discover_taps,
+    feature_entering,
+    pair_taps,
+    tap_paths,
+    taps_at,
+    trace_taps,
+    watched_at,
+)
 from edgekd.models.teachers import Role, is_foreign, load_model, load_teacher, teacher_start
 from edgekd.models.weights import load_tensors, load_weights, read_tensors, save_weights, starting_weights
 from edgekd.models.zoo import FAMILIES, NetChoice, family_of, modalities_of, parse_net, spec_for
@@ -33,6 +42,7 @@ __all__ = [
     "count_params",
     "deploy",
     "discover_taps",
+    "feature_entering",
     "evaluating",
     "family_of",
     "find_prunable",

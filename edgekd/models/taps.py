@@ -4,7 +4,8 @@ A tap is a module path: the feature is what a forward hook on that module sees. 
 are taps (a ReLU shared by several layers has no one output), and only those whose output is a map `[B, C, H, W]`,
 states of tokens `[B, L, D]` or a feature `[B, d]` that nothing overwrites in place later. Plain containers repeat the
 output of their last child and are left out. Where a network pools and flattens in its `forward`, no module gives the
-feature that enters the classifier `fc`: its path is `fc:input`.
+feature that enters the classifier `fc`: its path is `fc:input`. Where the classifier is a convolution of 1 x 1 whose
+output is pooled, `conv:input` is what enters it, averaged over the positions.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class _Sighting:
 
     @property
     def nesting(self) -> int:
-        return self.path.count(".")
+        return 0 if self.path.endswith(_INPUT) else self.path.count(".")
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,15 @@ def watched_at(module: nn.Module, path: str) -> tuple[nn.Module, bool]:
     return module.get_submodule(path.removesuffix(_INPUT)), path.endswith(_INPUT)
 
 
+def feature_entering(value: Tensor) -> Tensor:
+    """Return what enters a classifier as a feature `[B, d]`: a map `[B, d, H, W]` is averaged over its positions."""
+    return value.mean(dim=(2, 3)) if value.dim() == 4 else value
+
+
 def tap_paths(module: nn.Module) -> set[str]:
-    """Return every path that may be tapped: modules, and inputs of linear layers."""
+    """Return every path that may be tapped: modules, and inputs of linear layers and convolutions of 1 x 1."""
     named = [(path, layer) for path, layer in module.named_modules() if path]
-    return {path for path, _ in named} | {path + _INPUT for path, layer in named if isinstance(layer, nn.Linear)}
+    return {path for path, _ in named} | {path + _INPUT for path, layer in named if _can_classify(layer)}
 
 
 def pair_taps(student: Sequence[Tap], teacher: Sequence[Tap]) -> list[tuple[Tap, Tap]]:
@@ -204,8 +210,9 @@ def _watch(module: nn.Module, input_shape: tuple[int, ...]) -> _Trace:
     def watcher(path: str) -> Callable[[nn.Module, Any, object], None]:
         def watch(layer: nn.Module, inputs: Any, output: object) -> None:
             nonlocal layers_run
-            if isinstance(layer, nn.Linear) and isinstance(output, Tensor) and len(inputs) == 1:
-                entering.append((_Sighting(path + _INPUT, inputs[0], inputs[0]._version, layers_run, False), output))
+            if _can_classify(layer) and isinstance(output, Tensor) and len(inputs) == 1:
+                feature = feature_entering(inputs[0])
+                entering.append((_Sighting(path + _INPUT, feature, feature._version, layers_run, False), output))
             layers_run += isinstance(layer, _WEIGHTED)
             if isinstance(output, Tensor):
                 is_container = isinstance(layer, _CONTAINERS)
@@ -225,13 +232,19 @@ def _watch(module: nn.Module, input_shape: tuple[int, ...]) -> _Trace:
     return _Trace(tuple(sightings), output, layers_run, head)
 
 
+def _can_classify(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        return set(layer.kernel_size) == {1} and layer.groups == 1
+    return isinstance(layer, nn.Linear)
+
+
 def _head_of(entering: Sequence[tuple[_Sighting, Tensor]], output: object, layers: int) -> _Sighting | None:
-    """Return what enters the classifier: the last layer with weights, if it takes vectors and gives what is put out."""
+    """Return what enters the classifier: the last layer with weights, if it gives what is put out, pooled or not."""
     if not entering or not isinstance(output, Tensor):
         return None
     seen, given = entering[-1]
     is_last = seen.layers_run == layers - 1
-    return seen if is_last and seen.output.dim() == 2 and given.shape == output.shape else None
+    return seen if is_last and seen.output.dim() == 2 and given.shape[:2] == output.shape else None
 
 
 def _only_tap(trace: _Trace, path: str) -> Tap:

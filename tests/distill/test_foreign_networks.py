@@ -58,6 +58,12 @@ def plain():
 
 
 @pytest.fixture
+def conv_head():
+    torch.manual_seed(0)
+    return ConvHead(nn.Conv2d(32, 4, 1))
+
+
+@pytest.fixture
 def refused(student, dataset):
     """Says which recipes do not take a teacher, and why."""
 
@@ -75,8 +81,9 @@ def refused(student, dataset):
     return go
 
 
-def test_every_recipe_takes_it_or_says_why_not(plain, refused):
-    reasons = refused(plain)
+@pytest.mark.parametrize("kind", ["plain", "conv_head"])
+def test_every_recipe_takes_it_or_says_why_not(kind, refused, request):
+    reasons = refused(request.getfixturevalue(kind))
     assert reasons.keys() == MADE_ANEW | OTHER_DATA | PRETRAINED
     assert all("not one of edgekd's families" in reasons[name] for name in MADE_ANEW)
 
@@ -111,11 +118,22 @@ def test_the_feature_is_what_enters_its_classifier(plain):
     assert plain.classifier in modules_after(net, "bn3", (1, 8, 8))
 
 
+def test_the_feature_of_a_convolution_that_classifies_is_the_mean_of_its_input(conv_head):
+    net = _traced(SPEC, conv_head)
+    assert net.penultimate == "classifier:input"
+    assert trace_spec(net, (1, 8, 8)).feature_width == 32
+    net.tap([net.penultimate])
+    inputs = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(net(inputs).feats[net.penultimate], conv_head.maps(inputs).mean((2, 3)))
+    assert modules_after(net, net.penultimate, (1, 8, 8)) == [conv_head.classifier]
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-def test_a_method_on_features_learns_from_it_compiled_as_not(plain, student, dataset, settings):
+@pytest.mark.parametrize("kind", ["plain", "conv_head"])
+def test_a_method_on_features_learns_from_it_compiled_as_not(kind, student, dataset, settings, request):
     def loss(mode):
         changed = settings.model_copy(update={"epochs": 1, "compile": mode})
-        nets = {"student": student, "teacher": (SPEC, plain)}
+        nets = {"student": student, "teacher": (SPEC, request.getfixturevalue(kind))}
         outcome = run_recipe(load_recipe("pkt"), **nets, dataset=dataset, settings=changed, options=RunOptions(0))
         return outcome.history[-1].loss
 
@@ -124,7 +142,7 @@ def test_a_method_on_features_learns_from_it_compiled_as_not(plain, student, dat
 
 def test_without_such_a_feature_methods_on_logits_and_maps_remain(student, dataset):
     torch.manual_seed(0)
-    teacher = (SPEC, ConvHead(nn.Conv2d(32, 4, 1)))
+    teacher = (SPEC, ConvHead(nn.Conv2d(32, 4, 2)))
     for name in ("kd", "at", "sp"):
         check_recipe(load_recipe(name), student=student, teacher=teacher, dataset=dataset, batch_size=32)
     with pytest.raises(ConfigError, match="reads one feature vector an input, and '.*' is a map"):

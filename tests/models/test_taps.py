@@ -13,6 +13,7 @@ from edgekd.models import (
     Tap,
     build,
     discover_taps,
+    feature_entering,
     pair_taps,
     spec_for,
     tap_paths,
@@ -281,7 +282,7 @@ def test_functional_relu_in_place_does_not_hide_the_map_before_it():
         def __init__(self):
             super().__init__()
             self.conv = nn.Conv2d(3, 4, 1)
-            self.last = nn.Conv2d(4, 4, 1)
+            self.last = nn.Conv2d(4, 4, 3)
 
         def forward(self, x):
             return self.last(F.relu_(self.conv(x))).mean((2, 3))
@@ -356,10 +357,40 @@ class Squeezed(Plain):
         return self.fc(x).mean((2, 3))
 
 
-@pytest.mark.parametrize(("net", "last"), [(Cosine(), "fc"), (Squeezed(), "fc")])
-def test_the_last_linear_layer_is_a_classifier_only_where_it_gives_the_output(net, last):
+class Deep(Squeezed):
+    """A convolution that sees neighbours classifies."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Conv2d(5, 5, 3)
+
+
+@pytest.mark.parametrize(("net", "inputs"), [(Cosine(), []), (Squeezed(), ["fc:input"]), (Deep(), [])])
+def test_the_last_layer_is_a_classifier_only_where_it_gives_the_output_place_by_place(net, inputs):
     paths = [tap.path for tap in discover_taps(net, (3, 8, 8))]
-    assert paths[-1] == last and not any(path.endswith(":input") for path in paths)
+    assert [path for path in paths if path.endswith(":input")] == inputs
+    assert inputs or paths[-1] == "fc"
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_feature_of_a_convolution_that_classifies_is_the_mean_of_what_enters_it(place):
+    torch.manual_seed(0)
+    pool = nn.AdaptiveAvgPool2d(1)
+    head = nn.Sequential(nn.Dropout(), nn.Conv2d(6, 5, 1))
+    body = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.ReLU())
+    stages = [body, pool, head] if place == "before" else [body, head, pool]
+    net = nn.Sequential(*stages, nn.Flatten())
+    path = f"{stages.index(head)}.1:input"
+    taps = discover_taps(net, (3, 9, 9))
+    assert [(tap.path, tap.shape) for tap in taps] == [("0.1", (6, 4, 4)), (path, (6,))]
+    inputs, seen = torch.rand(2, 3, 9, 9), []
+    watched, is_input = watched_at(net, path)
+    assert watched is head[1] and is_input
+    handle = watched.register_forward_pre_hook(lambda _module, arguments: seen.append(feature_entering(*arguments)))
+    logits = net.eval()(inputs)
+    handle.remove()
+    torch.testing.assert_close(seen, [body(inputs).mean((2, 3))])
+    torch.testing.assert_close(logits, seen[0] @ head[1].weight.flatten(1).T + head[1].bias)
 
 
 def test_what_comes_after_the_classifier_is_no_feature():
@@ -367,7 +398,7 @@ def test_what_comes_after_the_classifier_is_no_feature():
     assert [tap.path for tap in discover_taps(net, (3, 8, 8))] == ["0", "2"]
 
 
-def test_only_inputs_of_linear_layers_may_be_tapped():
+def test_only_inputs_of_layers_that_may_classify_can_be_tapped():
     assert {"fc:input", "fc", "conv1"} <= tap_paths(Plain()) and "conv1:input" not in tap_paths(Plain())
     with pytest.raises(ConfigError, match="unknown module path 'conv1:input'"):
         taps_at(Plain(), (3, 8, 8), ["conv1:input"])
