@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
@@ -167,6 +166,25 @@ def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
     return layout.copy_(gradient)
 
 
+class _Final(torch.autograd.Function):
+    """A gradient that knows what it depends on, so that to differentiate it again is an error and not a quiet zero.
+
+    `once_differentiable` does not do: it asks only whether the upstream gradient needs a gradient, which that of a
+    plain sum does not.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, name: str, gradient: Tensor, *_: Tensor) -> Tensor:
+        ctx.name = name
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(
+            f"{ctx.name} has first derivatives only; to differentiate its gradient, write the loss in torch operations"
+        )
+
+
 def _autograd_function(signature: Signature, impl: str) -> type[torch.autograd.Function]:
     """Return the loss in one implementation; small losses take as long as what is done here, so this does little."""
     module = implementation(impl, signature.family)
@@ -187,7 +205,14 @@ def _autograd_function(signature: Signature, impl: str) -> type[torch.autograd.F
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Gradients:
-            return differentiate_once(ctx, grad) if torch.is_grad_enabled() else differentiate(ctx, grad)
+            if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+                return differentiate(ctx, grad)
+            with torch.no_grad():
+                gradients = differentiate(ctx, grad)
+            return tuple(each if each is None else final(each, grad, *ctx.saved_tensors) for each in gradients)
+
+    def final(gradient: Tensor, *sources: Tensor) -> Tensor:
+        return cast(Tensor, _Final.apply(signature.name, gradient, *sources))  # type: ignore[no-untyped-call]
 
     def differentiate(ctx: Any, grad: Tensor) -> Gradients:
         tensors = ctx.saved_tensors
@@ -196,7 +221,6 @@ def _autograd_function(signature: Signature, impl: str) -> type[torch.autograd.F
             gradients[index] = _like(gradient, tensors[at])
         return tuple(gradients)
 
-    differentiate_once = once_differentiable(differentiate)
     Loss.__name__ = Loss.__qualname__ = f"{signature.name}_{impl}"
     return Loss
 

@@ -121,3 +121,18 @@ def test_gradients_stay_finite_on_zeros_and_on_large_values(name):
         values.mean().backward()
         assert torch.isfinite(values).all(), scale
         assert all(torch.isfinite(scaled[key].grad).all() for key in taught), scale
+
+
+FUSED = [name for name in LOSSES if "impl" in inspect.signature(getattr(K, name)).parameters]
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_gradient_of_a_fused_loss_cannot_be_differentiated_in_silence(name):
+    tensors = _arguments(name, torch.Generator().manual_seed(0))
+    student = next(iter(tensors.values())).requires_grad_()
+    values = _function(name)(**tensors, **OPTIONS.get(name, {}))
+    (gradient,) = torch.autograd.grad(values.sum(), student, create_graph=True)
+    with pytest.raises(RuntimeError, match="has first derivatives only"):
+        torch.autograd.grad(gradient.square().sum(), student, retain_graph=True, allow_unused=True)
+    with pytest.raises(RuntimeError, match="has first derivatives only"):
+        (values.sum() + gradient.square().sum()).backward()
