@@ -46,7 +46,8 @@ def planes(features: Tensor) -> Tensor:
 
 def same_size(student_map: Tensor, teacher_map: Tensor) -> tuple[Tensor, Tensor]:
     """Average-pool the larger of two maps `[B, C, H, W]` to the size of the smaller one, which stays as it is."""
-    height, width = min(student_map.shape[-2:], teacher_map.shape[-2:], key=math.prod)
+    size, its_size = student_map.shape[-2:], teacher_map.shape[-2:]
+    height, width = size if math.prod(size) <= math.prod(its_size) else its_size
     mine, theirs = (_pooled(each, height, width) for each in (student_map, teacher_map))
     return mine, theirs
 

@@ -95,7 +95,7 @@ class FusedLoss:
         """
         values = [options[name] for name in self.signature.options]
         chosen = "torch" if impl == "torch" or (impl == "auto" and tensors[0].device.type == "cpu") else ""
-        if not chosen and _is_traced(tensors):
+        if not chosen and is_traced(tensors):
             outputs = self.operator(*tensors, *values, impl)
             return cast(Tensor, outputs[0] if self.signature.saved else outputs)
         if not chosen or (chosen not in self._announced and not torch.compiler.is_compiling()):
@@ -113,7 +113,7 @@ class FusedLoss:
         return choice.impl
 
 
-def _is_traced(tensors: Sequence[Tensor]) -> bool:
+def is_traced(tensors: Sequence[Tensor]) -> bool:
     """Return whether what runs is recorded or imitated: by torch.compile, a dispatch mode or a tensor subclass."""
     return (
         torch.compiler.is_compiling()

@@ -60,7 +60,10 @@ def sample_rows(features: Tensor) -> Tensor:
     Returns:
         `[B, D]`.
     """
-    order = sorted(range(1, features.dim()), key=features.stride, reverse=True)
+    order: list[int] = []
+    for dim in range(1, features.dim()):  # sorted by hand, for torch.compile does not sort sizes that it does not know
+        at = len([each for each in order if features.stride(each) >= features.stride(dim)])
+        order.insert(at, dim)
     return features.permute(0, *order).flatten(1)
 
 

@@ -8,6 +8,7 @@ import inspect
 import pytest
 import torch
 from edgekd_kernels import functional as K
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 NOT_LOSSES = {"crd_log_normaliser", "linear_cka", "relu_margin", "view_similarity"}
 UNTAUGHT = {"bank", "labels", "margin", "projection", "targets"}
@@ -136,3 +137,16 @@ def test_a_gradient_of_a_fused_loss_cannot_be_differentiated_in_silence(name):
         torch.autograd.grad(gradient.square().sum(), student, retain_graph=True, allow_unused=True)
     with pytest.raises(RuntimeError, match="has first derivatives only"):
         (values.sum() + gradient.square().sum()).backward()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_fake_tensors_have_the_shapes_of_real_ones(name):
+    arguments = {**_arguments(name, torch.Generator().manual_seed(0)), **OPTIONS.get(name, {})}
+    expected = _function(name)(**arguments)
+    with FakeTensorMode() as mode:
+        fakes = {key: mode.from_tensor(each) if torch.is_tensor(each) else each for key, each in arguments.items()}
+        (first, *_) = fakes.values()
+        values = _function(name)(**{**fakes, next(iter(fakes)): first.requires_grad_()})
+        values.sum().backward()
+    assert (values.shape, values.dtype) == (expected.shape, expected.dtype)
+    assert first.grad.shape == first.shape

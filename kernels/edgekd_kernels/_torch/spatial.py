@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgekd_kernels._op import accumulation_dtype
+from edgekd_kernels._op import accumulation_dtype, is_traced
 
 FLOOR = 1e-6
 """Largest magnitude of a vector that counts as zero."""
@@ -82,7 +82,7 @@ def _attention(vectors: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor]:
     peaks = torch.maximum(vectors.amax(dim=(1, 2)), -vectors.amin(dim=(1, 2)))
     scales = _inverse(peaks)
     # Squares that cannot overflow need no scaled copy; to look at a number is free on a CPU only.
-    if p == 2 and vectors.is_cpu and not torch.compiler.is_compiling() and bool(peaks.max() < 1e15):
+    if p == 2 and vectors.is_cpu and not is_traced([vectors]) and bool(peaks.max() < 1e15):
         attention = vectors.square().mean(dim=1).mul_(scales.square().unsqueeze(1))
     else:
         attention = (vectors * scales.view(-1, 1, 1)).abs_().pow_(p).mean(dim=1)
