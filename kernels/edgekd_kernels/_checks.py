@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -54,6 +56,11 @@ def require_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
 
 
 def require_positive(temperature: float) -> None:
-    """Raise `ValueError` unless a temperature is positive."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    """Raise `ValueError` unless a temperature is positive and finite, `TypeError` if it is a tensor.
+
+    A fused loss has no gradient for its temperature: one that should be learned would quietly stay as it is.
+    """
+    if isinstance(temperature, Tensor):
+        raise TypeError("temperature is a tensor, expected a number (curriculum_kl learns its temperature)")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")

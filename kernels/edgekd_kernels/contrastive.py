@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from edgekd_kernels._checks import require_pair
+from edgekd_kernels._checks import require_positive
 from edgekd_kernels._dispatch import Impl
+from edgekd_kernels._maps import require_features
 from edgekd_kernels._op import FusedLoss, Signature, accumulation_dtype
 
 
@@ -81,7 +82,7 @@ def info_nce(
         `[B]`; zeros without gradient for a batch of one.
 
     Raises:
-        ValueError: Shapes or devices differ, they are not `[B, D]`, the batch is empty, or the temperature is not
+        ValueError: Shapes or devices differ, they are not `[B, D]`, a tensor has no elements, or the temperature is not
             positive.
         TypeError: Embeddings are not of floating point.
         RuntimeError: The wanted implementation cannot run.
@@ -89,10 +90,10 @@ def info_nce(
     Reference:
         arXiv 1807.03748.
     """
-    require_pair(student_embedding=student_embedding, teacher_embedding=teacher_embedding)
+    require_features(student_embedding=student_embedding, teacher_embedding=teacher_embedding)
     if student_embedding.dim() != 2:
         raise ValueError(f"embeddings have shape {tuple(student_embedding.shape)}, expected [B, D]")
-    _require_positive(temperature)
+    require_positive(temperature)
     return _INFO_NCE(student_embedding, teacher_embedding, impl=impl, temperature=temperature)
 
 
@@ -112,8 +113,8 @@ def bank_similarity(
         `[B, 1 + m]`.
 
     Raises:
-        ValueError: Widths, batch sizes or devices differ, the temperature is not positive, or on a CPU a row is out of
-            range; on a GPU that gives NaN.
+        ValueError: Widths, batch sizes or devices differ, a tensor has no elements, the temperature is not positive, or
+            on a CPU a row is out of range; on a GPU that gives NaN.
         TypeError: Embeddings are not of floating point, or rows not int64.
         RuntimeError: The wanted implementation cannot run.
 
@@ -125,6 +126,8 @@ def bank_similarity(
         raise ValueError(f"expected [B, D], [N, D] and [B, 1 + m], got {shapes}")
     if embedding.shape[1] != bank.shape[1] or len(embedding) != len(rows):
         raise ValueError(f"shapes do not go together: {shapes}")
+    if 0 in (embedding.numel(), bank.numel(), rows.numel()):
+        raise ValueError(f"nothing to compare: {shapes}")
     if not embedding.is_floating_point() or not bank.is_floating_point() or rows.dtype != torch.int64:
         raise TypeError(
             f"expected embedding and bank of floating point and rows of torch.int64, got {embedding.dtype}, "
@@ -132,7 +135,7 @@ def bank_similarity(
         )
     if not embedding.device == bank.device == rows.device:
         raise ValueError(f"devices differ: embedding on {embedding.device}, bank {bank.device}, rows {rows.device}")
-    _require_positive(temperature)
+    require_positive(temperature)
     return _BANK_SIMILARITY(embedding, bank.detach(), rows, impl=impl, temperature=temperature)
 
 
@@ -145,7 +148,13 @@ def crd_log_normaliser(similarity: Tensor, bank_size: int) -> Tensor:
 
     Returns:
         A scalar without a gradient.
+
+    Raises:
+        ValueError: There is no similarity, or the bank is empty.
     """
+    if similarity.numel() == 0:
+        raise ValueError(f"similarity has shape {tuple(similarity.shape)}, nothing to estimate from")
+    _require_bank(bank_size)
     flat = similarity.detach().flatten()
     return flat.logsumexp(dim=0) + math.log(bank_size / len(flat))
 
@@ -166,16 +175,24 @@ def crd(similarity: Tensor, log_normaliser: Tensor, bank_size: int, *, impl: Imp
         `[B]`.
 
     Raises:
-        ValueError: There is no negative, the normaliser is no scalar, or devices differ.
+        ValueError: The similarity is not `[B, 1 + m]`, the batch is empty, there is no negative, the normaliser is no
+            scalar, the bank is empty, or devices differ.
+        TypeError: The similarity or the normaliser is not of floating point.
         RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 1910.10699. Computed as log-sigmoids, so that the 1e-7 of the authors' code in both denominators is not
         needed.
     """
+    if similarity.dim() != 2 or len(similarity) == 0:
+        raise ValueError(f"similarity has shape {tuple(similarity.shape)}, expected [B, 1 + m] with B >= 1")
     negatives = similarity.shape[1] - 1
     if negatives < 1:
         raise ValueError(f"similarity {tuple(similarity.shape)} holds no negative")
+    for name, tensor in (("similarity", similarity), ("log_normaliser", log_normaliser)):
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} has dtype {tensor.dtype}, expected floating point")
+    _require_bank(bank_size)
     if log_normaliser.dim() != 0:
         raise ValueError(f"log_normaliser has shape {tuple(log_normaliser.shape)}, expected a scalar")
     if similarity.device != log_normaliser.device:
@@ -183,6 +200,6 @@ def crd(similarity: Tensor, log_normaliser: Tensor, bank_size: int, *, impl: Imp
     return _CRD(similarity, log_normaliser.detach(), impl=impl, log_noise=math.log(negatives / bank_size))
 
 
-def _require_positive(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+def _require_bank(bank_size: int) -> None:
+    if bank_size < 1:
+        raise ValueError(f"bank_size must be at least 1, got {bank_size}")

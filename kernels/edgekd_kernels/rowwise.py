@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edgekd_kernels._checks import require_pair, require_positive
 from edgekd_kernels._dispatch import Impl
+from edgekd_kernels._maps import require_features
 from edgekd_kernels._op import FusedLoss, Signature, accumulation_dtype
 
 
@@ -71,14 +72,14 @@ def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float 
         `[B]`.
 
     Raises:
-        ValueError: Shapes or devices differ, the batch is empty, or the temperature is not positive.
+        ValueError: Shapes or devices differ, a tensor has no elements, or the temperature is not positive.
         TypeError: Logits are not of floating point.
         RuntimeError: The wanted implementation cannot run.
 
     Reference:
         arXiv 1503.02531.
     """
-    require_pair(student_logits=student_logits, teacher_logits=teacher_logits)
+    require_features(student_logits=student_logits, teacher_logits=teacher_logits)
     require_positive(temperature)
     return _KD_KL(student_logits, teacher_logits.detach(), impl=impl, temperature=temperature, is_spatial=False)
 
@@ -98,14 +99,14 @@ def branch_kl(branch_logits: Tensor, trunk_logits: Tensor, *, temperature: float
         `[B]`.
 
     Raises:
-        ValueError: Shapes or devices differ, the batch is empty, or the temperature is not positive.
+        ValueError: Shapes or devices differ, a tensor has no elements, or the temperature is not positive.
         TypeError: Logits are not of floating point.
         RuntimeError: The wanted implementation cannot run.
 
     Reference:
         Student-friendly teachers, arXiv 2102.07650; the order of the two arguments is a reconstruction.
     """
-    require_pair(branch_logits=branch_logits, trunk_logits=trunk_logits)
+    require_features(branch_logits=branch_logits, trunk_logits=trunk_logits)
     require_positive(temperature)
     return _BRANCH_KL(branch_logits, trunk_logits, impl=impl, temperature=temperature)
 
@@ -246,7 +247,7 @@ def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0, i
         `[B]`.
 
     Raises:
-        ValueError: Shapes or devices differ, the batch is empty, there are no positions, or the temperature is not
+        ValueError: Shapes or devices differ, a tensor has no elements or no positions, or the temperature is not
             positive.
         TypeError: Maps are not of floating point.
         RuntimeError: The wanted implementation cannot run.
@@ -254,10 +255,10 @@ def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0, i
     Reference:
         arXiv 2011.13256.
     """
-    require_pair(student_map=student_map, teacher_map=teacher_map)
-    require_positive(temperature)
     if student_map.dim() < 3:
-        raise ValueError(f"feature maps have shape {tuple(student_map.shape)}, expected [B, C, positions...]")
+        raise ValueError(f"student_map has shape {tuple(student_map.shape)}, expected [B, C, positions...]")
+    require_features(student_map=student_map, teacher_map=teacher_map)
+    require_positive(temperature)
     return _KD_KL(student_map, teacher_map.detach(), impl=impl, temperature=temperature, is_spatial=True)
 
 

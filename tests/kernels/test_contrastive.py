@@ -153,3 +153,32 @@ def test_crd_refuses_what_does_not_go_together():
         K.bank_similarity(torch.zeros(2, 3), torch.zeros(5, 3), torch.zeros(2, 2).long(), temperature=0.0)
     with pytest.raises(ValueError, match="no negative"):
         K.crd(torch.zeros(2, 1), torch.tensor(0.0), 5)
+
+
+def test_crd_refuses_what_is_no_similarity_and_a_bank_without_rows():
+    good, normaliser = torch.zeros(2, 3), torch.tensor(0.0)
+    for bad in (good[:0], good[0], good[None]):
+        with pytest.raises(ValueError, match=r"similarity has shape \(.*\), expected \[B, 1 \+ m\]"):
+            K.crd(bad, normaliser, 5)
+    with pytest.raises(TypeError, match=r"similarity has dtype torch\.int64, expected floating point"):
+        K.crd(good.long(), normaliser, 5)
+    with pytest.raises(TypeError, match=r"log_normaliser has dtype torch\.int64, expected floating point"):
+        K.crd(good, normaliser.long(), 5)
+    for bank_size in (0, -1):
+        with pytest.raises(ValueError, match=f"bank_size must be at least 1, got {bank_size}"):
+            K.crd(good, normaliser, bank_size)
+        with pytest.raises(ValueError, match=f"bank_size must be at least 1, got {bank_size}"):
+            K.crd_log_normaliser(good, bank_size)
+    with pytest.raises(ValueError, match=r"similarity has shape \(0, 3\)"):
+        K.crd_log_normaliser(good[:0], 5)
+
+
+@pytest.mark.parametrize("batch, rows, width", [(0, 4, 3), (2, 0, 3), (2, 4, 0)])
+def test_a_bank_or_a_batch_without_elements_is_refused(batch, rows, width):
+    with pytest.raises(ValueError, match=rf"nothing to compare: embedding \({batch}, {width}\), bank \({rows}"):
+        K.bank_similarity(torch.zeros(batch, width), torch.zeros(rows, width), torch.zeros(batch, 2, dtype=torch.int64))
+
+
+def test_info_nce_refuses_embeddings_without_width():
+    with pytest.raises(ValueError, match=r"student_embedding has shape \(2, 0\), nothing to compare"):
+        K.info_nce(torch.zeros(2, 0), torch.zeros(2, 0))

@@ -325,3 +325,19 @@ def test_branch_kl_refuses_other_shapes_and_cold_temperatures():
         K.branch_kl(torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(ValueError, match="positive"):
         K.branch_kl(torch.zeros(2, 3), torch.zeros(2, 3), temperature=0.0)
+
+
+@pytest.mark.parametrize("name", ["kd_kl", "branch_kl", "cwd"])
+@pytest.mark.parametrize("shape", [(2, 0, 3), (2, 3, 0)])
+def test_tensors_without_elements_are_refused_by_name(name, shape):
+    with pytest.raises(ValueError, match=r"(student|branch)_\w+ has shape \(2, \d, \d\), nothing to compare"):
+        getattr(K, name)(torch.zeros(shape), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("name", ["kd_kl", "branch_kl", "standardized_kl", "info_nce"])
+def test_a_temperature_without_end_or_one_that_would_not_be_learned_is_refused(name):
+    rows = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match="temperature must be positive and finite, got inf"):
+        getattr(K, name)(rows, rows, temperature=float("inf"))
+    with pytest.raises(TypeError, match="temperature is a tensor"):
+        getattr(K, name)(rows, rows, temperature=torch.nn.Parameter(torch.tensor(2.0)))
