@@ -95,7 +95,8 @@ def projected_match(student_map: Tensor, teacher_map: Tensor, projection: Tensor
     """
     if projection.dim() != 2 or teacher_map.shape[1] != projection.shape[1]:
         raise ValueError(f"projection {tuple(projection.shape)} does not take features {tuple(teacher_map.shape)}")
-    teacher = torch.einsum("cd,bd...->bc...", widened(projection.detach()), widened(teacher_map.detach()))
+    with torch.autocast(teacher_map.device.type, enabled=False):
+        teacher = torch.einsum("cd,bd...->bc...", widened(projection.detach()), widened(teacher_map.detach()))
     student = widened(student_map)
     require_same_shape(student, teacher)
     return (student - teacher).square().reshape(*student.shape[:2], -1).sum(dim=1).mean(dim=1)

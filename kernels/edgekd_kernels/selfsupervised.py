@@ -7,11 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgekd_kernels._checks import require_same_shape, widened
+from edgekd_kernels._rows import inner_products, unit_rows
 from edgekd_kernels.rowwise import kd_kl
 
 
 def view_similarity(projections: Tensor, *, views: int = 4) -> Tensor:
     """Cosine between every transformed view's projection and every untransformed image's.
+
+    A projection not longer than 1e-6 has cosine 0 with all and receives no gradient.
 
     Args:
         projections: `[n * views, D]`.
@@ -25,9 +28,9 @@ def view_similarity(projections: Tensor, *, views: int = 4) -> Tensor:
     """
     if views < 2 or len(projections) % views:
         raise ValueError(f"{len(projections)} rows are not groups of {views} views")
-    unit = F.normalize(widened(projections), dim=1)
+    unit = unit_rows(widened(projections))
     grouped = unit.view(-1, views, unit.shape[1])
-    return grouped[:, 1:].flatten(0, 1) @ grouped[:, 0].T
+    return inner_products(grouped[:, 1:].flatten(0, 1), grouped[:, 0])
 
 
 def self_supervision(projections: Tensor, *, views: int = 4) -> Tensor:

@@ -115,3 +115,21 @@ def test_rows_that_are_no_groups_are_refused():
         transformed_kd(torch.zeros(7, 3), torch.zeros(7, 3), torch.zeros(7, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"0\.\.1"):
         keep_best_ranked(torch.zeros(3, dtype=torch.int64), ratio=1.5)
+
+
+@pytest.mark.parametrize("loss", [self_supervision, lambda own: similarity_transfer(own, own.detach().roll(1, 0))])
+def test_a_projection_without_a_direction_sends_no_gradient_that_overflows(rng, loss):
+    projections = torch.tensor(rng.normal(size=(N * VIEWS, 6)), dtype=torch.float16)
+    projections[1] = 0
+    values = loss(projections.requires_grad_())
+    values.mean().backward()
+    assert torch.isfinite(values).all() and torch.isfinite(projections.grad).all()
+    assert (projections.grad[1] == 0).all() and (projections.grad[2] != 0).any()
+
+
+def test_cosines_of_views_keep_their_digits_under_autocast(rng):
+    projections = rng.normal(size=(N * VIEWS, 6))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = view_similarity(torch.tensor(projections, dtype=torch.float32))
+    assert actual.dtype == torch.float32
+    np.testing.assert_allclose(actual.numpy(), _similarity(projections), rtol=1e-4, atol=1e-6)

@@ -360,3 +360,11 @@ def test_projected_match_moves_the_student_alone_and_refuses_what_does_not_go_to
         K.projected_match(s, t, r[:, :5])
     with pytest.raises(ValueError, match="shapes differ"):
         K.projected_match(s[:, :2], t, r)
+
+
+def test_projected_match_keeps_its_digits_under_autocast(rng):
+    s, t, r = (rng.normal(size=size).astype(np.float32) for size in ((2, 3), (2, 5), (3, 5)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = K.projected_match(torch.tensor(s), torch.tensor(t), torch.tensor(r))
+    expected = ((s.astype(np.float64) - t.astype(np.float64) @ r.T.astype(np.float64)) ** 2).sum(axis=1)
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-5)
