@@ -190,7 +190,8 @@ def _require_options(function: Callable[..., Tensor], options: Mapping[str, Any]
     keywords = {  # and `bank_size` of CRD, a number among the tensors
         name: parameter.default is inspect.Parameter.empty
         for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY or parameter.annotation == "int"
+        if (parameter.kind is inspect.Parameter.KEYWORD_ONLY or parameter.annotation == "int")
+        and not str(parameter.annotation).startswith("Tensor")  # which goes with each call
     }
     name = getattr(function, "__name__", str(function))
     if unknown := sorted(options.keys() - keywords):

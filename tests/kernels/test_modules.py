@@ -120,3 +120,11 @@ def test_modules_can_be_copied_and_saved():
 def test_learned_modules_take_the_functions_options(loss):
     keywords = [p for p in inspect.signature(getattr(K, loss)).parameters.values() if p.kind is p.KEYWORD_ONLY]
     assert LEARNED[loss](**{p.name: p.default for p in keywords if p.default is not p.empty})
+
+
+def test_a_mask_that_goes_with_each_call_is_no_option():
+    states, is_token = torch.randn(4, 2, 5, 3), torch.arange(5) < torch.tensor([[5], [2]])
+    module = modules.HiddenRelation()
+    assert torch.equal(module(*states, is_token=is_token), K.hidden_relation(*states, is_token=is_token).mean())
+    with pytest.raises(TypeError, match="hidden_relation has no option is_token"):
+        modules.HiddenRelation(is_token=is_token)
