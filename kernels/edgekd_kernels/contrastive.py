@@ -84,7 +84,7 @@ def info_nce(
     Raises:
         ValueError: Shapes or devices differ, they are not `[B, D]`, a tensor has no elements, or the temperature is not
             positive.
-        TypeError: Embeddings are not of floating point.
+        TypeError: Embeddings are not of floating point, or the temperature is a tensor.
         RuntimeError: The wanted implementation cannot run.
 
     Reference:
@@ -115,7 +115,7 @@ def bank_similarity(
     Raises:
         ValueError: Widths, batch sizes or devices differ, a tensor has no elements, the temperature is not positive, or
             on a CPU a row is out of range; on a GPU that gives NaN.
-        TypeError: Embeddings are not of floating point, or rows not int64.
+        TypeError: Embeddings are not of floating point, rows not int64, or the temperature is a tensor.
         RuntimeError: The wanted implementation cannot run.
 
     Reference:

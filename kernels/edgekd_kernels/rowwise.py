@@ -73,7 +73,7 @@ def kd_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float 
 
     Raises:
         ValueError: Shapes or devices differ, a tensor has no elements, or the temperature is not positive.
-        TypeError: Logits are not of floating point.
+        TypeError: Logits are not of floating point, or the temperature is a tensor.
         RuntimeError: The wanted implementation cannot run.
 
     Reference:
@@ -100,7 +100,7 @@ def branch_kl(branch_logits: Tensor, trunk_logits: Tensor, *, temperature: float
 
     Raises:
         ValueError: Shapes or devices differ, a tensor has no elements, or the temperature is not positive.
-        TypeError: Logits are not of floating point.
+        TypeError: Logits are not of floating point, or the temperature is a tensor.
         RuntimeError: The wanted implementation cannot run.
 
     Reference:
@@ -141,7 +141,7 @@ def dkd(
     Raises:
         ValueError: Shapes or devices do not fit, fewer than three classes, the temperature is not positive, or on a CPU
             a label is out of range; on a GPU that gives NaN.
-        TypeError: Logits are not of floating point, or labels not int64.
+        TypeError: Logits are not of floating point, labels not int64, or the temperature is a tensor.
         RuntimeError: The wanted implementation cannot run.
 
     Reference:
@@ -181,7 +181,7 @@ def nkd(
     Raises:
         ValueError: Shapes or devices do not fit, fewer than two classes, the temperature is not positive, or on a CPU a
             label is out of range; on a GPU that gives NaN.
-        TypeError: Logits are not of floating point, or labels not int64.
+        TypeError: Logits are not of floating point, labels not int64, or the temperature is a tensor.
         RuntimeError: The wanted implementation cannot run.
 
     Reference:
@@ -221,7 +221,7 @@ def kd_ce(
     Raises:
         ValueError: Shapes or devices do not fit, fewer than two classes, the temperature is not positive, or on a CPU a
             label is out of range; on a GPU that gives NaN.
-        TypeError: Logits are not of floating point, or labels not int64.
+        TypeError: Logits are not of floating point, labels not int64, or the temperature is a tensor.
         RuntimeError: The wanted implementation cannot run.
 
     Reference:
@@ -249,7 +249,7 @@ def cwd(student_map: Tensor, teacher_map: Tensor, *, temperature: float = 4.0, i
     Raises:
         ValueError: Shapes or devices differ, a tensor has no elements or no positions, or the temperature is not
             positive.
-        TypeError: Maps are not of floating point.
+        TypeError: Maps are not of floating point, or the temperature is a tensor.
         RuntimeError: The wanted implementation cannot run.
 
     Reference:

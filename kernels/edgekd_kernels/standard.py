@@ -48,7 +48,7 @@ def standardized_kl(
 
     Raises:
         ValueError: Shapes or devices do not fit, the batch is empty, or the temperature is not positive.
-        TypeError: Logits are not of floating point.
+        TypeError: Logits are not of floating point, or the temperature is a tensor.
         RuntimeError: The wanted implementation cannot run.
 
     Reference:
