@@ -29,8 +29,7 @@ def compiled(nets: Sequence[TracedNet], mode: Mode) -> Iterator[None]:
     if mode == "no":
         yield
         return
-    if any(net.traces_input_gradient for net in nets):
-        raise ConfigError("this method reads gradients with respect to inputs: set train.compile=no")
+    require_compilable(nets, mode)
     handles: list[RemovableHandle] = []
     try:
         for net in nets:
@@ -45,6 +44,16 @@ def compiled(nets: Sequence[TracedNet], mode: Mode) -> Iterator[None]:
             handle.remove()
         # The next stage's networks run through the same code: without this they would count as its recompilations.
         torch.compiler.reset()
+
+
+def require_compilable(nets: Sequence[TracedNet], mode: Mode) -> None:
+    """Refuse compiled passes of networks, tapped as a stage needs them, whose input gradients a term reads.
+
+    Raises:
+        ConfigError: A term does.
+    """
+    if mode != "no" and any(net.traces_input_gradient for net in nets):
+        raise ConfigError("this method reads gradients with respect to inputs: set train.compile=no")
 
 
 def _compiled(net: TracedNet, seen: Seen, mode: Mode) -> Backbone:

@@ -28,7 +28,13 @@ def scheduled(recipe: Recipe) -> Iterator[StageSpec]:
 
 
 def rehearse(
-    recipe: Recipe, session: Session, dataset: Dataset, *, batch_size: int, also: Callable[[Stage], object]
+    recipe: Recipe,
+    session: Session,
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    parts: int = 1,
+    also: Callable[[Stage], object],
 ) -> None:
     """Build every stage in order and compute its losses once on a few training rows.
 
@@ -37,6 +43,7 @@ def rehearse(
         session: Its networks, which keep their weights but not their statistics; take one made for the purpose.
         dataset: The data.
         batch_size: Rows of a training batch.
+        parts: Parts that a batch is worked through in.
         also: Called with every stage, to refuse it for other reasons.
 
     Raises:
@@ -46,7 +53,7 @@ def rehearse(
     batch = next(iter(eval_batches(dataset.train, batch_size=min(rows, _ROWS))))
     for spec in recipe.stages:
         stage = build_stage(spec, session)
-        _require_rows(stage, rows)
+        _require_rows(stage, rows // parts, "batch" if parts == 1 else f"part of a batch of {rows}")
         prepare(stage, session, dataset.train, torch.device("cpu"))
         _losses(stage, batch)
         also(stage)
@@ -67,12 +74,12 @@ def _losses(stage: Stage, batch: Batch) -> None:
         raise ConfigError(f"stage {stage.name!r}: {', '.join(missing)} is not finite on the first training rows")
 
 
-def _require_rows(stage: Stage, rows: int) -> None:
+def _require_rows(stage: Stage, rows: int, what: str) -> None:
     for learner in stage.learners:
         for name, _, term in learner.named_terms():
             least = cast(Term, term).needs.least_rows
             if rows < least:
                 raise ConfigError(
                     f"term {name!r} of stage {stage.name!r} compares the rows of a batch: it needs {least}, "
-                    f"a batch has {rows}"
+                    f"a {what} has {rows}"
                 )

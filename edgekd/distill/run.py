@@ -18,7 +18,7 @@ from edgekd.data import Augment, Dataset, ResidentSplit, augmentation, default_a
 from edgekd.distill.adapting import recipe_for
 from edgekd.distill.blending import require_blendable
 from edgekd.distill.claims import require_claims
-from edgekd.distill.compiled import compiled
+from edgekd.distill.compiled import compiled, require_compilable
 from edgekd.distill.epochs import LoopContext
 from edgekd.distill.graphs import graphed
 from edgekd.distill.layer_rates import LayerRates
@@ -286,14 +286,17 @@ def check_recipe(
         dataset: The data.
         batch_size: Rows of a training batch.
         start: Weights of the student's backbone, by name, that are not drawn.
-        settings: The run's, where it is to be known whether its teacher cache keeps its limit.
+        settings: The run's, where it is to be known whether the recipe fits them too: mixed inputs, compiled passes,
+            batches in parts, the limit of the teacher cache.
 
     Raises:
-        ConfigError: The recipe does not fit the networks or the data, or needs a student that was trained before; or
-            the teacher cache would grow over its limit.
+        ConfigError: The recipe does not fit the networks, the data or the settings, or needs a student that was trained
+            before; or the teacher cache would grow over its limit.
     """
     recipe = recipe_for(recipe, dataset.task)
     require_labels(recipe, dataset.train)
+    if settings is not None:
+        require_blendable(recipe, settings)
     with torch.random.fork_rng(devices=[]):
         session = open_session(
             recipe,
@@ -306,11 +309,13 @@ def check_recipe(
 
         def also(stage: Stage) -> None:
             if settings is not None:
+                require_compilable(stage.nets, settings.compile)
                 augment = augment_for(dataset, settings)
                 require_within_limit(stage, session, settings, dataset=dataset, augment=augment)
 
         _begin(recipe, session, start)
-        rehearse(recipe, session, dataset, batch_size=batch_size, also=also)
+        parts = 1 if settings is None else settings.accumulate
+        rehearse(recipe, session, dataset, batch_size=batch_size, parts=parts, also=also)
 
 
 def threads_of(session: Session, settings: TrainSettings) -> int:

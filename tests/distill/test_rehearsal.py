@@ -16,10 +16,18 @@ from edgekd.models import build
 
 @pytest.fixture
 def check(student, teacher, dataset, pretrained):
-    def go(recipe, *, student=student, teacher=teacher, dataset=dataset, batch_size=32):
+    def go(recipe, *, student=student, teacher=teacher, dataset=dataset, batch_size=32, settings=None):
         recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
         start = pretrained if recipe.needs_pretrained_student else {}
-        check_recipe(recipe, student=student, teacher=teacher, dataset=dataset, batch_size=batch_size, start=start)
+        check_recipe(
+            recipe,
+            student=student,
+            teacher=teacher,
+            dataset=dataset,
+            batch_size=batch_size,
+            start=start,
+            settings=settings,
+        )
 
     return go
 
@@ -45,6 +53,27 @@ def test_methods_that_compare_the_rows_of_a_batch_refuse_smaller_ones(check, met
     check(method, batch_size=least)
     with pytest.raises(ConfigError, match=rf"compares the rows of a batch: it needs {least}, a batch has {least - 1}"):
         check(method, batch_size=least - 1)
+
+
+def test_methods_that_compare_rows_refuse_parts_of_a_batch_that_are_too_small(check, settings):
+    check("rkd", settings=settings.model_copy(update={"accumulate": 10}))
+    with pytest.raises(ConfigError, match="'rkd-angle'.*it needs 3, a part of a batch of 32 has 2"):
+        check("rkd", settings=settings.model_copy(update={"accumulate": 11}))
+
+
+@pytest.mark.parametrize(
+    "method, changed, words",
+    [
+        ("dkd", {"mixup": 0.2}, "loss term 'dkd' reads one class of each input, mixed inputs have two"),
+        ("sskd", {"cutmix": 1.0}, r"changes batches itself \(rotations\)"),
+        ("gkd", {"compile": "default"}, "reads gradients with respect to inputs: set train.compile=no"),
+    ],
+)
+def test_settings_that_a_method_cannot_be_trained_with_are_refused(check, settings, method, changed, words):
+    check(method, settings=settings)
+    check("kd", settings=settings.model_copy(update=changed))
+    with pytest.raises(ConfigError, match=words):
+        check(method, settings=settings.model_copy(update=changed))
 
 
 @pytest.mark.parametrize("method", ["dkd"])
