@@ -76,7 +76,7 @@ class RelationalDistance(nn.Module):
 class RelationalAngle(nn.Module):
     """Angles between every three samples of a batch brought together; no trainable part.
 
-    Several pairs are added. Memory grows with the cube of the batch.
+    Several pairs are added. Time grows with the cube of the batch, memory with its square.
 
     Args:
         student: Shapes of the student's traces.
