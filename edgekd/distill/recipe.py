@@ -119,13 +119,14 @@ def compose(wrapper: Recipe, base: Recipe) -> Recipe:
         wrapper: A recipe that either `prepares_teacher`, and then the base takes the place of its last stage, or has
             `base_weights`, and then gets the base's preparation stages and feature terms.
         base: A recipe whose last stage trains a student; where terms are added, those of kinds the wrapper has give way
-            to the wrapper's.
+            to the wrapper's, and it must be these terms alone that make the stage the base's.
 
     Returns:
         The recipe `wrapper+base`.
 
     Raises:
-        ConfigError: The wrapper takes no base, makes no difference with this one, or both use one name differently.
+        ConfigError: The wrapper takes no base, makes no difference with this one or cannot hold it, or both use one
+            name differently.
     """
     if not wrapper.takes_base:
         raise ConfigError(f"recipe {wrapper.name!r} takes no base recipe")
@@ -134,6 +135,9 @@ def compose(wrapper: Recipe, base: Recipe) -> Recipe:
         update={
             "name": f"{wrapper.name}+{base.name}",
             "title": f"{wrapper.title}, over {base.title}",
+            "paper": "; ".join(filter(None, [wrapper.paper, base.paper])),
+            "formula": _formula(wrapper, base),
+            "deviations": " ".join(f"{one.name}: {one.deviations}" for one in (wrapper, base) if one.deviations),
             "cost": f"{wrapper.cost}; as {base.name} beside: {base.cost}; the teacher runs once",
             "stages": stages,
             "needs_pretrained_student": wrapper.needs_pretrained_student or base.needs_pretrained_student,
@@ -170,8 +174,30 @@ def _added(wrapper: Recipe, base: Recipe) -> tuple[StageSpec, ...]:
     if not added:
         raise ConfigError(f"recipe {base.name!r} adds no term to {wrapper.name!r}")
     last = wrapper.stages[-1]
+    if lost := _keys_lost(base.stages[-1], last):
+        raise ConfigError(
+            f"recipe {base.name!r} is more than its terms: its last stage has {', '.join(lost)} of its own, which "
+            f"{wrapper.name!r}, adding terms alone, would leave out"
+        )
     kept = tuple(_reweighted(term, wrapper.base_weights or {}) for term in last.terms)
     return (*base.stages[:-1], *wrapper.stages[:-1], last.model_copy(update={"terms": (*kept, *added)}))
+
+
+def _keys_lost(theirs: StageSpec, own: StageSpec) -> list[str]:
+    """Return what a base's stage says beside its terms and does not share with the stage that takes them over."""
+    keys = {key: field.get_default() for key, field in StageSpec.model_fields.items() if key not in ("name", "terms")}
+    return [key for key, default in keys.items() if getattr(theirs, key) not in (default, getattr(own, key))]
+
+
+def _formula(wrapper: Recipe, base: Recipe) -> str:
+    if wrapper.prepares_teacher:
+        return f"{wrapper.formula}; here {base.name}: {base.formula}"
+    weights = ", ".join(f"{kind} {weight:g}" for kind, weight in (wrapper.base_weights or {}).items())
+    own_types = {term.type for term in wrapper.stages[-1].terms}
+    added = dict.fromkeys(term.type for term in base.stages[-1].terms if term.type not in own_types)
+    return (
+        f"{wrapper.formula}, with weights on logits {weights}; plus {', '.join(added)} of {base.name}: {base.formula}"
+    )
 
 
 def _reweighted(term: TermSpec, weights: Mapping[str, float]) -> TermSpec:

@@ -48,6 +48,34 @@ def test_a_composition_that_makes_no_sense_is_refused(name, fragment):
         load_recipe(name)
 
 
+@pytest.mark.parametrize(
+    "base, key",
+    [
+        ("sskd", "views"),
+        ("byot", "source"),
+        ("ekd", "source, beside"),
+        ("kcd-trained", "start"),
+        ("knowledge-selection", "start"),
+        ("multi-granularity", "source"),
+    ],
+)
+def test_a_base_whose_stage_is_more_than_its_terms_is_refused_where_terms_alone_are_added(base, key):
+    with pytest.raises(ConfigError, match=f"last stage has {key} of its own"):
+        load_recipe(f"mag+{base}")
+
+
+@pytest.mark.parametrize("name, others", [("mas+sp", ["mas", "sp"]), ("sftn+rl-kd", ["sftn", "rl-kd"])])
+def test_a_composition_cites_and_says_what_both_recipes_do(name, others):
+    composed = load_recipe(name)
+    for recipe in map(load_recipe, others):
+        assert recipe.paper in composed.paper
+        assert recipe.formula in composed.formula
+        assert recipe.deviations in composed.deviations
+    weights = {term.type: term.weight for term in composed.stages[-1].terms if "part" not in term.options}
+    if name == "mas+sp":
+        assert f"cross-entropy {weights['cross-entropy']:g}, kd {weights['kd']:g}" in composed.formula
+
+
 @pytest.mark.parametrize("key, name", [("roles", "a"), ("policies", "p")])
 def test_a_composition_of_two_meanings_of_one_name_is_refused(key, name):
     specs = {"roles": [{"like": "student"}, {"like": "teacher"}], "policies": [{"type": "x"}, {"type": "y"}]}[key]
