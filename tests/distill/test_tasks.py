@@ -135,7 +135,7 @@ def test_methods_without_classes_fit_regression(values, method):
     _check(values, method)
 
 
-@pytest.mark.parametrize("method", sorted({"sskd", *ROWS_OF_LOGITS}))
+@pytest.mark.parametrize("method", sorted({"sskd", "sftn", "sftn-full", *ROWS_OF_LOGITS}))
 def test_methods_on_classes_refuse_regression_before_training(values, method):
     with pytest.raises(ConfigError, match="reads logits of classes, this task is regression"):
         _check(values, method)

@@ -14,7 +14,7 @@ from edgekd.distill.trace import Trace, TraceSpec, require_same_width, select
 
 @TERMS.register("branch-kl")
 class BranchKL(nn.Module):
-    """KL of a branch's prediction from that of the network it grows on, which learns from it too.
+    """KL of a branch's prediction from that of the network it grows on, which learns from it too; of classes only.
 
     Args:
         student: Shapes of the traces of the network that learns.
@@ -39,6 +39,8 @@ class BranchKL(nn.Module):
         is_detached: bool = False,
     ) -> None:
         super().__init__()
+        if student.kind == "regression":
+            raise ConfigError("branch-kl reads logits of classes, this task is regression; use method kd or plain")
         require_same_width(student, student, part, "logits")
         if not temperature > 0:
             raise ConfigError(f"branch-kl: temperature must be positive, got {temperature}")
