@@ -150,6 +150,27 @@ def test_dead_channels_give_finite_numbers():
     assert _prepared(dead, dead)(_trace(dead), _trace(dead), _batch(4), STEP).tolist() == [0.0] * 4
 
 
+def test_a_channel_that_is_silent_when_aligned_does_not_outweigh_the_others_once_it_answers():
+    student, teacher = _maps(4), _maps(4, seed=1)
+    student[:, 1] *= 1e-4
+    term = _prepared(student, teacher)
+    awake = student.clone()
+    awake[:, 1] = _maps(4, seed=2)[:, 1]
+    deviations = _columns(student).std(axis=0)
+    moved = ((_columns(awake) - _columns(student))[:, 1] / (0.1 * deviations.max())) ** 2 / 4
+    before, after = (term(_trace(each), _trace(teacher), _batch(16), STEP).mean().item() for each in (student, awake))
+    assert after - before == pytest.approx(moved.mean(), rel=0.05)
+
+
+def test_a_quiet_channel_of_a_copy_is_recognised_and_its_loss_is_zero():
+    student = _maps(5) * torch.tensor([1.0, 0.03, 2.0, 0.05, 1.5]).view(-1, 1, 1) + 1
+    order = torch.tensor([3, 1, 4, 0, 2])
+    teacher = student[:, order]
+    term = _prepared(student, teacher)
+    assert torch.equal(term.frozen[0].weight.abs().argmax(dim=1), torch.argsort(order))
+    assert term(_trace(student), _trace(teacher), _batch(16), STEP).max() < 1e-9
+
+
 def _top_channels(feature_map, k):
     """The k channels of largest mean activation, what the paper calls the channels that answer to a class."""
     return set(feature_map.mean(dim=(0, 2, 3)).argsort(descending=True)[:k].tolist())

@@ -18,6 +18,8 @@ from edgekd.distill.terms.base import TERMS, Preparation
 from edgekd.distill.terms.pairs import Pairs, needs_of
 from edgekd.distill.trace import Trace, TraceSpec
 
+_LEAST_SCALE = 0.1
+
 
 @TERMS.register("aligned-features")
 class AlignedFeatures(nn.Module):
@@ -25,7 +27,9 @@ class AlignedFeatures(nn.Module):
 
     The alignment is computed once, before the stage, from features of training images at the student's state of that
     moment, and stays; nothing in this term is trained. Both maps are standardised channel by channel with the
-    statistics of those images. The larger map is average-pooled to the smaller one's size. Several pairs are averaged.
+    statistics of those images; where the student varied by less than a tenth of its strongest channel, both sides are
+    divided by that tenth, or a channel that was silent then would outweigh all others once it answers. The larger map
+    is average-pooled to the smaller one's size. Several pairs are averaged.
 
     Args:
         student: Shapes of the student's traces.
@@ -71,11 +75,13 @@ class AlignedFeatures(nn.Module):
         for pair, frozen in zip(self.pairs, self.frozen, strict=True):
             moments = channel_moments(self._maps(preparation, *pair))
             aligned = align_channels(moments, self.alignment, ridge=self.ridge)
+            scale = moments.scale.clamp(min=_LEAST_SCALE * moments.scale.max())
+            share = moments.scale / scale
             for name, values in (
                 ("mean", moments.mean),
-                ("scale", moments.scale),
-                ("weight", aligned.weight),
-                ("bias", aligned.bias),
+                ("scale", scale),
+                ("weight", share.unsqueeze(1) * aligned.weight),
+                ("bias", share * aligned.bias),
             ):
                 getattr(frozen, name).copy_(values)
             preparation.note(
