@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+import numpy as np
 import torch
 
 from edgekd.core.events import Event, Listener, silent
 from edgekd.core.seeds import derive_seed
-from edgekd.data import Split, eval_batches
+from edgekd.data import Split, network_inputs
 from edgekd.distill.net import TracedNet
 from edgekd.distill.session import Session
 from edgekd.distill.stage import Stage
@@ -62,11 +63,10 @@ def _note(listener: Listener, stage: str, term: str, message: str) -> None:
 def _traces(
     net: TracedNet, target: TracedNet, train: Split, device: torch.device, rows: int
 ) -> Iterator[tuple[Trace, Trace]]:
-    left = rows
+    # Folders of pictures lie class by class, so the first rows would be of one class.
+    chosen = np.arange(min(rows, len(train)), dtype=np.int64) * len(train) // min(rows, len(train))
     with evaluating(net), evaluating(target):
-        for batch in eval_batches(train, batch_size=_BATCH):
-            if left <= 0:
-                return
-            inputs = batch.inputs[:left].to(device)
-            left -= len(inputs)
+        for first in range(0, len(chosen), _BATCH):
+            stored = train.inputs.gather(chosen[first : first + _BATCH])
+            inputs = torch.from_numpy(network_inputs(stored)).to(device)
             yield net(inputs).detached(), target(inputs).detached()

@@ -9,12 +9,16 @@ from torch import nn
 
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError
-from edgekd.data import Batch
+from edgekd.data import ArrayImages, Batch, Split, network_inputs
 from edgekd.distill import RunOptions, TrainSettings, load_recipe, run_recipe
 from edgekd.distill.channel_alignment import align_channels, channel_moments
+from edgekd.distill.preparation import prepare
 from edgekd.distill.recipe import Recipe
+from edgekd.distill.roles import open_session
+from edgekd.distill.stage import build_stage
 from edgekd.distill.terms import Preparation, Step, build_term
 from edgekd.distill.trace import Trace, TraceSpec
+from edgekd.models import build
 
 STEP = Step(0, 10, 0)
 
@@ -195,6 +199,22 @@ def test_it_tells_how_well_the_channels_agree():
     student = _maps(4)
     _prepared(student, student[:, [2, 0, 3, 1]], notes)
     assert "correlate with them by 1.00 on average" in notes[0]
+
+
+def test_the_rows_that_channels_are_aligned_by_are_of_all_classes_where_the_data_lie_class_by_class(dataset, student):
+    train = dataset.train
+    order = np.argsort(train.labels, kind="stable")
+    by_class = Split(ArrayImages(train.inputs.gather(order)), train.labels[order], train.task)
+    recipe = load_recipe("kcd")
+    session = open_session(recipe, student=student, teacher=(student, build(student)), input_shape=(1, 8, 8), seed=0)
+    stage, seen = build_stage(recipe.stages[0], session), []
+    (term,) = (one for _, _, one in stage.learners.first.named_terms() if hasattr(one, "prepare"))
+    term.prepare = lambda preparation: seen.extend(mine.inputs for mine, _ in preparation.traces(8))
+    prepare(stage, session, by_class, torch.device("cpu"))
+    (inputs,) = seen
+    pictures = torch.from_numpy(network_inputs(by_class.inputs.gather(np.arange(len(by_class)))))
+    rows = [int((pictures == picture).flatten(1).all(dim=1).nonzero()[0]) for picture in inputs]
+    assert np.bincount(by_class.labels[rows]).tolist() == [2, 2, 2, 2]
 
 
 def test_networks_and_options_that_do_not_fit_are_refused():

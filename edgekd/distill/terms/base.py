@@ -64,8 +64,8 @@ class Preparation:
         labels: Those of the training split, `[N, ...]`.
         num_classes: Classes of the task (quantities, in regression).
         device: Where the training runs.
-        traces: `traces(rows)` gives student and target traces of the first training rows, unaugmented, in evaluation
-            mode and without a graph, batch by batch.
+        traces: `traces(rows)` gives student and target traces of so many training rows, evenly spaced over the split,
+            unaugmented, in evaluation mode and without a graph, batch by batch.
         seed: Root of whatever the term draws; the run, the stage and the term decide it.
         note: Tells the user something.
     """
