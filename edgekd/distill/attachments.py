@@ -139,6 +139,11 @@ class EarlyExit(nn.Module):
     def __init__(self, spec: TraceSpec, name: str, *, at: int) -> None:
         super().__init__()
         maps = list(spec.maps)
+        if len(maps) < 2:
+            raise ConfigError(
+                f"exit {name!r} goes on a feature map before the last one, the network has {len(maps)}; take a method "
+                "without exits, such as kd"
+            )
         if not 0 <= at < len(maps) - 1:
             raise ConfigError(
                 f"exit {name!r} at map {at}: the network has {len(maps)} maps, exits go on 0..{len(maps) - 2}"

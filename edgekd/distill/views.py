@@ -59,7 +59,16 @@ class Rotations:
     copies = ROTATIONS
 
     def __call__(self, batch: Batch, step: Step) -> Batch:
-        """Return `4 B` rows of square pictures `[B, C, H, H]`, the four views of an image adjacent."""
+        """Return `4 B` rows of square pictures `[B, C, H, H]`, the four views of an image adjacent.
+
+        Raises:
+            ConfigError: The inputs are no square pictures.
+        """
+        if batch.inputs.dim() != 4 or batch.inputs.shape[2] != batch.inputs.shape[3]:
+            raise ConfigError(
+                f"rotations are of square pictures [C, H, H], these inputs are {list(batch.inputs.shape[1:])}; take a "
+                "method without them, such as kd"
+            )
         turned = [torch.rot90(batch.inputs, quarter, dims=(2, 3)) for quarter in range(ROTATIONS)]
         is_first = torch.arange(ROTATIONS * len(batch), device=batch.labels.device) % ROTATIONS == 0
         return Batch(

@@ -6,12 +6,14 @@ import torch
 from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import ConfigError
 from edgekd.distill import load_recipe
+from edgekd.distill.attachments import EarlyExit
 from edgekd.distill.net import TracedNet
 from edgekd.distill.recipe import Recipe
 from edgekd.distill.session import Session
 from edgekd.distill.specs import StageSpec
 from edgekd.distill.stage import add_attachments, build_stage
 from edgekd.distill.terms import Step
+from edgekd.distill.trace import TraceSpec
 from edgekd.models import build
 
 
@@ -85,3 +87,9 @@ def test_an_exit_on_the_last_map_is_refused():
     )
     with pytest.raises(ConfigError, match="exit 'e' at map 9: the network has 3 maps"):
         _session(recipe)
+
+
+def test_a_network_without_maps_before_its_last_is_refused_in_words():
+    spec = TraceSpec(4, {"m": (2, 4, 4), "v": (5,)}, "v")
+    with pytest.raises(ConfigError, match="exit 'e' goes on a feature map before the last one, the network has 1"):
+        EarlyExit(spec, "e", at=0)

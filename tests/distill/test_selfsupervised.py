@@ -1,6 +1,7 @@
 """SSKD: the rotated view of a batch, what it may not leak, and what its recipe is without its own terms."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,6 +32,12 @@ def test_rotations_are_adjacent_and_turn_as_numpy_does(batch):
             assert np.array_equal(turned.inputs[4 * image + quarter, 0].numpy(), expected)
     assert turned.ids.tolist() == [10] * 4 + [11] * 4
     assert turned.labels.tolist() == [3] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize("shape", [(2, 7), (2, 1, 8, 6)])
+def test_what_is_no_square_picture_is_refused_in_words(batch, shape):
+    with pytest.raises(ConfigError, match=rf"square pictures \[C, H, H\], these inputs are \[{shape[1]}"):
+        Rotations()(replace(batch, inputs=torch.zeros(shape)), STEP)
 
 
 def test_only_untransformed_labelled_rows_stay_labelled(batch):
