@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgekd.core.errors import ConfigError
 from edgekd.data import Split, eval_batches
 from edgekd.distill import load_recipe, recipe_names
 from edgekd.distill.preparation import prepare
@@ -88,7 +89,7 @@ def test_a_view_that_cannot_take_oblong_pictures_says_so(view, dataset):
     try:
         VIEWS[view]()(oblong, Step(0, 1, 0))
         is_square_only = False
-    except RuntimeError:
+    except ConfigError:
         is_square_only = True
     assert ("square pictures" in getattr(VIEWS[view], "requires", ())) == is_square_only
 
