@@ -32,8 +32,13 @@ def _open(recipe, student, teacher):
     return open_session(recipe, student=student, teacher=teacher, input_shape=(1, 8, 8), seed=0)
 
 
-def _first_stage(recipe, **changes):
-    return recipe.model_copy(update={"stages": (recipe.stages[0].model_copy(update=changes),)})
+def _teachers(recipe):
+    """The stage in which the teacher becomes friendly."""
+    return next(stage for stage in recipe.stages if stage.name == "teacher")
+
+
+def _alone(recipe, **changes):
+    return recipe.model_copy(update={"stages": (_teachers(recipe).model_copy(update=changes),)})
 
 
 def _is_of_branch(term):
@@ -44,41 +49,61 @@ def _is_of_branch(term):
 @pytest.mark.parametrize("weight", [0.0, NOTHING])
 def test_branches_that_count_nothing_leave_ordinary_teacher_training(train, name, weight):
     recipe = load_recipe(name)
-    terms = tuple(t.model_copy(update={"weight": weight}) if _is_of_branch(t) else t for t in recipe.stages[0].terms)
-    ordinary = _first_stage(recipe, terms=terms[:1]).model_copy(update={"attach": {}})
-    with_branches = train(_first_stage(recipe, terms=terms), epochs=4).net("teacher")
+    terms = tuple(t.model_copy(update={"weight": weight}) if _is_of_branch(t) else t for t in _teachers(recipe).terms)
+    ordinary = _alone(recipe, terms=terms[:1]).model_copy(update={"attach": {}})
+    with_branches = train(_alone(recipe, terms=terms), epochs=4).net("teacher")
     assert set(with_branches.attachments) == set(BRANCHES)
     expected = train(ordinary, epochs=4).net("teacher")
     assert _is_equal(with_branches.backbone, expected.backbone)
-    friendly = train(_first_stage(recipe), epochs=4).net("teacher")
+    friendly = train(_alone(recipe), epochs=4).net("teacher")
     assert not _is_equal(friendly.backbone, expected.backbone)
 
 
 @pytest.mark.parametrize("kind", ["cross-entropy", "branch-kl"])
 def test_branch_losses_reach_the_teachers_first_layer_through_the_features(student, teacher, batch, kind):
     recipe = load_recipe("sftn")
-    terms = tuple(t for t in recipe.stages[0].terms if t.type == kind and _is_of_branch(t))
+    terms = tuple(t for t in _teachers(recipe).terms if t.type == kind and _is_of_branch(t))
     if kind == "branch-kl":
         terms = tuple(t.__class__(type=t.type, is_detached=True, **t.options) for t in terms)
     session = _open(recipe, student, teacher)
-    build_stage(_first_stage(recipe, terms=terms).stages[0], session).learners(batch, STEP).total.backward()
+    build_stage(_alone(recipe, terms=terms).stages[0], session).learners(batch, STEP).total.backward()
     net = session.net("teacher")
     assert net.backbone.net.conv1.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in net.backbone.net.linear.parameters())
     assert all(parameter.grad.abs().sum() > 0 for parameter in net.attachments.parameters())
 
 
+def test_drawn_branches_learn_before_they_may_pull_a_trained_teacher(train, teacher, batch):
+    recipe = load_recipe("sftn")
+    first = recipe.stages[0]
+    assert {term.model_dump_json() for term in first.terms} == {
+        term.model_dump_json() for term in _teachers(recipe).terms if _is_of_branch(term)
+    }
+    drawn, learned = (
+        train(recipe.model_copy(update={"stages": (stage,)}), epochs=12).net("teacher").eval()
+        for stage in (first.model_copy(update={"lr": 1e-12}), first)
+    )
+    assert _is_equal(learned.backbone, teacher[1])
+    with torch.no_grad():
+        before, after = (sum(_cross_entropies(net(batch.inputs), batch.labels)) for net in (drawn, learned))
+    assert after < 0.7 * before
+
+
+def _cross_entropies(trace, labels):
+    return [nn.functional.cross_entropy(trace.aux[f"{branch}.logits"], labels).item() for branch in BRANCHES]
+
+
 def test_the_divergence_reaches_the_teachers_own_logits(student, teacher, batch):
     recipe = load_recipe("sftn")
-    terms = tuple(t for t in recipe.stages[0].terms if t.type == "branch-kl")
+    terms = tuple(t for t in _teachers(recipe).terms if t.type == "branch-kl")
     session = _open(recipe, student, teacher)
-    build_stage(_first_stage(recipe, terms=terms).stages[0], session).learners(batch, STEP).total.backward()
+    build_stage(_alone(recipe, terms=terms).stages[0], session).learners(batch, STEP).total.backward()
     assert session.net("teacher").backbone.net.linear.weight.grad.abs().sum() > 0
 
 
 def test_the_teacher_comes_nearer_to_its_branches_than_they_come_alone(train, batch):
     def divergence(*parts):
-        net = train(_first_stage(load_recipe("sftn"), train=parts), epochs=12).net("teacher").eval()
+        net = train(_alone(load_recipe("sftn"), train=parts), epochs=12).net("teacher").eval()
         with torch.no_grad():
             trace = net(batch.inputs)
         p = trace.logits.double().softmax(1).numpy()
@@ -92,7 +117,7 @@ def test_the_teacher_comes_nearer_to_its_branches_than_they_come_alone(train, ba
 def test_the_teachers_loss_is_the_papers_sum(student, teacher, batch, name):
     recipe = load_recipe(name)
     session = _open(recipe, student, teacher)
-    losses = build_stage(recipe.stages[0], session).learners(batch, STEP)
+    losses = build_stage(_teachers(recipe), session).learners(batch, STEP)
     with torch.no_grad():
         trace = session.net("teacher")(batch.inputs)
     labels = batch.labels.numpy()
@@ -203,7 +228,7 @@ def test_a_base_comes_after_the_prepared_teacher():
     for base in ("sp", "mag+sp", "sskd", "dgkd"):
         recipe = load_recipe(f"sftn+{base}")
         assert recipe.name == f"sftn+{base}"
-        assert recipe.stages == (sftn.stages[0], *load_recipe(base).stages)
+        assert recipe.stages == (*sftn.stages[:-1], *load_recipe(base).stages)
         assert recipe.roles == load_recipe(base).roles
         assert recipe.attach["teacher"] == {**load_recipe(base).attach.get("teacher", {}), **sftn.attach["teacher"]}
 
@@ -215,7 +240,7 @@ def test_over_kd_it_is_what_it_is_alone(train):
 
 def test_the_base_learns_from_the_prepared_teacher(train):
     sftn, sp = load_recipe("sftn"), load_recipe("sp")
-    prepared = train(_first_stage(sftn)).net("teacher").backbone.eval()
+    prepared = train(sftn.model_copy(update={"stages": sftn.stages[:-1]})).net("teacher").backbone.eval()
     given = (NetSpec("resnet", 8, 8, 8, 1, 4, (0.3,), (0.2,)), prepared)
     assert _is_equal(train("sftn+sp").net("student"), train(sp, teacher=given).net("student"))
 
