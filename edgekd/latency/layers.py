@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekd.core.digest import sha256_of_json
+from edgekd.core.errors import DataError
 
 LayerKind = Literal[
     "input",
@@ -33,6 +34,9 @@ LayerKind = Literal[
     "resize",
 ]
 KINDS: tuple[LayerKind, ...] = get_args(LayerKind)
+
+LARGEST_COUNT = 2**53
+"""Larger numbers are not exact as floats, and products of them leave 64 bits."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -131,9 +135,12 @@ class Columns:
 
     @classmethod
     def of(cls, layers: Sequence[Layer]) -> Columns:
-        """Gather the layers' numbers; `kind` becomes an index into `KINDS`."""
+        """Gather the layers' numbers; `kind` becomes an index into `KINDS`. Raises `DataError` for impossible ones."""
         index = {kind: position for position, kind in enumerate(KINDS)}
-        rows = [[index[layer.kind], *layer.shape_key[1:10]] for layer in layers]
+        rows = [[index[layer.kind], *map(int, layer.shape_key[1:10])] for layer in layers]
+        for layer, row in zip(layers, rows, strict=True):
+            if max(row) > LARGEST_COUNT:
+                raise DataError(f"layer {layer.name!r} ({layer.kind}) counts {max(row):.3g}: no device runs such a one")
         return cls(*np.array(rows, dtype=np.int64).reshape(-1, 10).T)
 
     def __len__(self) -> int:

@@ -13,6 +13,8 @@ from edgekd.latency.dims import close_dims
 
 _SHAPE_SOURCES = ("Shape", "Size")
 _DEFAULT_DOMAINS = ("", "ai.onnx")
+_SIZED_LIKE = {"GroupNormalization": "InstanceNormalization"}
+"""Operators whose size onnx does not infer, and those with the same inputs and the same size that stand in."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,18 @@ def read_ops(path: Path, batch: int, dims: Mapping[str, int] | None = None) -> O
     if dims:
         close_dims(model, dims, path)
     _fix_batch(model.graph, batch, path)
+    return _sized_ops(model, path)
+
+
+def _sized_ops(model: Any, path: Path) -> OpGraph:
+    """Fold until every size is known or no more become so; onnxslim stops after ten rounds, deep chains need more."""
     ops = _op_graph(_inferred(model, path).graph, path.stem)
-    return _op_graph(_inferred(_folded(model), path).graph, path.stem) if _unsized(ops) else ops
+    unsized, before = len(_unsized(ops)), math.inf
+    while 0 < unsized < before:
+        model = _folded(model)
+        ops = _op_graph(_inferred(model, path).graph, path.stem)
+        unsized, before = len(_unsized(ops)), unsized
+    return ops
 
 
 def _op_graph(graph: Any, name: str) -> OpGraph:
@@ -221,10 +233,18 @@ def _inferred(model: Any, path: Path) -> Any:
     for item in model.graph.output:
         item.type.tensor_type.ClearField("shape")
     del model.graph.value_info[:]
+    stood_in = [index for index, node in enumerate(model.graph.node) if node.op_type in _SIZED_LIKE]
+    kept = [model.graph.node[index].op_type for index in stood_in]
+    for index, op_type in zip(stood_in, kept, strict=True):
+        model.graph.node[index].op_type = _SIZED_LIKE[op_type]
     try:
-        return onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError) as error:
         raise DataError(f"{path}: shapes cannot be inferred: {str(error).strip()}") from error
+    for graph in (model.graph, inferred.graph):
+        for index, op_type in zip(stood_in, kept, strict=True):
+            graph.node[index].op_type = op_type
+    return inferred
 
 
 def _shapes_of(graph: Any) -> dict[str, tuple[int, ...]]:

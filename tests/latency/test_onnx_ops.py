@@ -9,10 +9,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgekd.core.errors import ConfigError, DataError
-from edgekd.latency import graph_from_onnx
+from edgekd.latency import graph_from_onnx, predict
+from edgekd.targets import get_target
 
 node = helper.make_node
 Save = Callable[..., Path]
+Weights = Callable[..., np.ndarray]
 
 
 def test_dynamic_height_is_refused_by_name(save_onnx: Save) -> None:
@@ -78,6 +80,45 @@ def test_data_dependent_size_is_refused(save_onnx: Save) -> None:
     ]
     with pytest.raises(DataError, match=r"size of 2 tensor\(s\) cannot be known .*'c', 'y'"):
         graph_from_onnx(save_onnx(nodes, x=[1]))
+
+
+def test_sizes_behind_more_reshapes_than_onnxslim_folds_in_one_go_are_found(save_onnx: Save) -> None:
+    """Swin has a chain like this in every block: each size is computed from the one before, with a division."""
+    constants = {"axis": np.array([0], np.int64), "one": np.array([1], np.int64), "rest": np.array([-1], np.int64)}
+    nodes = []
+    for index in range(14):
+        before, after = f"x{index}" if index else "x", f"x{index + 1}"
+        nodes += [
+            node("Shape", [before], [f"shape{index}"]),
+            node("Gather", [f"shape{index}", "axis"], [f"size{index}"], axis=0),
+            node("Cast", [f"size{index}"], [f"float{index}"], to=TensorProto.FLOAT),
+            node("Ceil", [f"float{index}"], [f"ceil{index}"]),
+            node("Cast", [f"ceil{index}"], [f"back{index}"], to=TensorProto.INT64),
+            node("Concat", [f"back{index}", "one", "rest"], [f"target{index}"], axis=0),
+            node("Reshape", [before, f"target{index}"], [f"flat{index}"]),
+            node("Relu", [f"flat{index}"], [after]),
+        ]
+    graph = graph_from_onnx(save_onnx(nodes, x=[6, 4], constants=constants, outputs=["x14"]))
+    assert graph.layers[-1].out_elems == 24
+
+
+def test_group_normalisation_of_opset_21_keeps_the_size_of_its_input(save_onnx: Save, weights: Weights) -> None:
+    """Its onnx schema infers no size."""
+    constants = {"w": weights(8, 3, 3, 3), "s": weights(8), "b": weights(8), "v": weights(4, 8, 1, 1)}
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        node("GroupNormalization", ["c", "s", "b"], ["n"], num_groups=4),
+        node("Conv", ["n", "v"], ["y"]),
+    ]
+    graph = graph_from_onnx(save_onnx(nodes, x=[1, 3, 6, 6], constants=constants, opsets=[helper.make_opsetid("", 21)]))
+    assert [layer.kind for layer in graph.layers] == ["input", "conv_kxk", "layernorm", "conv_1x1"]
+    assert graph.layers[2].out_elems == 8 * 36
+
+
+def test_sizes_beyond_any_device_are_refused(save_onnx: Save) -> None:
+    graph = graph_from_onnx(save_onnx([node("Relu", ["x"], ["y"])], x=[2**31, 2**31, 2**31]))
+    with pytest.raises(DataError, match=r"layer 'y' \(input\) counts 9\.9e\+27: no device"):
+        predict(graph, get_target("jetson-orin"), "fp16")
 
 
 def test_inconsistent_shapes_are_refused(save_onnx: Save) -> None:
