@@ -168,8 +168,9 @@ def padded_macs(columns: Columns, multiple: int) -> Floats:
     is_product = (columns.gemm_k > 0) & ~columns.is_kind("conv_depthwise")
     area = np.maximum(columns.kernel_area, 1)
     inner = _rounded_up(columns.gemm_k // area, multiple) * area
-    padded = columns.gemm_m * _rounded_up(columns.gemm_n, multiple) * inner * np.maximum(columns.groups, 1)
-    return np.where(is_product, padded, columns.macs).astype(np.float64)
+    rows = columns.gemm_m.astype(np.float64)
+    padded = rows * _rounded_up(columns.gemm_n, multiple) * inner * np.maximum(columns.groups, 1)
+    return np.where(is_product, padded, columns.macs)
 
 
 def _compute_seconds(columns: Columns, hardware: Hardware, parameters: KernelParameters) -> Floats:

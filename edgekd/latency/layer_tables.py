@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,15 +45,15 @@ def graphs_from_csv(path: Path) -> dict[tuple[str, int], LayerGraph]:
         DataError: The file is missing, is not such a table, or holds an impossible row; the line is named.
     """
     reader = csv.DictReader(io.StringIO(_text_of(path)))
-    missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(f"{path}: not a fused-layer table, columns missing: {', '.join(missing)}")
     layers: dict[tuple[str, int], list[Layer]] = {}
-    for line, row in enumerate(reader, start=2):
-        try:
-            layers.setdefault((row["model"], int(row["resolution"])), []).append(_layer_of(row))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}, line {line}: {error}") from error
+    try:
+        missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise DataError(f"{path}: not a fused-layer table, columns missing: {', '.join(missing)}")
+        for row in reader:
+            layers.setdefault(_graph_of(row), []).append(_layer_of(row))
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
     digest = sha256_of_file(path)
     return {
         (model, resolution): LayerGraph(f"{model}@{resolution}", 1, with_gates(rows, 1), resolution, (digest,))
@@ -63,11 +64,20 @@ def graphs_from_csv(path: Path) -> dict[tuple[str, int], LayerGraph]:
 def _text_of(path: Path) -> str:
     try:
         content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from error
+
+
+def _graph_of(row: Mapping[str, str]) -> tuple[str, int]:
+    if None in row or None in row.values():
+        raise ValueError("the row has not as many fields as there are columns")
+    model, resolution = row["model"], int(row["resolution"])
+    if not model or resolution < 0:
+        raise ValueError("model has no name" if not model else f"resolution {resolution} is below 0")
+    return model, resolution
 
 
 def _layer_of(row: Mapping[str, str]) -> Layer:
