@@ -37,6 +37,9 @@ PRIOR_SCALE = 0.5
 LEAST_HALF_WIDTH_LOG = 0.03
 """No source repeats better than this."""
 
+LARGEST_RATIO = 100.0
+"""A latency further than this from the prediction, either way, is in seconds or microseconds, or of something else."""
+
 
 @dataclass(frozen=True)
 class MeasuredNetwork:
@@ -127,7 +130,7 @@ def fit_board(networks: Sequence[MeasuredNetwork], target: Target) -> BoardFit:
         The fit with its errors.
 
     Raises:
-        DataError: Too few networks.
+        DataError: Too few networks, or a latency in other units than milliseconds.
         TargetError: Nothing can be predicted for the target, or not at a precision measured.
     """
     names = {network.graph.digest for network in networks}
@@ -142,11 +145,11 @@ def fit_board(networks: Sequence[MeasuredNetwork], target: Target) -> BoardFit:
         require_precision(target, network.precision)
     chosen = parameters_for(target)
     data = _data(networks, target, chosen)
+    before, measured = _predicted_before(data, chosen, target), log_seconds(data.points)
+    _require_milliseconds(networks, before, measured)
     prior = _prior(chosen)
     fit = map_fit(data.points, data.graphs, prior, hardware=data.hardware, factors=data.factors)
-    before = _predicted_before(data, chosen, target)
     held_out = _held_out(data, prior)
-    measured = log_seconds(data.points)
     errors = np.abs(held_out - measured)
     half_width = max(conformal_half_width(_scores(data, errors)), LEAST_HALF_WIDTH_LOG)
     calibration = chosen.parameters.calibration
@@ -204,6 +207,15 @@ def _predicted_before(data: _Data, chosen: ChosenSet, target: Target) -> Floats:
     offset = chosen.parameters.device_offsets_log.get(target.device, 0.0)
     fit = Fit(values, {target.device: offset})
     return log_predictions(fit, data.points, data.graphs, hardware=data.hardware, factors=data.factors)
+
+
+def _require_milliseconds(networks: Sequence[MeasuredNetwork], before: Floats, measured: Floats) -> None:
+    for network, predicted, seen in zip(networks, before, measured, strict=True):
+        if abs(seen - predicted) > math.log(LARGEST_RATIO):
+            raise DataError(
+                f"{network.name}: {network.p50_ms:.4g} ms measured, {1e3 * math.exp(predicted):.4g} ms predicted: no "
+                f"board is {LARGEST_RATIO:g} times off, so this is no time of one inference in milliseconds"
+            )
 
 
 def _held_out(data: _Data, prior: Prior) -> Floats:

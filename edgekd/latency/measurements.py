@@ -70,8 +70,8 @@ def read_measurements(source: Path, target: Target) -> tuple[Measurement, ...]:
 
 def _from_csv(path: Path) -> Iterator[Measurement]:
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from error
     absent = [column for column in _COLUMNS if not rows or column not in rows[0]]
     if absent:

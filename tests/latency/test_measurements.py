@@ -36,6 +36,11 @@ def test_csv_rows_are_read_with_files_beside_it(net: Path, tmp_path: Path) -> No
     )
 
 
+def test_csv_of_a_spreadsheet_may_begin_with_a_byte_order_mark(net: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("\ufeffmodel,p50_ms\nnet.onnx,1.5\n")
+    assert [item.p50_ms for item in read_measurements(tmp_path / "m.csv", ORIN)] == [1.5]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
