@@ -15,7 +15,7 @@ from edgekd.core.config import StrictModel, read_yaml, validated
 from edgekd.core.digest import sha256_of_json
 from edgekd.core.errors import TargetError
 from edgekd.latency.kernel_model import Hardware, KernelParameters
-from edgekd.targets import Target
+from edgekd.targets import Target, target_names
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -224,10 +224,13 @@ def parameters_for(target: Target) -> ChosenSet:
 def _own(target: Target, latency: Mapping[str, Any]) -> ChosenSet:
     fit = validated(OwnFit, latency, f"latency parameters of {target.name}")
     offsets = dict.fromkeys([target.device], sum(fit.parameters.device_offsets_log.values()))
+    boards = fit.parameters.applies_to
+    is_another = target.device not in boards and target.device in target_names()
+    board = ", ".join(boards) if is_another else target.device
     return ChosenSet(
-        name=f"{target.device}, fitted on {len(fit.networks)} networks of one's own",
+        name=f"{board}, fitted on {len(fit.networks)} networks of one's own",
         parameters=fit.parameters.model_copy(update={"device_offsets_log": offsets}),
-        is_fitted_device=True,
+        is_fitted_device=not is_another,
         transfer=None,
         digest=sha256_of_json(["OwnFit", fit.model_dump(mode="json")]),
     )

@@ -194,10 +194,15 @@ def _target(name: str, power_mode: str | None, parameters: Path | None) -> Targe
     target = get_target(f"{name}@{power_mode}" if power_mode else name)
     if parameters is None:
         return target
-    fitted = load_target(parameters).latency
-    if fitted is None:
+    board = load_target(parameters)
+    if board.latency is None:
         raise ConfigError(f"{parameters}: holds no latency parameters; make some with `edgekd latency fit`")
-    return dataclasses.replace(target, latency=fitted)
+    if board.generation != target.generation:
+        raise ConfigError(
+            f"{parameters}: its parameters were fitted on a board of generation {board.generation}, {target.name} is "
+            f"{target.generation}: they say nothing of it. Leave --parameters out, or fit that board"
+        )
+    return dataclasses.replace(target, latency=board.latency)
 
 
 def _graphs(source: _Source) -> list[LayerGraph]:

@@ -270,6 +270,25 @@ def test_fit_makes_a_board_that_predict_uses_by_name_file_or_parameters(edgekd, 
     assert (named["target"], lent["target"]) == ("jetson-agx-orin-64gb-fitted", "jetson-orin")
 
 
+def test_parameters_fitted_on_one_board_are_not_taken_for_those_of_another(edgekd, measured, tmp_path):
+    assert edgekd("latency", "fit", "--from", measured, "--target", "jetson-orin").exit_code == 0
+    path = tmp_path / "own" / "targets" / "jetson-agx-orin-64gb-fitted.yaml"
+    words = ("latency", "predict", tmp_path / "n3.onnx", "--parameters", path, "--target")
+    other = edgekd(*words, "rtx-3090")
+    assert (other.exit_code, "generation orin, rtx-3090 is ampere-desktop" in other.stderr) == (2, True)
+    sibling = edgekd(*words, "jetson-orin-nx-16gb").stdout
+    assert "this board was not measured: parameters of its generation (jetson-agx-orin-64gb, fitted on 6" in sibling
+    assert "not measured:" not in edgekd(*words, "jetson-orin").stdout
+
+
+def test_fit_refuses_times_in_other_units(edgekd, measured):
+    rows = [line.split(",") for line in measured.read_text().splitlines()[1:]]
+    text = "\n".join(["model,p50_ms", *(f"{model},{1e3 * float(p50_ms)}" for model, p50_ms in rows)])
+    measured.write_text(text)
+    result = edgekd("latency", "fit", "--from", measured, "--target", "jetson-orin")
+    assert (result.exit_code, "n0: " in result.stderr, "in milliseconds" in result.stderr) == (1, True, True)
+
+
 def test_fit_prints_each_network_the_errors_and_the_interval(edgekd, measured, tmp_path):
     words = ("latency", "fit", "--from", measured, "--target", "jetson-orin", "--out", tmp_path / "mine.yaml")
     text = edgekd(*words).stdout
