@@ -18,7 +18,7 @@ from edgekd.core import atomic
 from edgekd.core.config import validated
 from edgekd.core.errors import ConfigError, DataError
 from edgekd.targets.device_query import GpuFacts
-from edgekd.targets.jetpack import jetpack_of_l4t
+from edgekd.targets.jetpack import jetpack_line, jetpack_of_l4t
 from edgekd.targets.nvpmodel import ConfMode
 from edgekd.targets.schema import TargetFile, fma_rates, target_from_entry
 from edgekd.targets.target import Target
@@ -252,16 +252,17 @@ class _Entry:
 
     def _software(self) -> dict[str, str | None]:
         stated, like = self.known.stated, self.like
-        found = jetpack_of_l4t(self.known.l4t) if self.known.l4t else None
-        if found is not None:
-            release, line = found
-            seen = {"jetpack": release, "cuda": line.cuda, "tensorrt": line.tensorrt, "python": line.python}
-        else:
-            seen = {}
-        result: dict[str, str | None] = {}
-        for key in ("jetpack", "cuda", "tensorrt", "python"):
+        seen_l4t = jetpack_of_l4t(self.known.l4t) if self.known.l4t else None
+        release, line = seen_l4t or (None, None)
+        of_stated = jetpack_line(stated["jetpack"]) if stated.get("jetpack") else None
+        line = of_stated or line
+        seen = {} if line is None else {"cuda": line.cuda, "tensorrt": line.tensorrt, "python": line.python}
+        result: dict[str, str | None] = {"jetpack": self.pick("jetpack", release)}
+        for key in ("cuda", "tensorrt", "python"):
             value = self.pick(key, seen.get(key))
-            result[key] = ".".join(value.split(".")[:2]) if value and key in ("cuda", "tensorrt") else value
+            result[key] = ".".join(value.split(".")[:2]) if value and key != "python" else value
+            if of_stated is not None and key not in stated:
+                self.status[key] = f"{of_stated.status} of JetPack {stated['jetpack']}"
         result["module_w"] = stated.get("module_w") or (like.module_w if like else None)
         return result
 

@@ -66,6 +66,11 @@ def jetpack_of_l4t(l4t: str) -> tuple[str, JetPackLine] | None:
     return None
 
 
+def jetpack_line(release: str) -> JetPackLine | None:
+    """Return the line of a JetPack release such as `"6.2"`; `None` when it is in no row."""
+    return next((line for line in jetpack_lines() if release in line.jetpack), None)
+
+
 def _short(version: str) -> str:
     while version.endswith(".0"):
         version = version.removesuffix(".0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.resources import files
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from edgekd.core.config import StrictModel, read_yaml
+from edgekd.targets.jetpack import jetpack_line
 from edgekd.targets.target import PowerMode, Target
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
@@ -126,8 +128,13 @@ def _of_line(table: str, tensorrt: str | None) -> int:
     rows: list[list[Any]] = _data("tensorrt.yaml")[table]
     if tensorrt is None:
         return int(rows[-1][1])
-    wanted = tuple(int(part) for part in tensorrt.split(".")[:2])
-    return max(int(opset) for line, opset in rows if tuple(map(int, str(line).split("."))) <= wanted)
+    wanted = _major_minor(tensorrt)
+    return max(int(opset) for line, opset in rows if _major_minor(str(line)) <= wanted)
+
+
+def _major_minor(version: str) -> tuple[int, int]:
+    major, minor = [*map(int, version.split(".")), 0][:2]
+    return major, minor
 
 
 def fma_rates(sm: int) -> dict[str, int]:
@@ -155,10 +162,22 @@ def _impossible_figures(entry: TargetEntry) -> Iterator[str]:
         yield "a jetson needs 'jetpack', it decides TensorRT and Python"
     if entry.peaks_tflops and None in (entry.sms, entry.clock_mhz, entry.sm):
         yield "peaks_tflops need sm, sms and clock_mhz beside them: a peak without a clock cannot be scaled"
-    if entry.tensorrt is not None and not entry.tensorrt.replace(".", "").isdigit():
-        yield f"tensorrt {entry.tensorrt!r} is not a version such as 10.3"
+    line = None if entry.jetpack is None else jetpack_line(entry.jetpack)
+    if line is not None and entry.sm is not None and entry.sm not in line.sm:
+        yield f"jetpack {entry.jetpack} does not run on sm_{entry.sm}: it has {', '.join(f'sm_{sm}' for sm in line.sm)}"
+    yield from _wrong_tensorrt(entry.tensorrt)
     yield from _peaks_above_hardware(entry)
     yield from _modes_that_disagree(entry)
+
+
+def _wrong_tensorrt(version: str | None) -> Iterator[str]:
+    oldest = str(_data("tensorrt.yaml")["max_opset"][0][0])
+    if version is None:
+        return
+    if not re.fullmatch(r"\d+(\.\d+)*", version):
+        yield f"tensorrt {version!r} is not a version such as 10.3"
+    elif _major_minor(version) < _major_minor(oldest):
+        yield f"tensorrt {version} is older than {oldest}, the first line known"
 
 
 def _modes_that_disagree(entry: TargetEntry) -> Iterator[str]:

@@ -82,6 +82,17 @@ def test_l4t_decides_the_software() -> None:
     assert board(gpu=NX_GPU, like=NX, l4t="99.9").jetpack == NX.jetpack
 
 
+def test_the_jetpack_that_is_stated_decides_the_software() -> None:
+    figures = {"sm": 72, "sms": 6, "clock_mhz": 1100.0, "bandwidth_gb_s": 59.7}
+    target = board(stated={**figures, "jetpack": "4.6.1"})
+    assert (target.cuda, target.tensorrt, target.python, target.max_opset) == ("10.2", "8.2", "3.6", 13)
+    assert target.sources["tensorrt"] == "S [3][4] of JetPack 4.6.1"
+    like = board(stated={"jetpack": "5.1.2"}, like=NX)
+    assert (like.jetpack, like.tensorrt, like.python) == ("5.1.2", "8.5", "3.8")
+    assert board(stated={"jetpack": "5.1.2", "tensorrt": "8.6"}, like=NX).tensorrt == "8.6"
+    assert board(stated={"jetpack": "9.9"}, like=NX).tensorrt == NX.tensorrt
+
+
 def test_nothing_known_names_what_is_missing() -> None:
     with pytest.raises(ConfigError, match=r"sm, sms, clock_mhz, bandwidth_gb_s not known.*--like"):
         board(stated={"memory_gb": 8.0})
