@@ -112,4 +112,6 @@ def _floor(rows: Sequence[ProfileRow], budget: Budget) -> str:
     best = min(rows, key=lambda row: max(excesses(row.cost, budget)))
     figures = best.cost.figures
     reached = ", ".join(f"{clause.metric}<{figures[clause.metric]:.4g}{clause.unit}" for clause in budget.clauses)
-    return f"the floor on {best.cost.latency.target} is {reached} ({best.cost.basis}, {best.cost.name})"
+    how = [best.cost.basis] if budget.limits else []
+    how += ["memory counted"] if budget.only(("memory",)).clauses else []
+    return f"the floor on {best.cost.latency.target} is {reached} ({', '.join([*how, best.cost.name])})"

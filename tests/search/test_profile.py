@@ -33,6 +33,18 @@ def test_an_unreachable_budget_is_refused_with_the_floor(toys):
     assert error.value.exit_code == 3
 
 
+@pytest.mark.parametrize(
+    ("budget", "how"),
+    [
+        ("memory<1kB", "memory counted"),
+        ("p99<0.1ms, memory<1kB", "upper end, predicted, not measured, memory counted"),
+    ],
+)
+def test_memory_of_the_floor_is_counted_never_predicted(toys, budget, how):
+    statement = _profile(toys, budget).statement()
+    assert f" ({how}, " in statement and statement.count("predicted") == how.count("predicted")
+
+
 def test_a_member_between_the_corners_that_alone_keeps_the_budget_is_found(toys):
     only = {"family": "resnet", "resnet.depth": 8, "resnet.width": 8}
 
