@@ -67,7 +67,7 @@ def estimated(config: RunConfig) -> tuple[TrainingEstimate, ...]:
         EdgeKDError: What the run would fail with before its first step.
     """
     with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch, Ledger.open(Path(scratch) / "run") as ledger:
-        target, budget = get_target(config.target), parse_budget(config.budget) if config.budget else None
+        target, budget = get_target(config.target), parse_budget(config.budget) if config.budget is not None else None
         recipe = load_recipe(config.method)
         context = RunContext(config, budget, target, recipe, load_dataset(config.data), ledger, ledger.listen)
         teacher_spec, network = teacher_net(context)

@@ -76,7 +76,7 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
     Raises:
         EdgeKDError: Any stage failed; what was finished is kept.
     """
-    target, budget = get_target(config.target), parse_budget(config.budget) if config.budget else None
+    target, budget = get_target(config.target), parse_budget(config.budget) if config.budget is not None else None
     if budget is not None:
         budget.require_known(JUDGED, target.name)
         require_above_launch_floor(budget, target)

@@ -41,7 +41,7 @@ class SearchRequest:
         Raises:
             ConfigError: Something in it is not known, or the budget limits what this target cannot say.
         """
-        budget = parse_budget(config.budget) if config.budget else None
+        budget = parse_budget(config.budget) if config.budget is not None else None
         target, recipe = get_target(config.target), load_recipe(config.search.method)
         if budget is not None:
             where = target.name if config.search.device is None else f"{config.search.device} ({target.name})"

@@ -100,6 +100,7 @@ def test_a_dry_run_shows_the_space_with_its_costs_and_writes_nothing(folder):
     ("arguments", "code", "fragment"),
     [
         (("--budget", "p99<1us"), 3, "no family reaches p99<0.001ms: the floor on jetson-orin is p99<"),
+        (("--budget", ""), 2, "'' is not of the form p99<8ms"),
         (("--space", "resnett"), 2, "unknown network family 'resnett'; did you mean resnet"),
         (("--space", "fcn"), 2, "do not fit classification of pictures"),
         (("--storage", "redis://x"), 2, "write a file, postgresql://user@host/name"),
