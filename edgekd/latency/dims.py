@@ -8,6 +8,9 @@ from typing import Any
 
 from edgekd.core.errors import ConfigError
 
+LARGEST_DIM = 2**31 - 1
+"""The largest dimension, and the largest batch, that is taken."""
+
 
 def parse_dims(assignments: Sequence[str]) -> dict[str, int]:
     """Read `name=value` assignments.
@@ -19,12 +22,12 @@ def parse_dims(assignments: Sequence[str]) -> dict[str, int]:
         Values by name.
 
     Raises:
-        ConfigError: One is malformed or not above zero.
+        ConfigError: One is malformed, not above zero or beyond 31 bits.
     """
     values: dict[str, int] = {}
     for assignment in assignments:
         name, _, number = assignment.rpartition("=")
-        if not name.strip() or not number.strip().isdecimal() or int(number) < 1:
+        if not name.strip() or not number.strip().isdecimal() or not 1 <= int(number) <= LARGEST_DIM:
             raise ConfigError(f"--dim {assignment!r}: write it as height=224, or images:2=224 where it has no name")
         values[name.strip()] = int(number)
     return values

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.core.errors import ConfigError, DataError
-from edgekd.latency.dims import close_dims
+from edgekd.latency.dims import LARGEST_DIM, close_dims
 
 _SHAPE_SOURCES = ("Shape", "Size")
 _DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -79,12 +79,12 @@ def read_ops(path: Path, batch: int, dims: Mapping[str, int] | None = None) -> O
         The network; some sizes may still be unknown.
 
     Raises:
-        ConfigError: `batch` is below 1, the file has another fixed batch size, or a dimension is not open.
+        ConfigError: `batch` is below 1 or beyond 31 bits, the file has another fixed one, or a dimension is not open.
         DataError: Not an ONNX model, dynamic dimensions other than the batch, operators of other domains, shapes that
             contradict each other.
     """
-    if batch < 1:
-        raise ConfigError(f"batch size {batch}: at least 1 is needed")
+    if not 1 <= batch <= LARGEST_DIM:
+        raise ConfigError(f"batch size {batch}: at least 1 is needed, and at most {LARGEST_DIM}")
     model = _with_functions_inlined(loaded_model(path))
     _refuse_foreign_domains(model, path)
     if dims:

@@ -21,7 +21,9 @@ def test_values_are_read_by_name_or_by_input_and_axis() -> None:
     assert parse_dims(["height=224", "x:3=320", " a = 1"]) == {"height": 224, "x:3": 320, "a": 1}
 
 
-@pytest.mark.parametrize("text", ["height", "=3", "height=0", "height=-1", "height=1.5", "height=many", ""])
+@pytest.mark.parametrize(
+    "text", ["height", "=3", "height=0", "height=-1", "height=1.5", "height=many", "", "height=2147483648"]
+)
 def test_values_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--dim"):
         parse_dims([text])

@@ -30,6 +30,8 @@ def test_other_fixed_batch_is_refused(save_onnx: Save) -> None:
         graph_from_onnx(path, batch=2)
     with pytest.raises(ConfigError, match="at least 1"):
         graph_from_onnx(path, batch=0)
+    with pytest.raises(ConfigError, match="at most 2147483647"):
+        graph_from_onnx(path, batch=2**64)
 
 
 def test_custom_operators_are_refused_by_name(save_onnx: Save) -> None:
