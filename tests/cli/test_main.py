@@ -104,3 +104,10 @@ def test_real_process_exits_with_the_documented_code_and_keeps_stdout_clean():
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: unknown target 'jetson-orim'; did you mean jetson-orin")
     assert "Traceback" not in done.stderr
+
+
+def test_python_m_edgekd_is_the_command_line() -> None:
+    command = [sys.executable, "-m", "edgekd", "targets", "show", "jetson-nano", "--json"]
+    shown = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert "jetson-nano" in json.dumps(shown)
+    assert subprocess.run([*command[:3], "no-such"], capture_output=True, check=False).returncode == 2
