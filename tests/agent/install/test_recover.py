@@ -1,8 +1,12 @@
 """What a start does, by where the journal ends."""
 
+from argparse import Namespace
+
 import pretended
 import pytest
 from edgekd_agent import badmarks, durable, generations
+from edgekd_agent.commands import changing
+from edgekd_agent.engine import facts
 from edgekd_agent.errors import AgentError
 from edgekd_agent.install import undo
 
@@ -150,6 +154,32 @@ def test_rollback_goes_back_once_and_needs_somewhere_to_go(bench) -> None:
     with pytest.raises(AgentError, match="no previous") as caught:
         undo.rollback(bench.site, "a trial")
     assert caught.value.exit_code == 5
+
+
+def test_engine_built_anew_for_what_runs_keeps_the_way_back_to_the_release_before(bench, monkeypatch) -> None:
+    first, second = bench.release(1), bench.release(2)
+    bench.install(first)
+    bench.install(second)
+    with pretended.tensorrt():
+        monkeypatch.setattr(facts, "gather", lambda _: {**pretended.FACTS, "tensorrt": "10.4.0"})
+        assert "built the engine anew" in changing.recover(bench.site, Namespace()).text
+        assert (bench.runs(), bench.status()["previous"]["version"]) == (second.sha256, 1)
+        changing.rollback(bench.site, Namespace(reason="a trial"))
+    assert bench.runs() == first.sha256
+    assert badmarks.reason(bench.layout, second.sha256) is not None
+    assert badmarks.reason(bench.layout, first.sha256) is None
+
+
+def test_generation_of_the_release_that_runs_is_no_way_back_from_it(bench, monkeypatch) -> None:
+    release = bench.release(1)
+    bench.install(release)
+    with pretended.tensorrt():
+        monkeypatch.setattr(facts, "gather", lambda _: {**pretended.FACTS, "tensorrt": "10.4.0"})
+        changing.recover(bench.site, Namespace())
+    generations.point(bench.layout, bench.layout.previous, 1)  # as earlier agents left it
+    with pytest.raises(AgentError, match="no previous"):
+        undo.rollback(bench.site, "a trial")
+    assert badmarks.reason(bench.layout, release.sha256) is None
 
 
 def test_damaged_journal_is_set_aside_and_what_runs_runs_on(bench) -> None:

@@ -126,8 +126,12 @@ def _all_steps(site: Site, candidate: Candidate, workshop: Workshop) -> Mapping[
 
 
 def switch(site: Site, facts: Mapping[str, Any]) -> None:
-    """Let `current` lead to the new generation, and `previous` to what ran before."""
-    if facts["from"] is not None:
+    """Let `current` lead to the new generation, and `previous` to what ran before.
+
+    An engine built anew for the release that runs is no step: the way back stays that to the release before.
+    """
+    running = generations.linked(site.layout.current)
+    if running is not None and running.bundle_sha256 != facts["bundle_sha256"]:
         generations.point(site.layout, site.layout.previous, facts["from"])
     generations.point(site.layout, site.layout.current, facts["generation"])
 

@@ -63,11 +63,11 @@ def rollback(site: Site, reason: str) -> generations.Generation:
     """Go back to the previous generation because an operator says so; needs no network.
 
     Raises:
-        AgentError: There is none to go back to.
+        AgentError: There is none to go back to, or it is of the release that runs.
     """
     running = generations.linked(site.layout.current)
     target = generations.linked(site.layout.previous)
-    if target is None or (running is not None and running.number == target.number):
+    if target is None or (running is not None and running.bundle_sha256 == target.bundle_sha256):
         raise AgentError("precondition", "there is no previous generation to go back to")
     facts = {
         "bundle_sha256": target.bundle_sha256,
