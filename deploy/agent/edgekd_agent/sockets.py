@@ -12,6 +12,8 @@ from typing import Any
 
 from edgekd_agent import durable
 
+_LOOK_S = 0.2
+
 
 class BoundedThreads(socketserver.ThreadingMixIn):
     """A thread a connection, at most so many at once; more wait in the queue of the system."""
@@ -19,11 +21,20 @@ class BoundedThreads(socketserver.ThreadingMixIn):
     daemon_threads = True
     block_on_close = False
     places = threading.BoundedSemaphore(64)
+    is_ending = False
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Wait for a place, then start a thread."""
-        self.places.acquire()
+        """Wait for a place, then start a thread; a server that is to end waits no longer."""
+        while not self.places.acquire(timeout=_LOOK_S):
+            if self.is_ending:
+                self.shutdown_request(request)  # type: ignore[attr-defined]  # of the server beside which this stands
+                return
         super().process_request(request, client_address)
+
+    def shutdown(self) -> None:
+        """End `serve_forever`, also while all places are taken."""
+        self.is_ending = True
+        super().shutdown()  # type: ignore[misc]  # likewise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answer in the thread, then give the place back."""

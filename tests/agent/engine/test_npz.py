@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import struct
 import zipfile
 
 import numpy as np
@@ -49,6 +50,11 @@ def lying_header(shape: str) -> bytes:
     return npy(INPUTS).replace(b"(2, 2, 3)", shape.encode()[:9].ljust(9))
 
 
+def nested_header() -> bytes:
+    header = f"{{'descr':'<f4','fortran_order':False,'shape':({'-' * 9000}1,)}}".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -61,6 +67,7 @@ def lying_header(shape: str) -> bytes:
         (archive(inputs=npy(INPUTS, (2, 0))), "version 1.0"),
         (archive(inputs=npy(INPUTS)[:-1]), "bytes are no"),
         (archive(inputs=lying_header("(999999,)")), "bytes are no"),
+        (archive(inputs=nested_header()), "not an npz"),
         (archive(inputs=npy(np.zeros(3, complex))), "not accepted"),
         (archive(inputs=npy(np.zeros(3, "U5"))), "not accepted"),
         (archive(inputs=npy(np.zeros((1,) * 9))), "not accepted"),

@@ -19,7 +19,8 @@ from edgekd_agent.install import steps, undo
 from edgekd_agent.install.confirm import read_beat
 from edgekd_agent.layout import Layout
 from edgekd_agent.reader import parse_manifest
-from edgekd_agent.serve import service
+from edgekd_agent.serve import answering, service
+from edgekd_agent.sockets import BoundedThreads
 from models import Recipe, bundle
 
 INPUTS = np.random.default_rng(5).random((3, *models.SHAPE), dtype=np.float32)
@@ -141,13 +142,18 @@ RAW = {"Content-Type": "application/octet-stream"}
         (npz(inputs=INPUTS[0]), {}, 400),
         (npz(inputs=INPUTS[:0]), {}, 400),
         (npz(inputs=INPUTS.astype(np.int64)), {}, 400),
+        (npz(inputs=np.float32(1)), {}, 400),
+        (npz(inputs=INPUTS * np.nan), {}, 400),
+        (npz(inputs=np.full((1, *models.SHAPE), 1e300)), {}, 400),
         (npz(other=INPUTS), {}, 400),
         (INPUTS.tobytes(), RAW, 400),
         (INPUTS.tobytes(), {**RAW, "X-Edgekd-Shape": "3,1,4"}, 400),
         (INPUTS.tobytes(), {**RAW, "X-Edgekd-Shape": "-3,1,4,-4"}, 400),
         (b"{}", {"Content-Type": "application/json"}, 415),
         (b"", {"Content-Length": str((DEVICE_ROOM << 20) + 1)}, 413),
+        (b"", {"Content-Length": "9" * 5000}, 413),
         (b"", {"Content-Length": "many"}, 411),
+        (b"", {"Content-Length": "\xb2"}, 411),
         (None, {"Transfer-Encoding": "chunked"}, 411),
     ],
 )
@@ -155,7 +161,56 @@ def test_requests_that_make_no_sense_are_refused_and_the_server_goes_on(server, 
     answer, content = server.ask("POST", "/v1/infer", body, headers)
     assert answer.status == code
     assert json.loads(content)["error"]
+    assert server.service.counts.failures == 0
     assert server.infer()[0].status == 200
+
+
+def exchanged(server, request: bytes) -> bytes:
+    """Return all that is answered until the server closes the connection."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize("line", ["POST /nowhere", "GET /nowhere", "GET /metrics"])
+def test_body_that_is_not_read_is_no_next_request(server, line) -> None:
+    body = b"GET /health HTTP/1.1\r\n\r\n"
+    answers = exchanged(server, f"{line} HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    assert answers.count(b"HTTP/1.1 ") == 1
+
+
+def test_connection_of_an_old_client_ends_with_the_answer(server) -> None:
+    body = npz(inputs=INPUTS)
+    answers = exchanged(server, b"POST /v1/infer HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    assert answers.startswith(b"HTTP/1.1 200") and b"Connection: close" in answers
+
+
+def test_client_that_sends_now_and_then_a_byte_holds_no_place(device, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(answering, "_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(answering.Handler, "timeout", 1.0)
+    monkeypatch.setattr(BoundedThreads, "places", threading.BoundedSemaphore(1))
+    running = Running(device, tmp_path)
+    with socket.create_connection(("127.0.0.1", running.port), timeout=10) as slow:
+        slow.sendall(b"POST /v1/infer HTTP/1.1\r\nContent-Length: 1000\r\n\r\n")
+        began_s = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() - began_s < 10:
+                slow.sendall(b"a")
+                time.sleep(0.1)
+    assert running.infer()[0].status == 200
+    running.close()
+
+
+def test_server_ends_while_all_its_places_are_taken(device, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(BoundedThreads, "places", threading.BoundedSemaphore(1))
+    running = Running(device, tmp_path)
+    idle = [socket.create_connection(("127.0.0.1", running.port), timeout=10) for _ in range(3)]
+    time.sleep(0.3)
+    began_s = time.monotonic()
+    running.close()
+    assert time.monotonic() - began_s < 10
+    for connection in idle:
+        connection.close()
 
 
 def test_other_paths_are_not_there(server) -> None:

@@ -20,9 +20,10 @@ _MAX_DIMENSIONS = 8
 _KINDS = "fiu"
 _UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SyntaxError, EOFError, OSError),
-    *(ValueError, TypeError, KeyError, OverflowError, RuntimeError),
+    *(ValueError, TypeError, KeyError, OverflowError, RuntimeError, MemoryError),
 )
-"""What zipfile and numpy raise on damaged bytes; numpy reads the header of an npy as a Python literal."""
+"""What zipfile and numpy raise on damaged bytes; numpy reads the header of an npy as a Python literal, and one that is
+nested too deeply is a MemoryError to Python's parser."""
 
 
 class NotAnNpz(Exception):

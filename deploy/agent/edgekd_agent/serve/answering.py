@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import time
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ NPZ, RAW = "application/x-npz", "application/octet-stream"
 SHAPE, DTYPE = "X-Edgekd-Shape", "X-Edgekd-Dtype"
 _TIMEOUT_S = 30.0
 _MAX_ROWS = 4096
+_MAX_LENGTH_DIGITS = 18
 
 
 class _Stop(Exception):
@@ -35,6 +37,27 @@ class _Stop(Exception):
         self.code = code
 
 
+class _UntilDeadline(io.RawIOBase):
+    """Reads of a connection, which together may take no longer than until a deadline."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.deadline_s = 0.0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left_s = self.deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the request took too long")
+        self._connection.settimeout(left_s)
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(_TIMEOUT_S)
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection; `service` is set on the server."""
 
@@ -42,6 +65,18 @@ class Handler(BaseHTTPRequestHandler):
     server_version = "edgekd"
     sys_version = ""
     timeout = _TIMEOUT_S
+
+    def setup(self) -> None:
+        """Read through a deadline: a client that sends a byte now and then holds its thread no longer than others."""
+        super().setup()
+        self._reads = _UntilDeadline(self.connection)
+        self.rfile.close()
+        self.rfile = io.BufferedReader(self._reads)
+
+    def handle_one_request(self) -> None:
+        """Answer one request, all of which must arrive in time."""
+        self._reads.deadline_s = time.monotonic() + _TIMEOUT_S
+        super().handle_one_request()
 
     @property
     def service(self) -> Service:
@@ -51,6 +86,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer `/health` and `/metrics`."""
+        if self.headers.get("Transfer-Encoding") or self.headers.get("Content-Length", "0") != "0":
+            self.close_connection = True  # a body is not read, and must not pass for the next request
         if self.path == "/health":
             document = self.service.health()
             self._send(200 if document["is_ok"] else 503, "application/json", json.dumps(document).encode())
@@ -64,8 +101,6 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Answer `/v1/infer`."""
         try:
-            if self.path != "/v1/infer":
-                raise _Stop(404, "there are /health, /metrics and POST /v1/infer")
             content = self._body()
             held = self.service.held
             if held is None:
@@ -78,15 +113,19 @@ class Handler(BaseHTTPRequestHandler):
         """Return the body; one that is refused is not read, so the connection ends with the answer."""
         length = self.headers.get("Content-Length", "")
         most = self.service.site.settings.max_request_mib << 20
-        self.close_connection = True
-        if self.headers.get("Transfer-Encoding") or not length.isdigit():
+        is_last, self.close_connection = self.close_connection, True
+        if self.path != "/v1/infer":
+            raise _Stop(404, "there are /health, /metrics and POST /v1/infer")
+        if self.headers.get("Transfer-Encoding") or not (length.isascii() and length.isdigit()):
             raise _Stop(411, "Content-Length is needed")
+        if len(length) > _MAX_LENGTH_DIGITS:
+            raise _Stop(413, f"a length of {len(length)} digits; at most {most} bytes are taken")
         if int(length) > most:
             raise _Stop(413, f"{length} bytes; at most {most} are taken")
         content = self.rfile.read(int(length))
         if len(content) < int(length):
             raise _Stop(400, "the request was cut short")
-        self.close_connection = self.headers.get("Connection", "").lower() == "close"
+        self.close_connection = is_last
         return content
 
     def _infer(self, held: Held, content: bytes) -> None:
@@ -97,7 +136,7 @@ class Handler(BaseHTTPRequestHandler):
             inputs = self._inputs(kind, content, held)
         except (npz.NotAnNpz, ValueError) as error:
             raise _Stop(400, str(error)) from error
-        if len(inputs) > _MAX_ROWS:
+        if inputs.ndim and len(inputs) > _MAX_ROWS:
             raise _Stop(413, f"{len(inputs)} rows; at most {_MAX_ROWS} are taken")
         began = time.perf_counter()
         try:

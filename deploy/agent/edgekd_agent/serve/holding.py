@@ -42,7 +42,7 @@ class Held:
         """Return all outputs for inputs `[N, ...]`, N at least 1.
 
         Raises:
-            BadRequest: The inputs do not fit.
+            BadRequest: The inputs do not fit, or are NaN or infinite as the engine takes them, and so is its answer.
             Refused: The engine failed, or its answer is NaN or infinite.
         """
         import numpy as np
@@ -52,6 +52,10 @@ class Held:
         with self.lock:
             outputs = run_all(self.engine, inputs, (shapes.min[0], shapes.max[0]))
         if not all(np.isfinite(value).all() for value in outputs.values() if value.dtype.kind == "f"):
+            with np.errstate(over="ignore"):
+                taken = inputs.astype(self.engine.input_dtype)
+            if not np.isfinite(taken).all():
+                raise BadRequest(f"inputs are NaN or infinite as {self.engine.input_dtype}, and so is the answer")
             raise Refused("health", "the engine's answer is NaN or infinite")
         return outputs
 
