@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,12 +37,13 @@ def onnx_model_from_file(path: Path) -> OnnxModel:
         The model.
 
     Raises:
-        ConfigError: It is missing, no ONNX model, or has other inputs.
+        ConfigError: It is missing, no ONNX model, keeps weights in other files, or has other inputs.
         ExportError: Its input is int64 and looks nothing up in a table of tokens.
     """
     from edgekd.export import vocabulary_of, with_shapes
 
-    proto = read_onnx(path)
+    proto = read_onnx(path, with_external=False)
+    _require_whole(proto, path)
     value = only_input(proto, path)
     batch, *sizes = sizes_of(value)
     is_text = _is_text(value)
@@ -118,12 +120,12 @@ def with_dims(path: Path, assignments: Sequence[str]) -> Iterator[Path]:
         yield copy
 
 
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """Load an ONNX file; raises `ConfigError` when it is missing or is none."""
+def read_onnx(path: Path, *, with_external: bool = True) -> onnx.ModelProto:
+    """Load an ONNX file, by default with weights it keeps elsewhere; raises `ConfigError` where there is none."""
     import onnx
 
     try:
-        proto = onnx.load(str(path))
+        proto = onnx.load(str(path), load_external_data=with_external)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # protobuf and onnx raise many unrelated types
@@ -131,6 +133,24 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     if not proto.graph.node or not proto.graph.output:
         raise ConfigError(f"{path} is not an ONNX model: its graph is empty")
     return proto
+
+
+def _require_whole(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse a file that is a part of a model: what is packed, sent and compared by digest is this one file."""
+    if any(tensor.external_data for tensor in _tensors(proto.graph)):
+        command = "python -c 'import onnx, sys; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])'"
+        raise ConfigError(
+            f"{path} keeps weights in other files; edgekd takes models that are one file (below 2 GiB). To make it one:"
+            f" {command} {shlex.quote(str(path))} whole.onnx"
+        )
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
 
 
 def only_input(proto: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:

@@ -70,6 +70,15 @@ def test_file_that_is_no_model_is_refused(tmp_path, content):
         onnx_model_from_file(tmp_path / "a.onnx")
 
 
+def test_file_that_is_a_part_of_a_model_is_refused(tmp_path, write_onnx):
+    proto = onnx.load(write_onnx(tmp_path / "a.onnx"))
+    onnx.save(proto, tmp_path / "b.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    with pytest.raises(ConfigError, match=r"keeps weights in other files.*b\.onnx whole\.onnx"):
+        onnx_model_from_file(tmp_path / "b.onnx")
+    onnx.save(onnx.load(tmp_path / "b.onnx"), tmp_path / "whole.onnx")
+    assert onnx_model_from_file(tmp_path / "whole.onnx").input_shape == (3, 8, 8)
+
+
 def test_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot read .*absent.onnx"):
         onnx_model_from_file(tmp_path / "absent.onnx")
