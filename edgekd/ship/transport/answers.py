@@ -15,6 +15,7 @@ from edgekd.ship.transport.session import BLOCK_BYTES, Need
 K = TypeVar("K")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_NEEDS = 4096
+_MAX_SECONDS = 1e9
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def _last(document: Mapping[str, Any], host: str) -> Last:
         result=_field(document, "result", str, host),
         kind=str(document.get("kind") or ""),
         reason=str(document.get("reason") or ""),
-        seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
+        seconds=float(seconds) if isinstance(seconds, int | float) and 0 <= seconds <= _MAX_SECONDS else 0.0,
     )
 
 

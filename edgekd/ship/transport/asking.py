@@ -1,7 +1,7 @@
 """The two ways to ask a device's agent over a connection: through its socket, or by starting its program.
 
 The socket takes one line with the words of a command and gives one document back. A program gets its words quoted by
-`shlex.join`. What the device says is read up to a limit.
+`shlex.join`. What the device says is read up to a limit, and nothing that a terminal obeys is left of it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from edgekd.ship.transport.session import Answer
 from edgekd.targets.ssh_line import Dropped
 
 _MAX_ANSWER_BYTES = 4 << 20
+_MAX_DEPTH = 32
+_NO_DOCUMENT = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 _NOT_FOUND = (126, 127)
 _SOCKET_TRIES = 5
 _SOCKET_PAUSE_S = 1.0
@@ -91,8 +93,8 @@ async def ask_socket(connection: Any, path: str, words: Sequence[str], host: str
     try:
         document = json.loads(text)
         return Said(int(document["exit_code"]), str(document["stdout"]), str(document["stderr"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise TargetError(f"{host}: what listens at {path} is no agent of edgekd: {text[:200]}") from error
+    except _NO_DOCUMENT as error:
+        raise TargetError(f"{host}: what listens at {path} is no agent of edgekd: {_one_line(text[:200])}") from error
 
 
 async def _opened_socket(connection: Any, path: str, host: str) -> tuple[Any, Any]:
@@ -125,21 +127,37 @@ async def _limited(stream: Any) -> str:
 
 
 def answer_of(said: Said, host: str) -> Answer:
-    """Read the agent's one document, behind whatever a login prints first.
+    """Read the agent's one document, behind whatever a login prints first; its texts are of one line each.
 
     Raises:
         TargetError: There is no agent, or no document.
     """
-    complaint = "\n".join(said.stderr.strip().splitlines()[-4:])
+    complaint = _one_line("\n".join(said.stderr.strip().splitlines()[-4:]))
     if said.exit_code in _NOT_FOUND:
         raise TargetError(f"{host} has no agent ({complaint}); edgekd fleet provision installs it")
     text = said.stdout
     start = 0 if text.startswith("{") else text.find("\n{") + 1
     try:
-        document = json.loads(text[start:])
-    except ValueError as error:
-        shown = complaint or text.strip()[-200:] or "nothing"
+        document = _in_lines(json.loads(text[start:]))
+    except _NO_DOCUMENT as error:
+        shown = complaint or _one_line(text.strip()[-200:]) or "nothing"
         raise TargetError(f"{host}: the agent ended with {said.exit_code} and no JSON document: {shown}") from error
     if not isinstance(document, dict):
         raise TargetError(f"{host}: the agent printed a {type(document).__name__}, not an object")
     return Answer(said.exit_code, document, complaint)
+
+
+def _in_lines(value: Any, depth: int = 0) -> Any:
+    """Return plain data with every text of it on one line; raises `ValueError` when it is nested too deeply."""
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"nested more than {_MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        return {_one_line(key): _in_lines(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_in_lines(item, depth + 1) for item in value]
+    return _one_line(value) if isinstance(value, str) else value
+
+
+def _one_line(text: str) -> str:
+    """Return a text without control characters, changes of direction and halves of characters; breaks become blanks."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)

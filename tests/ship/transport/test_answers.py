@@ -40,6 +40,12 @@ def test_what_agents_say_is_read_and_what_is_new_is_passed_over():
     assert (status.operator, status.is_busy, status.progress) == ("ann", True, "(step 3 of 6)")
 
 
+@pytest.mark.parametrize("seconds", [10**400, float("inf"), float("nan"), -1, "1"])
+def test_seconds_that_make_no_sense_are_none(seconds):
+    last = {"bundle_sha256": SHA, "result": "failed", "kind": "health", "reason": "", "seconds": seconds}
+    assert status_from({**STATUS, "last": last}, "h").last.seconds == 0.0
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -166,3 +166,22 @@ def test_a_program_that_hangs_there_hangs_nothing_here(bench):
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(work())
     assert time.monotonic() - began < 10
+
+
+def said(text, complaint=""):
+    return asking.Said(0, text, complaint)
+
+
+def test_nothing_that_a_terminal_obeys_is_left_of_an_answer():
+    text = '{"a":{"b":["\\u001b[31mred\\nfake row\\u0007\\ud800\\u202e"]},"é":1}'
+    answer = asking.answer_of(said(text, "one\n\x1b]0;title\x07two"), "h")
+    assert answer.document == {"a": {"b": ["\ufffd[31mred fake row\ufffd\ufffd\ufffd"]}, "é": 1}
+    assert answer.complaint == "one \ufffd]0;title\ufffdtwo"
+    with pytest.raises(TargetError, match="no JSON document: \ufffd"):
+        asking.answer_of(said("\x1b[31m"), "h")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, '{"a":' * 40 + "1" + "}" * 40])
+def test_answer_that_is_nested_without_end_is_the_devices_fault(text):
+    with pytest.raises(TargetError, match="no JSON document"):
+        asking.answer_of(said(text), "h")
