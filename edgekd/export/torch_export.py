@@ -66,7 +66,7 @@ def evaluation_copy(module: nn.Module) -> nn.Module:
     """Return a copy on the CPU in evaluation mode; raises `ExportError` when the module cannot be copied."""
     try:
         return copy.deepcopy(module).cpu().eval()
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ExportError(f"the network cannot be copied for export: {error}") from error
 
 
@@ -109,8 +109,8 @@ def _check_outputs(module: nn.Module, example: torch.Tensor) -> None:
     try:
         with torch.no_grad():
             outputs = module(example)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ExportError(f"the network does not run on an input {shape}: {error}") from error
+    except Exception as error:  # a network of the user's may raise anything
+        raise ExportError(f"the network does not run on an input {shape}: {_first_cause(error)}") from error
     if not isinstance(outputs, torch.Tensor):
         raise ExportError(f"the network returns {type(outputs).__name__}; one tensor [B, K] or [B, K, H, W] is needed")
     if outputs.ndim not in (2, 4) or len(outputs) != len(example):
@@ -137,7 +137,7 @@ def _traced(module: nn.Module, example: torch.Tensor, *, opset: int, is_dynamic:
             external_data=False,
             verbose=False,
         )
-    except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:  # the exporter runs the network, and neither keeps to a few types
         raise ExportError(f"the dynamo exporter cannot follow the network: {_first_cause(error)}") from error
     if program is None:
         raise ExportError("the dynamo exporter returned nothing; a newer torch is needed (2.11 or later)")

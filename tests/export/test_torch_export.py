@@ -2,6 +2,7 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -139,10 +140,23 @@ def test_export_refuses_other_weight_types(make_net, tmp_path):
         export_onnx(make_net().double(), tmp_path / "net.onnx", input_shape=SHAPE)
 
 
+class TwoInputs(nn.Module):
+    def forward(self, images, masks):
+        return (images * masks).flatten(1)
+
+
+class OneChannel(nn.Module):
+    def forward(self, images):
+        assert images.shape[1] == 1
+        return images.flatten(1)
+
+
 @pytest.mark.parametrize(
     ("net", "message"),
     [
         (nn.Conv2d(4, 2, 3), r"does not run on an input \[3, 3, 8, 8\]"),
+        (TwoInputs(), "does not run on.* TypeError.*'masks'"),
+        (OneChannel(), "does not run on.* AssertionError"),
         (nn.Flatten(2), r"to \[3, 3, 64\]; \[3, K\] or \[3, K, H, W\] is needed"),
         (nn.Sequential(nn.Flatten(), nn.LSTM(192, 4)), "returns tuple"),
     ],
@@ -208,6 +222,18 @@ def test_export_reports_a_network_that_cannot_be_copied(tmp_path):
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     net.remembered = net(torch.zeros(1, *SHAPE))
     with pytest.raises(ExportError, match="cannot be copied"):
+        export_onnx(net, tmp_path / "net.onnx", input_shape=SHAPE)
+    net.remembered = threading.Lock()
+    with pytest.raises(ExportError, match="cannot be copied"):
+        export_onnx(net, tmp_path / "net.onnx", input_shape=SHAPE)
+
+
+def test_export_reports_whatever_the_exporter_raises(net, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("deep inside")
+
+    monkeypatch.setattr(torch.export, "export", fail)
+    with pytest.raises(ExportError, match="cannot follow the network: AssertionError: deep inside"):
         export_onnx(net, tmp_path / "net.onnx", input_shape=SHAPE)
 
 
