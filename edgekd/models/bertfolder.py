@@ -137,7 +137,7 @@ def _config(folder: Path) -> dict[str, Any]:
             raise ConfigError(f"{folder}: no {name}; expected a folder as transformers' save_pretrained writes it")
     try:
         config = json.loads((folder / _CONFIG_FILE).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{folder / _CONFIG_FILE} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise ConfigError(f"{folder / _CONFIG_FILE} is no configuration but a {type(config).__name__}")

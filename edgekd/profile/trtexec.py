@@ -140,7 +140,7 @@ def export_from_text(
     """Read the content of one exported file; see `read_export`."""
     try:
         document = json.loads(text, strict=False)  # metadata may hold bare control characters
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{origin} is not JSON as trtexec writes it: {error}") from error
     if isinstance(document, Mapping):
         return _layer_info(document, origin)

@@ -93,7 +93,7 @@ def read_facts(path: Path) -> Mapping[str, Any]:
     """
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not what edgekd-agent hello --json prints: {error}") from error
     facts = document.get("facts", document) if isinstance(document, dict) else None
     if not isinstance(facts, dict) or "machine" not in facts:

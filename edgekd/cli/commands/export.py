@@ -104,7 +104,7 @@ def net_spec_from_file(path: Path) -> NetSpec:
 
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     content = document.get("spec", document) if isinstance(document, dict) else {}
     unknown = set(content) - {field.name for field in dataclasses.fields(NetSpec)} - {"digest"}

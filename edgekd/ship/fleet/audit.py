@@ -112,7 +112,7 @@ class AuditLog:
         for line in self._lines():
             try:
                 document = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(document, dict):
                 records.append(document)
@@ -190,7 +190,7 @@ def _number_of(line: bytes) -> int:
     """Return the number that a record has; 0 when it is not readable."""
     try:
         number = json.loads(line)["seq"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 0
     return number if type(number) is int else 0
 
@@ -224,7 +224,7 @@ def _digest_of_line(line: bytes) -> str:
 def _problem(line: bytes, number: int, previous: str) -> str:
     try:
         document = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "is not JSON"
     if not isinstance(document, Mapping):
         return "is not an object"

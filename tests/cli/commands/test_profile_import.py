@@ -81,6 +81,7 @@ def test_a_budget_is_held_against_it(edgekd, net, times):
     ("content", "words", "code", "says"),
     [
         ("{", (), 1, "is not JSON as trtexec writes it"),
+        ("[" * 100_000, (), 1, "is not JSON as trtexec writes it"),
         ('[{"startEnqMs": 1}]', (), 1, "inference 0: the field 'endEnqMs' is missing"),
         ('{"Layers": ["a"]}', (), 2, "no times are among the files"),
         (None, ("--target", "cpu"), 2, "target cpu is measured here"),

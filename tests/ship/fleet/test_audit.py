@@ -47,6 +47,15 @@ def test_a_chain_is_whole_and_each_record_names_the_one_before(tmp_path):
     assert verdict.head == hashlib.sha256(found[-1].rstrip(b"\n")).hexdigest()
 
 
+def test_a_record_that_is_nested_without_end_is_named(tmp_path):
+    log, found = filled(tmp_path), lines(tmp_path)
+    write(tmp_path, [*found[:5], b'{"a":' * 100_000 + b"\n"])
+    assert log.verify().broken_at == 6
+    assert len(log.read()) == 5
+    log.append(RECORD)
+    assert log.verify().broken_at == 6
+
+
 def test_an_empty_log_is_whole(tmp_path):
     assert AuditLog(tmp_path).verify().is_whole
 
