@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from edgekd_agent.__main__ import main
 from edgekd_agent.device import Settings, read_site
 from edgekd_agent.errors import AgentError
 from edgekd_agent.layout import Layout
@@ -35,6 +36,18 @@ def test_every_problem_is_named(tmp_path) -> None:
         assert word in caught.value.message
     assert "confirm_minutes" in caught.value.message
     assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize(("key", "value"), [("port", 65536), ("confirm_beats", 0)])
+def test_numbers_out_of_their_range_are_named(tmp_path, key, value) -> None:
+    with pytest.raises(AgentError, match=f"{key}: {value} is not allowed"):
+        read_site(written(tmp_path, {"schema_version": 1, key: value}))
+
+
+@pytest.mark.parametrize("words", [("serve", "--port", "70000"), ("install", "--confirm-minutes", "nan")])
+def test_options_out_of_their_range_are_a_wrong_use(tmp_path, words, capsys) -> None:
+    assert main(["--root", str(tmp_path), *words]) == 2
+    assert "is not allowed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["[]", "not json", '{"schema_version": 1, "soak_s": NaN}', "{" * 5000])

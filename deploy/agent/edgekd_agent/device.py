@@ -46,6 +46,8 @@ class Settings:
 
 
 _WHOLE = ("confirm_beats", "build_memory_mib", "reserve_mib", "port", "max_request_mib")
+_LEAST = {"confirm_beats": 1}
+_MOST = {"port": 65535}
 
 
 @dataclass(frozen=True)
@@ -92,4 +94,11 @@ def _is_allowed(key: str, value: Any) -> bool:
         return key in ("build_memory_mib", "max_temperature_c")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return False
-    return value >= 0 and (isinstance(value, int) or key not in _WHOLE)
+    is_within = _LEAST.get(key, 0) <= value <= _MOST.get(key, math.inf)
+    return is_within and (isinstance(value, int) or key not in _WHOLE)
+
+
+def require_allowed(key: str, value: Any) -> None:
+    """Refuse what a setting may not be; raises `AgentError`."""
+    if not _is_allowed(key, value):
+        raise AgentError("usage", f"{key}: {value!r} is not allowed")

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 
 from edgekd_agent import badmarks, collect, durable, generations, journal, locks, releases, report
 from edgekd_agent.commands.answer import Answer
-from edgekd_agent.device import Site
+from edgekd_agent.device import Site, require_allowed
 from edgekd_agent.engine.shop import Shop
 from edgekd_agent.errors import AgentError
 from edgekd_agent.install import confirm as confirming
@@ -120,6 +120,7 @@ def _with_options(site: Site, options: Namespace) -> Site:
     minutes = getattr(options, "confirm_minutes", None)
     if minutes is None:
         return site
+    require_allowed("confirm_minutes", minutes)
     return replace(site, settings=replace(site.settings, confirm_by="heartbeat", confirm_minutes=minutes))
 
 
