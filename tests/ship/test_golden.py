@@ -93,6 +93,17 @@ def test_reader_refuses_compressed_members(tmp_path):
         read_golden(tmp_path / "bomb.npz")
 
 
+@pytest.mark.parametrize("shape", [b"(99999999999, 1, 4, 4)", b"(" + b"-" * 9000 + b"1,)"])
+def test_reader_takes_no_memory_for_arrays_that_are_not_there(tmp_path, shape):
+    header = b"{'descr':'<f4','fortran_order':False,'shape':" + shape + b"}\n"
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
+        for name in ("inputs.npy", "logits.npy"):
+            archive.writestr(name, array)
+    with pytest.raises(BundleError, match="not a golden npz"):
+        read_golden(tmp_path / "huge.npz")
+
+
 def test_reader_refuses_other_arrays_and_missing_files(tmp_path):
     np.savez(tmp_path / "other.npz", inputs=np.zeros((2, 1, 4, 4), np.float32))
     with pytest.raises(BundleError, match="logits"):
@@ -100,7 +111,10 @@ def test_reader_refuses_other_arrays_and_missing_files(tmp_path):
     np.savez(tmp_path / "wide.npz", inputs=np.zeros((2, 1, 4, 4)), logits=np.zeros((2, 3), np.float32))
     with pytest.raises(BundleError, match="float64"):
         read_golden(tmp_path / "wide.npz")
-    np.savez(tmp_path / "long.npz", inputs=np.zeros((2, 1, 3000, 3000), np.float32))
+    np.savez(tmp_path / "flat.npz", inputs=np.float32(1), logits=np.zeros((2, 3), np.float32))
+    with pytest.raises(BundleError, match="not float32 NCHW"):
+        read_golden(tmp_path / "flat.npz")
+    np.savez(tmp_path / "long.npz", inputs=np.zeros((2, 1, 3000, 3000), np.float32), logits=np.zeros(2))
     with pytest.raises(BundleError, match="longer than"):
         read_golden(tmp_path / "long.npz")
     with pytest.raises(BundleError, match="not a golden npz"):

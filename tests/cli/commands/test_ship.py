@@ -103,6 +103,15 @@ def test_pack_refuses_to_overwrite_and_writes_nothing_on_a_dry_run(edgekd, onnx,
     assert edgekd("ship", "pack", onnx, "--golden", golden, "-o", bundle, "--force").exit_code == 0
 
 
+def test_golden_inputs_of_another_network_are_refused(edgekd, onnx, tmp_path):
+    other = Golden(np.zeros((2, 1, 9, 9), np.float32), np.zeros((2, 10), np.float32))
+    (tmp_path / "other.npz").write_bytes(npz_bytes(other))
+    refused = edgekd("ship", "pack", onnx, "--golden", tmp_path / "other.npz", "-o", tmp_path / "new")
+    assert refused.exit_code == 2
+    assert "is of another network" in refused.stderr and "[2, 1, 9, 9]" in refused.stderr
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -122,6 +122,7 @@ def _from_onnx(source: Path, folder: Path, version: int | None, options: dict[st
     from edgekd.cli.onnx_file import onnx_model_from_file
     from edgekd.core.budget import parse_budget
     from edgekd.core.digest import sha256_of_file
+    from edgekd.export import input_problem
     from edgekd.ship import (
         UNKNOWN_SHA256,
         BundlePlan,
@@ -136,6 +137,8 @@ def _from_onnx(source: Path, folder: Path, version: int | None, options: dict[st
     from edgekd.targets import get_target
 
     model, golden = onnx_model_from_file(source), read_golden(options["golden"])
+    if problem := input_problem(golden.inputs, model):
+        raise ConfigError(f"{options['golden']} is of another network than {source}: {problem}")
     place = get_target(options.get("target", "cpu"))
     role = f"model-{model.precision}"
     plan = BundlePlan(
