@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import onnx
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, checker, shape_inference
 
 from edgekd import __version__
@@ -85,15 +86,16 @@ def write_model(proto: onnx.ModelProto, path: Path, form: Form) -> OnnxModel:
         The written model, described from the graph itself.
 
     Raises:
-        ExportError: The graph is not valid ONNX, or is not one batch in (float32 pictures or int64 tokens), one float32
-            output `[B, ...]`.
+        ExportError: The graph is not valid ONNX, takes 2 GiB or more, or is not one batch in (float32 pictures or int64
+            tokens), one float32 output `[B, ...]`.
         StorageError: The file cannot be written.
     """
-    finished = _stamped(proto, form)
+    try:
+        finished = _stamped(proto, form)
+    except EncodeError as error:  # protobuf cannot even say how long such a file would be
+        raise ExportError("the model is too large: one ONNX file holds less than 2 GiB") from error
     batch, *shape = _input_sizes(finished)
     _check_output(finished, batch)
-    if (size_bytes := finished.ByteSize()) >= onnx.checker.MAXIMUM_PROTOBUF:
-        raise ExportError(f"the model is {size_bytes} bytes; one ONNX file holds less than 2 GiB")
     write_bytes(path, finished.SerializeToString(deterministic=True))
     return OnnxModel(
         file=FileRef.of(path),

@@ -19,6 +19,7 @@ from edgekd.models import takes_tokens
 
 _DYNAMIC_EXAMPLE_BATCH = 3
 _TOKENS_OF_ANY_TABLE = 2
+_MOST_BYTES = 2 << 30
 
 
 def export_onnx(
@@ -46,8 +47,8 @@ def export_onnx(
 
     Raises:
         ConfigError: `input_shape`, `opset` or `batch` make no sense.
-        ExportError: A weight is not finite or not float32, the network does not map inputs to outputs, the exporter
-            cannot follow it, or it has no form at `opset` or with a dynamic batch.
+        ExportError: A weight is not finite or not float32, all take 2 GiB or more, the network does not map inputs to
+            outputs, the exporter cannot follow it, or it has no form at `opset` or with a dynamic batch.
         StorageError: The file cannot be written.
     """
     _check_request(input_shape, opset, batch)
@@ -85,6 +86,9 @@ def _check_request(input_shape: tuple[int, ...], opset: int, batch: int) -> None
 
 def _check_weights(module: nn.Module) -> None:
     problems = []
+    size_bytes = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+    if size_bytes >= _MOST_BYTES:
+        problems.append(f"they take {size_bytes} bytes, one ONNX file holds less than {_MOST_BYTES}")
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if not tensor.is_floating_point():
             continue

@@ -32,6 +32,16 @@ def test_write_model_describes_the_graph(tmp_path):
     assert keys == sorted(keys)
 
 
+@pytest.mark.slow
+def test_write_model_refuses_what_one_file_cannot_hold(tmp_path):
+    model = flat_model()
+    for name in ("a", "b"):
+        weights = model.graph.initializer.add(name=name, data_type=TensorProto.FLOAT, dims=[270_000_000])
+        weights.raw_data = bytes(4 * 270_000_000)
+    with pytest.raises(ExportError, match="less than 2 GiB"):
+        write_model(model, tmp_path / "m.onnx", FORM)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

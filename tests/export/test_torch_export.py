@@ -140,6 +140,12 @@ def test_export_refuses_other_weight_types(make_net, tmp_path):
         export_onnx(make_net().double(), tmp_path / "net.onnx", input_shape=SHAPE)
 
 
+def test_export_refuses_weights_that_one_file_cannot_hold(net, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_export, "_MOST_BYTES", 100)
+    with pytest.raises(ExportError, match=r"they take \d+ bytes, one ONNX file holds less than 100"):
+        export_onnx(net, tmp_path / "net.onnx", input_shape=SHAPE)
+
+
 class TwoInputs(nn.Module):
     def forward(self, images, masks):
         return (images * masks).flatten(1)
