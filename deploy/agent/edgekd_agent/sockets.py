@@ -20,6 +20,7 @@ class BoundedThreads(socketserver.ThreadingMixIn):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # Python's own 5 resets connections of clients that come together
     places = threading.BoundedSemaphore(64)
     is_ending = False
 

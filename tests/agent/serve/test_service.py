@@ -213,6 +213,16 @@ def test_server_ends_while_all_its_places_are_taken(device, tmp_path, monkeypatc
         connection.close()
 
 
+def test_clients_that_come_together_wait_in_the_queue(device, tmp_path) -> None:
+    servers = service._servers(service.Service(device), 0, tmp_path / "s")  # nothing accepts yet
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(100)]
+    for client in clients:
+        client.setblocking(False)
+        client.connect(str(tmp_path / "s"))
+    for one in (*clients, *servers):
+        one.close() if isinstance(one, socket.socket) else one.server_close()
+
+
 def test_other_paths_are_not_there(server) -> None:
     assert server.ask("GET", "/")[0].status == 404
     assert server.ask("POST", "/v1/infer/..", b"")[0].status == 404
