@@ -29,6 +29,8 @@ from edgekd.data.metrics import (
 Kind: TypeAlias = Literal["classification", "segmentation", "regression"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+_BETTER_THAN_CHANCE = 1.5
+
 _METRICS: dict[Kind, Metric] = {"classification": TOP_1, "segmentation": MEAN_IOU, "regression": R_SQUARED}
 _AGREEMENT: dict[Kind, Metric] = {
     "classification": SAME_CLASS,
@@ -90,6 +92,10 @@ class Task:
     def no_skill(self) -> float:
         """Best score of a network that gives every input the same answer, when classes are equally frequent."""
         return 0.0 if self.kind == "regression" else 1 / len(self.targets)
+
+    def is_skilled(self, score: float) -> bool:
+        """Whether a score is clearly above that of one answer to everything."""
+        return score > _BETTER_THAN_CHANCE * self.no_skill
 
     @property
     def agreement_measure(self) -> Metric:

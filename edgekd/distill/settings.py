@@ -40,7 +40,8 @@ class TrainSettings(StrictModel):
     student_lr: float | None = Field(
         None,
         gt=0,
-        description="Multiple of the rate for the student's layers; 1 by default, 0.1 for one cut from the teacher.",
+        description="Multiple of the rate for the student's layers; 1 by default, 0.1 for one cut from the teacher, "
+        "0.02 where that has no normalisation layers.",
     )
     layer_lr: Mapping[str, float] = Field(
         {}, description="Multiples of the learning rate by module path of the student; 0 holds a layer."

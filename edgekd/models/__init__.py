@@ -5,7 +5,7 @@ from edgekd.models.cost import count_macs, count_params
 from edgekd.models.evaluation import evaluating, takes_tokens, zeros_for
 from edgekd.models.family import Family, takes_reduction
 from edgekd.models.inheritance import Layers, inherited_weights, leading_weights
-from edgekd.models.layers import Normalize, conv_bn_relu, initialise
+from edgekd.models.layers import Normalize, conv_bn_relu, has_normalization, initialise
 from edgekd.models.networks import build
 from edgekd.models.pruning import Prunable, Ranking, find_prunable, prune, prune_like
 from edgekd.models.repvgg import RepBlock, deploy
@@ -46,6 +46,7 @@ __all__ = [
     "evaluating",
     "family_of",
     "find_prunable",
+    "has_normalization",
     "inherited_weights",
     "is_foreign",
     "initialise",

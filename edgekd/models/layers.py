@@ -10,6 +10,13 @@ from torch import Tensor, nn
 
 from edgekd.models.strides import entry_halvings
 
+_NORMALIZATIONS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)  # instance norms are the first
+
 
 class Normalize(nn.Module):
     """Subtract a mean and divide by a standard deviation, per channel.
@@ -48,6 +55,11 @@ def normalized(net: nn.Module, mean: Sequence[float], std: Sequence[float], *, r
         layers["reduce"] = nn.AvgPool2d(reduction)
     layers["net"] = net
     return nn.Sequential(layers)
+
+
+def has_normalization(net: nn.Module) -> bool:
+    """Whether a layer of a network normalises what passes: by batch, group, instance, position or root mean square."""
+    return any(isinstance(layer, _NORMALIZATIONS) for layer in net.modules())
 
 
 def conv3x3(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.core import atomic
-from edgekd.core.artifacts import NetSpec
+from edgekd.core.artifacts import NetSpec, TrainedModel
 from edgekd.core.budget import parse_budget
 from edgekd.core.events import Event, Listener, silent
 from edgekd.data import CORRUPT_FILE, load_dataset
@@ -14,7 +15,7 @@ from edgekd.distill import TrainSettings, load_recipe
 from edgekd.distill.claims import require_claims
 from edgekd.distill.group import Group
 from edgekd.latency import require_above_launch_floor
-from edgekd.models import PRUNED
+from edgekd.models import PRUNED, has_normalization, load_model
 from edgekd.pipeline.building import engines, latencies
 from edgekd.pipeline.choosing import JUDGED, student_for
 from edgekd.pipeline.config import RunConfig, write_config
@@ -117,11 +118,13 @@ def _findings(context: RunContext) -> Findings:
     seeds = range(context.config.seeds)
     alone = [student_of(context, "alone", spec, teacher.model, seed) for seed in seeds if context.config.compare_alone]
     distilled = [student_of(context, "distilled", spec, teacher.model, seed) for seed in seeds]
+    unlearned = _unlearned(context, [training.model for training in (teacher, *alone, *distilled)])
     student = shipped(distilled)
     fp32 = exported(context, student)
     tuned = fine_tuned(context, student, teacher.model) if context.config.precision.qat else None
     choice = precisions(context, fp32.model, tuned)
-    built, notes = engines(context, choice)
+    built, of_engines = engines(context, choice)
+    notes = (*_beginning(context, spec), *unlearned, *of_engines, *_untimed(context, choice))
     return Findings(
         teacher=teacher,
         alone=tuple(alone),
@@ -133,7 +136,7 @@ def _findings(context: RunContext) -> Findings:
         engines=built,
         latencies=latencies(context, choice),
         bundle=bundle_of(context, student, choice),
-        notes=(reason, *_beginning(context, spec), *notes, *_untimed(context, choice), *_caching(context.config.train)),
+        notes=(reason, *notes, *_caching(context.config.train)),
     )
 
 
@@ -145,6 +148,23 @@ def _beginning(context: RunContext, student: NetSpec) -> list[str]:
         f"{student.name} begins with the teacher's weights, also where it is trained without the teacher, and its "
         f"layers learn at {rate:g} of the learning rate"
     ]
+
+
+def _unlearned(context: RunContext, models: Sequence[TrainedModel]) -> list[str]:
+    """Tell of networks that know no more than one answer to everything: to keep a budget is no use to them."""
+    task, told = context.dataset.task, []
+    for model in models:
+        if task.is_skilled(model.scores["val"]):
+            continue
+        words = (
+            f"{model.role}, seed {model.seed}, did not learn: {task.metric.text(model.scores['val'])} on held-out "
+            f"inputs, where one answer to everything reaches {task.metric.text(task.no_skill)}"
+        )
+        if not has_normalization(load_model(model)):
+            words += "; networks without normalisation layers often need train.optimizer=adamw and train.lr=0.001"
+        context.note(f"{model.role}/seed{model.seed}", words)
+        told.append(words)
+    return told
 
 
 def _caching(settings: TrainSettings) -> list[str]:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from edgekd.core.artifacts import NetSpec
 from edgekd.data import Dataset
 from edgekd.distill import TrainSettings, classifier_of
-from edgekd.models import PRUNED, build, inherited_weights, prune_like, starting_weights
+from edgekd.models import PRUNED, build, has_normalization, inherited_weights, prune_like, starting_weights
 from edgekd.pipeline.config import StudentConfig
 from edgekd.pipeline.found import read_found, start_of_found
 
 _LR_OF_CUT = 0.1
 """Multiple of the learning rate at which what a cut teacher has kept outlives the first epochs."""
+_LR_OF_CUT_UNNORMALIZED = 0.02
+"""The same without normalisation layers, whose weights take a step as it is, however small they are."""
 
 
 def settings_of(settings: TrainSettings, student: NetSpec) -> TrainSettings:
@@ -28,7 +30,9 @@ def settings_of(settings: TrainSettings, student: NetSpec) -> TrainSettings:
     """
     if student.family != PRUNED or settings.student_lr is not None:
         return settings
-    return settings.model_copy(update={"student_lr": _LR_OF_CUT})
+    with torch.random.fork_rng(devices=[]):
+        rate = _LR_OF_CUT if has_normalization(build(student)) else _LR_OF_CUT_UNNORMALIZED
+    return settings.model_copy(update={"student_lr": rate})
 
 
 def start_of(

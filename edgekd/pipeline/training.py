@@ -35,8 +35,6 @@ from edgekd.pipeline.networks import network_for
 from edgekd.pipeline.starting import settings_of, start_of
 
 _EPOCHS = TypeAdapter(tuple[Epoch, ...])
-_BETTER_THAN_CHANCE = 1.5
-
 
 CHECKPOINTS = "checkpoints"
 """Where in a run folder trainings keep what they need to go on."""
@@ -150,11 +148,11 @@ def teacher_of(context: RunContext, spec: NetSpec, module: nn.Module) -> Trainin
 
 def _require_knowledge(context: RunContext, name: str, module: nn.Module) -> None:
     task = context.dataset.task
-    score, no_skill = evaluate(module, context.dataset.val).score, task.no_skill
-    if score <= _BETTER_THAN_CHANCE * no_skill:
+    score = evaluate(module, context.dataset.val).score
+    if not task.is_skilled(score):
         raise ConfigError(
             f"teacher {name} has {task.metric.text(score)} on held-out inputs, where one answer to everything reaches "
-            f"{task.metric.text(no_skill)}: its weights, class order or normalisation "
+            f"{task.metric.text(task.no_skill)}: its weights, class order or normalisation "
             "(--set teacher.mean=[...], teacher.std=[...]) do not fit this data"
         )
 

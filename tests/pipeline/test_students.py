@@ -1,13 +1,18 @@
 """Students that are no family's: the teacher with fewer channels, and networks of the user's own."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
+from edgekd.core.artifacts import NetSpec
 from edgekd.core.errors import BudgetExceeded, ConfigError
+from edgekd.distill import TrainSettings
 from edgekd.models import find_prunable, load_model, prune
 from edgekd.pipeline.finished import initial_student, load_finished
+from edgekd.pipeline.starting import settings_of
 
 PRUNED = {"family": "pruned", "max_share": 0.8}
 
@@ -39,6 +44,43 @@ def test_a_student_cut_from_the_teacher_begins_with_the_trained_weights(finished
     assert 0 < float((trained[name] - first[name]).abs().max()) < 0.1
     (note,) = [one for one in report.notes if "begins with the teacher's weights" in one]
     assert "0.1 of the learning rate" in note
+
+
+@pytest.mark.parametrize(
+    ("layer", "rate"), [(nn.ReLU(), 0.02), (nn.BatchNorm2d(4), 0.1), (nn.GroupNorm(1, 4), 0.1), (nn.RMSNorm(4), 0.1)]
+)
+def test_a_cut_student_without_normalisation_learns_slower_unless_told(monkeypatch, layer, rate):
+    spec = NetSpec("pruned", 0, 0, 8, 1, 4, (0.3,), (0.2,))
+    monkeypatch.setattr("edgekd.pipeline.starting.build", lambda _: nn.Sequential(nn.Conv2d(1, 4, 3), layer))
+    assert settings_of(TrainSettings(), spec).student_lr == rate
+    assert settings_of(TrainSettings(student_lr=0.7), spec).student_lr == 0.7
+    assert settings_of(TrainSettings(), replace(spec, family="resnet")).student_lr is None
+
+
+NORMLESS = """
+from torch import nn
+
+def make(num_classes):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+"""
+
+
+def test_networks_that_did_not_learn_are_named_in_the_report(finished, run, tmp_path):
+    done = load_finished(finished[0])
+    weak = {(one.role, one.seed) for one in (done.teacher, *done.alone, *done.distilled) if one.scores["val"] <= 0.15}
+    told = [note.split(", did not learn")[0] for note in finished[1].notes if "did not learn" in note]
+    assert sorted(told) == sorted(f"{role}, seed {seed}" for role, seed in weak)
+    (tmp_path / "mine.py").write_text(NORMLESS)
+    shutil.copytree(finished[0], tmp_path / "run")
+    overrides = ("seeds=1", "train.lr=1e-30", "train.epochs=1", "teacher.lr=0.05")
+    report, events = run(
+        tmp_path / "run", *overrides, student={"net": f"{tmp_path}/mine.py:make"}, target="jetson-orin"
+    )
+    notes = [note for note in report.notes if "did not learn" in note]
+    assert [note.split(",")[0] for note in notes] == ["alone", "distilled"]
+    assert all("one answer to everything reaches top-1 10.00 %" in note for note in notes)
+    assert all("without normalisation layers often need train.optimizer=adamw" in note for note in notes)
+    assert [event.message for event in events if event.kind == "note" and "did not learn" in event.message] == notes
 
 
 def _trained_again(events):
