@@ -43,6 +43,10 @@ class TensorGraph:
         node = self.producer.get(tensor)
         return () if node is None else tuple(dict.fromkeys(inputs_of(node)))
 
+    def readers(self, tensor: str) -> tuple[onnx.NodeProto, ...]:
+        """Return the nodes that read a tensor."""
+        return tuple(node for node in self.proto.graph.node if tensor in node.input)
+
     def ancestors(self, tensor: str) -> set[str]:
         """Return every tensor that a tensor depends on, inputs and constants too."""
         return self._needed(self.sources(tensor))

@@ -16,6 +16,8 @@ from edgekd.export.layerwise.sides import Feeds
 from edgekd.export.node_names import module_of
 from edgekd.export.torch_export import evaluation_copy
 
+_CLIPPING = frozenset({"Relu", "Clip"})
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -45,7 +47,8 @@ def onnx_pairs(reference: TensorGraph, candidate: TensorGraph, feeds: Feeds) -> 
     """Match the float tensors of two graphs.
 
     Equal names first, then outputs of nodes of equal names, then the longest common order of operators and shapes
-    between those. What one side lacks (casts, quantisation) is left out.
+    between those. What one side lacks (casts, quantisation) is left out. An activation that one side leaves to
+    quantisation, whose integers end where it does, is compared after that.
 
     Args:
         reference: The first graph.
@@ -71,7 +74,7 @@ def onnx_pairs(reference: TensorGraph, candidate: TensorGraph, feeds: Feeds) -> 
         found[name] = (other, "position")
     order = {name: index for index, name in enumerate(candidate.tensors)}
     return tuple(
-        _pair(candidate.producer[name], other, name, by)
+        _pair(candidate.producer[name], *_after_activation((reference, candidate), other, name), by)
         for name, (other, by) in sorted(found.items(), key=lambda item: order[item[0]])
     )
 
@@ -156,6 +159,24 @@ def _recorded(module: nn.Module, feeds: Feeds) -> dict[str, _Call]:
 
 def _pair(node: onnx.NodeProto, reference: str, candidate: str, by: str) -> Pair:
     return Pair(reference, candidate, node.name, node.op_type, by)
+
+
+def _after_activation(graphs: tuple[TensorGraph, TensorGraph], reference: str, candidate: str) -> tuple[str, str]:
+    kinds = [graph.producer[name].op_type for graph, name in zip(graphs, (reference, candidate), strict=True)]
+    if kinds[0] == kinds[1] or not _CLIPPING.intersection(kinds):
+        return reference, candidate
+    if kinds[0] in _CLIPPING:
+        return reference, _dequantised(graphs[1], candidate)
+    return _dequantised(graphs[0], reference), candidate
+
+
+def _dequantised(graph: TensorGraph, tensor: str) -> str:
+    """Return what a graph goes on with where it quantises a tensor for every use of it, else the tensor."""
+    readers = graph.readers(tensor)
+    if not readers or any(node.op_type != "QuantizeLinear" for node in readers) or tensor in graph.outputs:
+        return tensor
+    after = [node for node in graph.readers(readers[0].output[0]) if node.op_type == "DequantizeLinear"]
+    return str(after[0].output[0]) if after else tensor
 
 
 def _place(graph: TensorGraph, tensor: str) -> tuple[str, str, int]:
