@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from edgekd.core.artifacts import NetSpec
-from edgekd.core.budget import parse_budget
 from edgekd.data import load_dataset
 from edgekd.distill import Recipe, TrainSettings, load_recipe
 from edgekd.distill.adapting import recipe_for
@@ -21,12 +20,13 @@ from edgekd.distill.roles import Given, open_session
 from edgekd.distill.run import augment_for
 from edgekd.distill.session import Session
 from edgekd.distill.teacher_cache import size_in_words
+from edgekd.pipeline.asked import asked_of
 from edgekd.pipeline.choosing import student_for
 from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.ledger import Ledger
+from edgekd.pipeline.qat import require_trainable
 from edgekd.pipeline.training import teacher_net, teacher_settings
-from edgekd.targets import get_target
 
 _MIB = 1 << 20
 
@@ -66,10 +66,11 @@ def estimated(config: RunConfig) -> tuple[TrainingEstimate, ...]:
     Raises:
         EdgeKDError: What the run would fail with before its first step.
     """
+    asked = asked_of(config)
     with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch, Ledger.open(Path(scratch) / "run") as ledger:
-        target, budget = get_target(config.target), parse_budget(config.budget) if config.budget is not None else None
-        recipe = load_recipe(config.method)
-        context = RunContext(config, budget, target, recipe, load_dataset(config.data), ledger, ledger.listen)
+        known = (asked.budget, asked.target, asked.recipe)
+        context = RunContext(config, *known, load_dataset(config.data), ledger, ledger.listen)
+        require_trainable(context)
         teacher_spec, network = teacher_net(context)
         spec, _ = student_for(context, teacher_spec, network)
         context = sized(context, spec, (teacher_spec, network))

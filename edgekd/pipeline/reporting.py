@@ -250,5 +250,5 @@ def shipped(distilled: Sequence[Training]) -> TrainedModel:
 def run_files(folder: Path) -> list[str]:
     """List what a run writes, for `--dry-run`."""
     names = [CONFIG_FILE, "run.json", "log.jsonl", CORRUPT_FILE]
-    folders = ["teacher/", "student/", "onnx/", "engines/", "bundle/"]
+    folders = ["teacher/", "student/", "checkpoints/", "onnx/", "engines/", "bundle/"]
     return [str(folder / name) for name in (*names, *folders, "report.json", "report.html")]

@@ -8,16 +8,14 @@ from pathlib import Path
 
 from edgekd.core import atomic
 from edgekd.core.artifacts import NetSpec, TrainedModel
-from edgekd.core.budget import parse_budget
 from edgekd.core.events import Event, Listener, silent
 from edgekd.data import CORRUPT_FILE, load_dataset
-from edgekd.distill import TrainSettings, load_recipe
-from edgekd.distill.claims import require_claims
+from edgekd.distill import TrainSettings
 from edgekd.distill.group import Group
-from edgekd.latency import require_above_launch_floor
 from edgekd.models import PRUNED, has_normalization, load_model
+from edgekd.pipeline.asked import asked_of
 from edgekd.pipeline.building import engines, latencies
-from edgekd.pipeline.choosing import JUDGED, student_for
+from edgekd.pipeline.choosing import student_for
 from edgekd.pipeline.config import RunConfig, write_config
 from edgekd.pipeline.context import TOKENIZER_FILE, RunContext
 from edgekd.pipeline.estimating import sized
@@ -40,7 +38,7 @@ from edgekd.pipeline.training import (
     teacher_of,
 )
 from edgekd.report import RunReport, write_report
-from edgekd.targets import describe, get_target
+from edgekd.targets import describe
 
 
 @dataclass(frozen=True)
@@ -77,16 +75,7 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
     Raises:
         EdgeKDError: Any stage failed; what was finished is kept.
     """
-    target, budget = get_target(config.target), parse_budget(config.budget) if config.budget is not None else None
-    if budget is not None:
-        budget.require_known(JUDGED, target.name)
-        require_above_launch_floor(budget, target)
-    for name in config.also_build:
-        get_target(name)
-    recipe = load_recipe(config.method)
-    processes = 1 if request.group is None else request.group.ranks.of
-    require_claims(recipe, processes=processes, accumulate=config.train.accumulate)
-    timed_precisions(target)
+    asked = asked_of(config, processes=1 if request.group is None else request.group.ranks.of)
     with (
         tracked(config, request.folder) as tracking,
         Ledger.open(request.folder, fresh=request.fresh, listen=broadcast(request.listener, tracking)) as ledger,
@@ -96,9 +85,10 @@ def distill(config: RunConfig, request: RunRequest) -> RunReport:
             forget_states(ledger.folder / CHECKPOINTS)
             (ledger.folder / CORRUPT_FILE).unlink(missing_ok=True)
         write_config(config, ledger.folder)
-        ledger.listen(Event("note", "target", describe(target)))
+        ledger.listen(Event("note", "target", describe(asked.target)))
         dataset = load_dataset(config.data, corrupt_file=ledger.folder / CORRUPT_FILE)
-        context = RunContext(config, budget, target, recipe, dataset, ledger, ledger.listen, request.group)
+        known = (asked.budget, asked.target, asked.recipe)
+        context = RunContext(config, *known, dataset, ledger, ledger.listen, request.group)
         if context.dataset.tokenizer is not None:
             atomic.write_text(ledger.folder / TOKENIZER_FILE, context.dataset.tokenizer.json)
         findings = _findings(context)

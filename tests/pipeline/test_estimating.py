@@ -2,12 +2,14 @@
 
 import pytest
 
-from edgekd.core.errors import ConfigError
+from edgekd.core.errors import ConfigError, EdgeKDError
 from edgekd.data import load_dataset
 from edgekd.distill import load_recipe
+from edgekd.pipeline.config import RunConfig
 from edgekd.pipeline.context import RunContext
 from edgekd.pipeline.estimating import estimate_text, estimated, sized
 from edgekd.pipeline.ledger import Ledger
+from edgekd.pipeline.run import RunRequest, distill
 from edgekd.pipeline.training import teacher_net
 from edgekd.targets import get_target
 
@@ -55,3 +57,29 @@ def test_the_batch_that_fits_is_found_once_and_kept(context, monkeypatch):
 def test_a_cpu_has_to_be_told_what_it_may_fill(context):
     with pytest.raises(ConfigError, match="set train.memory_mb"):
         context(auto_batch=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"budget": "energy<1mJ"}, ConfigError, "cannot be known on cpu"),
+        ({"budget": "p99<1us", "target": "jetson-orin"}, EdgeKDError, "launch"),
+        ({"also_build": ["nosuch"]}, ConfigError, "unknown target 'nosuch'"),
+        ({"method": "rl-kd", "train": {"accumulate": 2}}, ConfigError, "accumulate"),
+        ({"method": "dual-student", "precision": {"qat": True, "qat_method": "run"}}, ConfigError, "qat"),
+    ],
+    ids=["unknown clause", "below the floor", "no target", "parts", "qat"],
+)
+def test_an_estimate_is_refused_as_the_run_would_be(config, tmp_path, monkeypatch, changed, error, message):
+    def must_not(*arguments, **options):
+        raise AssertionError("networks were made")
+
+    monkeypatch.setattr("edgekd.pipeline.estimating.teacher_net", must_not)
+    asked = config().model_dump(mode="json")
+    nested = {name: {**asked[name], **value} for name, value in changed.items() if isinstance(value, dict)}
+    wanted = RunConfig.model_validate({**asked, **changed, **nested})
+    with pytest.raises(error, match=message) as told:
+        distill(wanted, RunRequest(tmp_path / "run", command="run"))
+    with pytest.raises(error) as planned:
+        estimated(wanted)
+    assert str(planned.value) == str(told.value)

@@ -91,6 +91,7 @@ def test_a_dry_run_shows_the_configuration_and_writes_nothing(small, tmp_path):
     assert document["config"]["target"] == "jetson-orin"
     assert document["folder"] == "runs/digits-multi-granularity-jetson-orin"
     assert list(tmp_path.iterdir()) == []
+    assert f"{document['folder']}/checkpoints" in document["writes"]
     assert document["estimate"][-1]["training"] == "distilled"
     assert all(stage["step_s"] > 0 for one in document["estimate"] for stage in one["stages"])
 
