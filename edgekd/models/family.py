@@ -116,6 +116,20 @@ def _reduction_problems(family: Family, spec: NetSpec) -> list[str]:
     return []
 
 
+def check_normalisation(spec: NetSpec) -> None:
+    """Refuse a network of any origin whose inputs cannot be normalised as its spec says.
+
+    Args:
+        spec: Its architecture.
+
+    Raises:
+        ConfigError: Mean or deviation are not one a channel, or a deviation is not above zero.
+    """
+    problems = _normalisation_problems(spec)
+    if problems:
+        raise ConfigError(f"network {spec.name}: {'; '.join(problems)}")
+
+
 def _size_problems(family: Family, spec: NetSpec) -> list[str]:
     problems = []
     if not family.has_depth(spec.depth):

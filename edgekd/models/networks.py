@@ -10,6 +10,7 @@ from edgekd.core.artifacts import NetSpec
 from edgekd.core.digest import sha256_of_file
 from edgekd.core.errors import StorageError
 from edgekd.models import zoo
+from edgekd.models.family import check_normalisation
 from edgekd.models.layers import normalized
 from edgekd.models.pythonfile import net_from_file
 from edgekd.models.surgery import PRUNED, rebuilt
@@ -29,12 +30,14 @@ def build(spec: NetSpec) -> nn.Module:
         `[B, num_classes, H, W]` where the family is dense; or of `net` alone: tokens int64 `[B, L]` to logits.
 
     Raises:
-        ConfigError: The family is unknown, or cannot build this spec.
+        ConfigError: The family is unknown, or cannot build this spec; its mean or deviation cannot be.
         PreconditionError: A package that the network needs is missing.
         StorageError: The Python file that makes it is missing or altered, or the spec of a pruned network is damaged.
     """
     if spec.family == PRUNED:
         return rebuilt(spec, build)
+    if spec.family in ("timm", "python"):
+        check_normalisation(spec)
     if spec.family == "timm":
         net = net_from_timm(spec.options["model"], in_channels=spec.in_channels, num_classes=spec.num_classes)
         return normalized(net, spec.mean, spec.std)

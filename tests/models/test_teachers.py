@@ -86,7 +86,7 @@ def test_zoo_teacher_without_weights_is_fresh():
 def test_zoo_teacher_with_weights_of_other_classes_is_refused(tmp_path):
     spec = spec_for("resnet", depth=8, width=4, **{**FACTS, "num_classes": 100})
     save_weights(build(spec), tmp_path / "w.safetensors", {})
-    with pytest.raises(ConfigError, match=r"net\.linear\.weight \(file \[100, 16\], network \[4, 16\]\)"):
+    with pytest.raises(ConfigError, match=r"linear\.weight \(file \[100, 16\], network \[4, 16\]\)"):
         load_teacher("resnet8-w4", **FACTS, weights=tmp_path / "w.safetensors")
 
 
@@ -207,3 +207,16 @@ def test_python_file_that_vanished_or_has_another_ending_is_refused(tmp_path):
     (tmp_path / "teacher.txt").write_text("def make(): ...\n")
     with pytest.raises(ConfigError, match=r"expected a Python file ending in \.py"):
         net_from_file(tmp_path / "teacher.txt", "make", {})
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"std": (0.2, 0.0, 0.4)}, "every value must be above 0"),
+        ({"std": (0.2, -0.3, 0.4)}, "every value must be above 0"),
+        ({"mean": (0.4,)}, "mean has 1 values for 3 input channels"),
+    ],
+)
+def test_a_teacher_of_ones_own_with_an_impossible_normalisation_is_refused(teacher_file, changed, words):
+    with pytest.raises(ConfigError, match=words):
+        load_teacher(f"{teacher_file}:make_teacher", **{**FACTS, **changed}, weights=None)
