@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from edgekd.models.evaluation import run_on_zeros
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def count_params(module: nn.Module) -> int:
@@ -15,7 +18,7 @@ def count_params(module: nn.Module) -> int:
 
 
 def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Count the multiply-accumulates of one input in `nn.Conv1d/2d/3d` and `nn.Linear` modules.
+    """Count the multiply-accumulates of one input in convolutions, transposed ones, `nn.Linear`, RNN, GRU and LSTM.
 
     Biases, normalisation, activations, pools and products outside those modules (attention scores) are not counted.
 
@@ -28,13 +31,19 @@ def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> int:
     """
     macs: list[int] = []
 
-    def count(layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def count(layer: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(layer, nn.Linear):
             macs.append(output.numel() * layer.in_features)
-        elif isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        elif isinstance(layer, _CONVOLUTIONS):
             macs.append(output.numel() * layer.weight[0].numel())
+        elif isinstance(layer, _TRANSPOSED):
+            macs.append(inputs[0].numel() * layer.weight[0].numel())
+        elif isinstance(layer, nn.RNNBase):
+            # Every matrix of every layer and direction once a step.
+            matrices = sum(value.numel() for name, value in layer.named_parameters() if name.startswith("weight"))
+            macs.append(inputs[0].numel() // layer.input_size * matrices)
 
-    counted = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    counted = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED, nn.RNNBase)
     handles = [layer.register_forward_hook(count) for layer in module.modules() if isinstance(layer, counted)]
     try:
         run_on_zeros(module, input_shape, batch=1)

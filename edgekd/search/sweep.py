@@ -119,7 +119,7 @@ def not_above(
     if not kept:
         raise ConfigError(
             f"no {named} has at most {max_macs:,} MACs; the smallest, {sized[0].spec.name}, has {sized[0].macs:,}: "
-            "--set student.max_share allows a larger share of the teacher's"
+            "--set student.max_share allows a larger share of the teacher's, above 1 too"
         )
     return kept
 

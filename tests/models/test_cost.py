@@ -22,6 +22,11 @@ def test_params_count_shared_ones_once_and_buffers_not():
         (nn.Linear(5, 7), (5,), 35),
         (nn.Linear(5, 7), (4, 5), 4 * 35),
         (nn.BatchNorm2d(4), (4, 3, 3), 0),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2), (4, 5, 5), 4 * 25 * 6 * 9),
+        (nn.ConvTranspose2d(4, 6, 3, groups=2), (4, 5, 5), 4 * 25 * 3 * 9),
+        (nn.LSTM(7, 5, batch_first=True), (9, 7), 9 * 4 * 5 * (7 + 5)),
+        (nn.GRU(7, 5, num_layers=2, bidirectional=True, batch_first=True), (9, 7), 9 * 2 * 3 * 5 * (7 + 5 + 10 + 5)),
+        (nn.LSTM(7, 5, proj_size=2, batch_first=True), (9, 7), 9 * (4 * 5 * (7 + 2) + 2 * 5)),
     ],
 )
 def test_macs_of_one_layer_match_the_formula(layer, input_shape, macs):
