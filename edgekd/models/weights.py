@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -132,7 +133,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == _SAFE:
             return safetensors.torch.load(content)
-        document = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle that is refused a moment later
+            document = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         raise StorageError(
             f"weights {path} are damaged or hold other objects than tensors, which edgekd never unpickles; "
@@ -183,7 +186,9 @@ def _problems(
         if name in found and found[name].shape != own[name].shape
     ]
     lists = (("missing", missing), ("unexpected", unexpected), ("other shape", misshapen))
-    return [f"  {title}: {_some(names)}" for title, names in lists if names]
+    # Where a wrapper that normalises put its name before all others, messages say names as the user's network has them.
+    prefix = "net." if all(name.startswith("net.") for name in (*own, *found)) else ""
+    return [f"  {title}: {_some([name.removeprefix(prefix) for name in names])}" for title, names in lists if names]
 
 
 def _some(names: list[str]) -> str:

@@ -101,8 +101,8 @@ def test_data_that_do_not_fit_are_refused(tmp_path, facts, message):
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
         ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05"),
         ({"vocab_size": "many"}, "vocab_size is 'many', it must be a number"),
-        ({"num_hidden_layers": 3}, r"(?s)does not hold the weights.*missing: net.bert.encoder.layer.2"),
-        ({"num_hidden_layers": 1}, r"(?s)does not hold the weights.*unexpected: net.bert.encoder.layer.1"),
+        ({"num_hidden_layers": 3}, r"(?s)does not hold the weights.*missing: bert.encoder.layer.2"),
+        ({"num_hidden_layers": 1}, r"(?s)does not hold the weights.*unexpected: bert.encoder.layer.1"),
         ({"intermediate_size": 90}, r"\(file \[96\], network \[90\]\)"),
     ],
 )

@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import safetensors
@@ -90,15 +91,15 @@ def test_weights_of_another_network_are_refused_with_every_difference(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_weights(module, tmp_path / "w.pt")
     message = str(caught.value)
-    assert "missing: net.bn1.weight\n" in message
-    assert "unexpected: net.fc.weight\n" in message
-    assert "net.linear.weight (file [5, 16], network [3, 16])" in message
+    assert "missing: bn1.weight\n" in message
+    assert "unexpected: fc.weight\n" in message
+    assert "other shape: linear.weight (file [5, 16], network [3, 16])" in message
     assert_same_weights(module, before)
 
 
 def test_long_lists_of_differences_are_cut(tmp_path):
     torch.save({f"w{index}": torch.zeros(1) for index in range(11)}, tmp_path / "w.pt")
-    with pytest.raises(ConfigError, match=r"unexpected: net\.w0.* and 3 more"):
+    with pytest.raises(ConfigError, match=r"unexpected: w0, .* and 3 more"):
         load_weights(small(), tmp_path / "w.pt")
 
 
@@ -106,7 +107,7 @@ def test_missing_running_statistics_are_not_forgiven(tmp_path):
     state = bare_state(small())
     del state["bn1.running_mean"]
     torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(ConfigError, match=r"missing: net\.bn1\.running_mean$"):
+    with pytest.raises(ConfigError, match=r"missing: bn1\.running_mean$"):
         load_weights(small(), tmp_path / "w.pt")
 
 
@@ -209,7 +210,14 @@ def test_starting_weights_may_lack_a_classifier_and_be_those_of_the_bare_network
 def test_starting_weights_of_another_architecture_are_refused(tmp_path):
     path = tmp_path / "w.safetensors"
     save_weights(small(width=8), path, {})
-    with pytest.raises(ConfigError, match=r"does not hold the weights of this network\n  other shape: net.conv1"):
+    with pytest.raises(ConfigError, match=r"does not hold the weights of this network\n  other shape: conv1"):
         starting_weights(small(width=4), path, head=("net.linear",))
     with pytest.raises(ConfigError, match="no such file"):
         starting_weights(small(), tmp_path / "none.safetensors", head=("net.linear",))
+
+
+def test_a_refused_pickle_is_told_in_one_message(tmp_path, recwarn):
+    (tmp_path / "w.pth").write_bytes(pickle.dumps({"w": Path("x")}, protocol=4))
+    with pytest.raises(StorageError, match="which edgekd never unpickles"):
+        load_weights(small(), tmp_path / "w.pth")
+    assert [str(one.message) for one in recwarn] == []
