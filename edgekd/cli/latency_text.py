@@ -42,7 +42,8 @@ def predictions_text(
         )
         for graph, report in zip(graphs, reports, strict=True)
     ]
-    lines = [describe(device), f"{precision}, predicted, not measured", "", format_table(header, rows)]
+    batches = "".join(f"batch {size}, " for size in {graph.batch for graph in graphs} - {1})
+    lines = [describe(device), f"{precision}, {batches}predicted, not measured", "", format_table(header, rows)]
     assumed = dict.fromkeys(line for report in reports for line in report.conditions["assumptions"])
     lines += ["", *(f"assumed: {line}" for line in assumed)] if assumed and len(reports) == 1 else []
     return "\n".join(lines)

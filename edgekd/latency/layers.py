@@ -140,7 +140,10 @@ class Columns:
         rows = [[index[layer.kind], *map(int, layer.shape_key[1:10])] for layer in layers]
         for layer, row in zip(layers, rows, strict=True):
             if max(row) > LARGEST_COUNT:
-                raise DataError(f"layer {layer.name!r} ({layer.kind}) counts {max(row):.3g}: no device runs such a one")
+                raise DataError(
+                    f"layer {layer.name!r} ({layer.kind}) counts {max(row):.3g}: no device runs it; look at the sizes "
+                    "and the batch"
+                )
         return cls(*np.array(rows, dtype=np.int64).reshape(-1, 10).T)
 
     def __len__(self) -> int:

@@ -108,6 +108,15 @@ def test_text_says_what_it_stands_for_and_that_nothing_was_measured(edgekd, tabl
     assert "launch floor ms" in text
 
 
+def test_text_says_the_batch_that_a_file_fixes(edgekd, tmp_path):
+    said = [
+        edgekd("latency", "predict", network(tmp_path / f"{batch}.onnx", shape=(batch, 3, 32, 32)), "--target", "t4")
+        for batch in (4, 1)
+    ]
+    assert "fp16, batch 4, predicted, not measured" in said[0].stdout
+    assert "fp16, predicted, not measured" in said[1].stdout
+
+
 def test_power_mode_slows_it_down(edgekd, table):
     words = ("latency", "predict", "--layers", table, "--model", "a", "--size", 64, "--json", "--target")
     (top,), (low,) = (
@@ -200,8 +209,9 @@ def no_model(path: Path) -> Path:
         (lambda path: network(path, shape=(1, 3, 32, 0)), "dimension 3 of input 'x'"),
         (control_flow, "control flow has no fixed cost"),
         (no_model, "not a readable ONNX model"),
+        (lambda path: network(path, shape=("N", 3, 99_999_999_999, 99_999_999)), "no device runs it"),
     ],
-    ids=["open dims", "custom op", "zero size", "control flow", "no model"],
+    ids=["open dims", "custom op", "zero size", "control flow", "no model", "too large"],
 )
 def test_networks_that_cannot_be_analysed_say_why(edgekd, tmp_path, make, message):
     result = edgekd("latency", "predict", make(tmp_path / "net.onnx"), "--target", "jetson-orin", "--json")
