@@ -50,7 +50,8 @@ def onnx_model_from_file(path: Path) -> OnnxModel:
     if len(sizes) != (1 if is_text else 3) or 0 in sizes:
         raise ConfigError(
             f"{path}: input {value.name!r} has shape {_words(value)}, edgekd needs [B, C, H, W] with C, H, W fixed, or "
-            "int64 [B, L] with L fixed"
+            "int64 [B, L] with L fixed: export it so, or give open sizes (--dim of edgekd build, --shape of edgekd "
+            "profile)"
         )
     noted = {entry.key: entry.value for entry in proto.metadata_props}
     return OnnxModel(

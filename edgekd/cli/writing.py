@@ -26,7 +26,7 @@ def require_free(path: Path, *, is_forced: bool) -> None:
     """
     is_taken = any(path.iterdir()) if path.is_dir() else path.exists()
     if is_taken and not is_forced:
-        raise ConfigError(f"{path} exists: choose another name with -o, or pass --force to overwrite it")
+        raise ConfigError(f"{path} exists: choose another place, or pass --force to overwrite it")
 
 
 def planned(path: Path, what: str) -> Outcome:

@@ -15,7 +15,7 @@ def test_taken_are_files_and_filled_folders_unless_forced(tmp_path):
     file = tmp_path / "a.onnx"
     file.touch()
     for path in (file, tmp_path):
-        with pytest.raises(ConfigError, match=f"{path} exists: .*--force"):
+        with pytest.raises(ConfigError, match=f"{path} exists: choose another place, or pass --force"):
             require_free(path, is_forced=False)
         require_free(path, is_forced=True)
 
