@@ -5,9 +5,10 @@ For a kernel with compute time `c` and traffic time `t`, both in seconds,
     time = ((c + t)^overlap + (floor_cycles / clock)^overlap)^(1 / overlap),   latency = constant + sum over kernels.
 
 `c = 2 MACs' / (peak x efficiency x occupancy)`: MACs' counts channels padded to what the tensor cores take, and grows
-by `1 + half_columns / columns` and `1 + half_inner / inner length`, because a narrow product reads its operands for few
-results and a short one hardly leaves its prologue; efficiency depends on the kind; with `w` waves of 64 x 64 output
-tiles over the SMs, occupancy is `w^occupancy_exponent` below one wave and `(w / ceil(w))^tail_exponent` above.
+by `1 + half_columns / columns` and `1 + half_inner / inner length` (padded too), because a narrow product reads its
+operands for few results and a short one hardly leaves its prologue; efficiency depends on the kind; with `w` waves of
+64 x 64 output tiles over the SMs, occupancy is `w^occupancy_exponent` below one wave and `(w / ceil(w))^tail_exponent`
+above.
 `t = bytes / (bandwidth x efficiency) + bytes / (SMs x clock x chip_bytes)`: memory and the way from the L2 cache to the
 SMs, one after the other. Everything but memory scales with SMs and clock, which is what carries over between boards of
 one generation; so is the floor in cycles. Arithmetic and traffic add up: classifiers on T4 and detectors on Orin say
@@ -165,12 +166,19 @@ def traffic_bytes(columns: Columns, bytes_per_elem: int) -> Floats:
 
 def padded_macs(columns: Columns, multiple: int) -> Floats:
     """Return the MACs each layer really executes `[L]`, inner and output channels padded to `multiple`."""
-    is_product = (columns.gemm_k > 0) & ~columns.is_kind("conv_depthwise")
+    wide, inner = _padded(columns, multiple)
+    padded = columns.gemm_m.astype(np.float64) * wide * inner * np.maximum(columns.groups, 1)
+    return np.where(_is_product(columns), padded, columns.macs)
+
+
+def _is_product(columns: Columns) -> npt.NDArray[np.bool_]:
+    return (columns.gemm_k > 0) & ~columns.is_kind("conv_depthwise")
+
+
+def _padded(columns: Columns, multiple: int) -> tuple[Ints, Ints]:
+    """Return columns and inner length of each product `[L]` with channels padded to `multiple`."""
     area = np.maximum(columns.kernel_area, 1)
-    inner = _rounded_up(columns.gemm_k // area, multiple) * area
-    rows = columns.gemm_m.astype(np.float64)
-    padded = rows * _rounded_up(columns.gemm_n, multiple) * inner * np.maximum(columns.groups, 1)
-    return np.where(is_product, padded, columns.macs)
+    return _rounded_up(columns.gemm_n, multiple), _rounded_up(columns.gemm_k // area, multiple) * area
 
 
 def _compute_seconds(columns: Columns, hardware: Hardware, parameters: KernelParameters) -> Floats:
@@ -184,16 +192,16 @@ def _compute_seconds(columns: Columns, hardware: Hardware, parameters: KernelPar
         [parameters.eff_kxk, parameters.eff_depthwise, parameters.eff_grouped, parameters.eff_matmul],
         parameters.eff_1x1,
     )
-    operations = 2.0 * padded_macs(columns, hardware.channel_multiple) * _thinness(columns, parameters)
+    operations = 2.0 * padded_macs(columns, hardware.channel_multiple) * _thinness(columns, hardware, parameters)
     return operations / (hardware.peak_ops_s * efficiency * _occupancy(columns, hardware, parameters))
 
 
-def _thinness(columns: Columns, parameters: KernelParameters) -> Floats:
-    """Factor by which narrow and short products are slower than wide and long ones `[L]`."""
-    is_product = (columns.gemm_k > 0) & ~columns.is_kind("conv_depthwise")
-    narrow = 1.0 + parameters.half_columns / np.maximum(columns.gemm_n, 1)
-    short = 1.0 + parameters.half_inner / np.maximum(columns.gemm_k, 1)
-    return np.where(is_product, narrow * short, 1.0)
+def _thinness(columns: Columns, hardware: Hardware, parameters: KernelParameters) -> Floats:
+    """Factor by which narrow and short products are slower than wide and long ones `[L]`, as they are padded."""
+    wide, inner = _padded(columns, hardware.channel_multiple)
+    narrow = 1.0 + parameters.half_columns / np.maximum(wide, 1)
+    short = 1.0 + parameters.half_inner / np.maximum(inner, 1)
+    return np.where(_is_product(columns), narrow * short, 1.0)
 
 
 def _occupancy(columns: Columns, hardware: Hardware, parameters: KernelParameters) -> Floats:

@@ -87,6 +87,18 @@ def test_channels_are_padded_to_the_tensor_core_multiple() -> None:
     assert padded_macs(Columns.of([layer]), 8)[0] == 100 * 16 * 8 * 9
 
 
+@pytest.mark.parametrize("kind", ["conv_kxk", "conv_grouped"])
+def test_products_of_the_same_padded_width_take_the_same_arithmetic(kind: str) -> None:
+    # 1 column or 3 input channels are executed as 8.
+    padded = Layer(kind, 4096 * 8 * 72, 1, 1, 1, 4096, 8, 72, 1, 9)
+    parameters = dataclasses.replace(PARAMETERS, half_columns=32.0, half_inner=144.0)
+    for columns, inner in ((1, 72), (4, 72), (8, 9), (8, 27)):
+        narrow = dataclasses.replace(padded, macs=4096 * columns * inner, gemm_n=columns, gemm_k=inner)
+        assert one(narrow, parameters=parameters)[0] == one(padded, parameters=parameters)[0]
+    wider = dataclasses.replace(padded, macs=4096 * 9 * 72, gemm_n=9)
+    assert one(wider, parameters=parameters)[0] > one(padded, parameters=parameters)[0]
+
+
 def test_input_is_read_as_float32() -> None:
     columns = Columns.of([Layer("input", 0, 100, 100), Layer("pointwise", 0, 100, 100)])
     assert traffic_bytes(columns, 2).tolist() == [600.0, 400.0]
