@@ -42,9 +42,18 @@ class Held:
         """Return all outputs for inputs `[N, ...]`, N at least 1.
 
         Raises:
-            BadRequest: The inputs do not fit, or are NaN or infinite as the engine takes them, and so is its answer.
+            BadRequest: The inputs do not fit; they are NaN or infinite as the engine takes them, and so is its answer;
+                or they are tokens on which it fails while it answers its golden inputs.
             Refused: The engine failed, or its answer is NaN or infinite.
         """
+        try:
+            return self._answer(inputs)
+        except Refused as error:
+            if inputs.dtype.kind in "iu" and not self.self_test():
+                raise BadRequest(f"the engine does not take these tokens: {error}") from error
+            raise
+
+    def _answer(self, inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         import numpy as np
 
         shapes = self.generation.manifest.build.opt_profile
@@ -66,7 +75,7 @@ class Held:
         inputs, expected = self.golden
         health = self.generation.manifest.health
         try:
-            logits = next(iter(self.infer(inputs).values()))
+            logits = next(iter(self._answer(inputs).values()))
         except (Refused, BadRequest) as error:
             return str(error)
         if logits.shape != expected.shape:
