@@ -11,6 +11,7 @@ from edgekd.targets.catalogue import (
 )
 from edgekd.targets.jetpack import JetPackLine, jetpack_lines, jetpack_of_l4t
 from edgekd.targets.power_modes import in_power_mode
+from edgekd.targets.sources import cited
 from edgekd.targets.target import PowerMode, Target
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Target",
     "aliases",
     "boards_folder",
+    "cited",
     "describe",
     "get_target",
     "in_power_mode",

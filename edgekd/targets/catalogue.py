@@ -15,7 +15,7 @@ from edgekd.targets.power_modes import in_power_mode
 from edgekd.targets.schema import TargetFile, target_from_entry
 from edgekd.targets.target import Target
 
-_NOT_TARGETS = ("aliases.yaml", "architectures.yaml", "jetpack.yaml", "tensorrt.yaml")
+_NOT_TARGETS = ("aliases.yaml", "architectures.yaml", "jetpack.yaml", "sources.yaml", "tensorrt.yaml")
 _FILE_ENDINGS = (".yaml", ".yml")
 
 

@@ -27,7 +27,8 @@ def list_caches(folder: Folder = "auto") -> Outcome:
     """
     from edgekd.distill.teacher_cache import cache_folder, entries, size_in_words
 
-    found = entries(cache_folder(folder))
+    place = cache_folder(folder)
+    found = () if folder == "auto" and not place.exists() else entries(place)  # which the first run with it makes
     rows = [
         (
             entry.folder.name,
@@ -41,7 +42,8 @@ def list_caches(folder: Folder = "auto") -> Outcome:
         for entry in found
     ]
     table = format_table(("key", "teacher", "data", "views of", "part x views", "size", "changed"), rows)
-    return Outcome({"folder": str(cache_folder(folder)), "caches": [_document(entry) for entry in found]}, table)
+    document = {"folder": str(place), "caches": [_document(entry) for entry in found]}
+    return Outcome(document, table if found else f"no teacher caches in {place}")
 
 
 def remove_cache(

@@ -55,7 +55,7 @@ def show_target(
       edgekd targets show jetson-orin
       edgekd targets show jetson-orin --power-mode 30W
     """
-    from edgekd.targets import describe, get_target, jetpack_lines
+    from edgekd.targets import cited, describe, get_target, jetpack_lines
 
     target = get_target(f"{name}@{power_mode}" if power_mode else name)
     facts = dataclasses.asdict(target)
@@ -78,9 +78,15 @@ def show_target(
                 ],
             )
         )
-    notes = "".join(f"\nnote: {note}" for note in target.notes)
-    document = {"target": {**facts, "digest": target.digest}, "jetpack_lines": [line.model_dump() for line in lines]}
-    return Outcome(document, "\n\n".join(parts) + notes)
+    sources = cited([*target.sources.values(), *target.notes, *(line.status for line in lines)])
+    ends = [f"note: {note}" for note in target.notes]
+    ends += [f"[{number}] {title}" for number, title in sources.items()]
+    document = {
+        "target": {**facts, "digest": target.digest},
+        "jetpack_lines": [line.model_dump() for line in lines],
+        "sources": sources,
+    }
+    return Outcome(document, "\n\n".join(parts) + "".join(f"\n{line}" for line in ends))
 
 
 def compare_targets(

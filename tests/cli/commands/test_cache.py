@@ -32,3 +32,10 @@ def test_one_is_removed_and_only_that(edgekd, folder):
     done = edgekd("cache", "rm", str(folder), "abc")
     assert done.exit_code == 0 and "1.5 MB" in done.stdout
     assert not (folder / "abc1").exists() and (folder / "abd2").exists()
+
+
+def test_the_folder_of_the_user_is_empty_before_the_first_run_with_it(edgekd, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKD_CACHE", str(tmp_path / "mine"))
+    done = edgekd("cache", "list")
+    assert done.exit_code == 0 and f"no teacher caches in {tmp_path / 'mine'}" in done.stdout
+    assert json.loads(edgekd("cache", "list", "--json").stdout)["caches"] == []

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -187,3 +188,11 @@ def test_add_asks_a_board_over_ssh(edgekd, own_folder, monkeypatch):
     assert (board.sms, board.clock_mhz, board.power_mode, board.jetpack) == (4, 612, "15W", "6.2")
     assert {mode.name: mode.sms for mode in board.power_modes} == {"MAXN": 8, "15W": 4}
     assert board.sources["sms"] == "S bench"
+
+
+def test_show_says_what_the_numbers_of_sources_stand_for(edgekd):
+    shown = edgekd("targets", "show", "jetson-orin-nx-16gb")
+    assert "S [1]" in shown.stdout
+    assert "\n[1] Ultralytics Jetson guide" in shown.stdout
+    document = json.loads(edgekd("targets", "show", "jetson-orin-nx-16gb", "--json").stdout)
+    assert document["sources"].keys() == set(re.findall(r"^\[(\d+)\] ", shown.stdout, flags=re.M))
