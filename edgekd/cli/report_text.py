@@ -43,7 +43,7 @@ def _score_row(role: str, summary: ScoreSummary, task: TaskFacts) -> tuple[str, 
 
 
 def _latency(report: RunReport) -> str:
-    from edgekd.report.wording import PREDICTED, figure
+    from edgekd.report.wording import PREDICTED, doubts, figure
 
     rows = [
         (
@@ -57,9 +57,10 @@ def _latency(report: RunReport) -> str:
         )
         for row in report.latency
     ]
-    return (
-        format_table(("target", "network", "precision", "kind", "p50 ms", "interval", "p99 ms"), rows) if rows else ""
-    )
+    if not rows:
+        return ""
+    table = format_table(("target", "network", "precision", "kind", "p50 ms", "interval", "p99 ms"), rows)
+    return "\n".join([table, *(f"doubtful: {doubt}" for doubt in doubts(report.latency))])
 
 
 def _precision(report: RunReport) -> str:

@@ -31,7 +31,7 @@ def render_html(report: RunReport) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    plain = ("figure", "milliseconds", "percent", "count", "size", "metric_title")
+    plain = ("figure", "milliseconds", "percent", "count", "size", "metric_title", "condition")
     of_task = ("score", "spread", "difference", "gain_sentence", "fidelity_sentence")
     environment.filters.update({name: getattr(wording, name) for name in (*plain, *of_task)})
     return environment.get_template("report.html.j2").render(report=report, **_view(report))
@@ -53,6 +53,7 @@ def _view(report: RunReport) -> dict[str, Any]:
         "score_chart": Markup(charts.score_chart(networks, report.task)),  # noqa: S704
         "lead_latency": _lead_latency(report),
         "measured": measured,
+        "doubts": wording.doubts(measured),
         "predicted": predicted,
         "measured_chart": Markup(_latency_chart(report, measured)),  # noqa: S704
         "predicted_chart": Markup(_latency_chart(report, predicted)),  # noqa: S704

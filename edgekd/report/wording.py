@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekd.report.facts import FidelityRow, PairedGain, TaskFacts
+from pydantic import JsonValue
+
+from edgekd.report.facts import FidelityRow, LatencyRow, PairedGain, TaskFacts
 from edgekd.report.run_report import RunReport, Verdict
 
 PREDICTED = "predicted, not measured"
@@ -82,6 +84,24 @@ def fidelity_sentence(rows: Sequence[FidelityRow], task: TaskFacts) -> str:
     if not parts:
         return ""
     return f"Agreement with the teacher ({task.agreement}) on the {rows[0].split} split: {', '.join(parts)}."
+
+
+def condition(value: JsonValue) -> str:
+    """Return one condition of a measurement or prediction: figures as figures, what has parts part by part."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {condition(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return ("; " if any(isinstance(part, str) for part in value) else " ").join(map(condition, value))
+    return figure(value) if isinstance(value, float) else str(value)
+
+
+def doubts(rows: Sequence[LatencyRow]) -> list[str]:
+    """Return what speaks against latencies, a line a network: that the machine was busy, slowed down, or did other work."""
+    return [
+        f"{row.network} {row.precision} on {row.target}: {condition(row.conditions['warnings'])}"
+        for row in rows
+        if row.conditions.get("warnings")
+    ]
 
 
 def count(value: int) -> str:

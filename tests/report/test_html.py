@@ -125,10 +125,21 @@ def test_budget_line_is_drawn_only_among_figures_of_its_kind(report):
     assert min(lines) > text.index("Predicted, not measured</h3>")
 
 
+def test_conditions_are_words_and_what_speaks_against_a_figure_stands_beside_it(change, report):
+    given = {"intervals_ms": {"p50": [0.5, 0.75]}, "warnings": ["the machine was not quiet"]}
+    rows = tuple(row.model_copy(update={"conditions": given}) for row in report.latency)
+    text = render_html(change(latency=rows))
+    assert "intervals_ms p50 0.500 0.750" in text and "{&#39;" not in text
+    said = text.split("Measured</h3>")[1].split("<details>")[0]
+    measured = [row for row in rows if row.kind == "measured"]
+    assert said.count("Doubtful: ") == len(measured) > 0
+    assert f"Doubtful: {measured[0].network} {measured[0].precision} on" in said
+
+
 def test_hostile_text_is_escaped_everywhere(change, report):
     rows = tuple(
         row.model_copy(update={"target": HOSTILE if row.kind == "measured" else row.target, "backend": HOSTILE,
-                               "conditions": {HOSTILE: HOSTILE}})
+                               "conditions": {HOSTILE: HOSTILE, "warnings": [HOSTILE], "parts": {"p50": [0.5]}}})
         for row in report.latency
     )  # fmt: skip
     text = render_html(

@@ -3,10 +3,12 @@
 import pytest
 
 from edgekd.core.budget import parse_budget
-from edgekd.report import BudgetResult, PairedGain, SeedValue, TargetRef, TaskFacts, Verdict
+from edgekd.report import BudgetResult, LatencyRow, PairedGain, SeedValue, TargetRef, TaskFacts, Verdict
 from edgekd.report.wording import (
+    condition,
     count,
     difference,
+    doubts,
     explanation,
     figure,
     gain_sentence,
@@ -129,3 +131,26 @@ def test_gain_counts_seeds_that_are_strictly_better():
     assert sentence == "Distilled minus alone: +0.00 points ± 3.00, better in 1 of 3 paired seeds."
     alone = gain_sentence(PairedGain(mean=0.03, std=None, differences=differences[:1]), TOP_1)
     assert alone == "Distilled minus alone: +3.00 points, better in 1 of 1 paired seeds."
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.0449123, "0.0449"), (30, "30"), (True, "True"), ("onnxruntime", "onnxruntime"), ([], ""),
+        ({"p50": [0.044912, 0.044942], "p99": [2.39, 4.158]}, "p50 0.0449 0.0449, p99 2.39 4.16"),
+        (["too busy", "too hot"], "too busy; too hot"), ({"int8": 11}, "int8 11"), (None, "None"),
+    ],
+)  # fmt: skip
+def test_conditions_are_words_and_figures(value, words):
+    assert condition(value) == words
+
+
+def test_doubts_name_the_network_and_every_reason():
+    def row(precision, conditions):
+        return LatencyRow(
+            target="cpu", precision=precision, kind="measured", p50_ms=2.0, p99_ms=4.0, low_ms=1.9, high_ms=2.1,
+            backend="onnxruntime", conditions=conditions,
+        )  # fmt: skip
+
+    rows = [row("fp32", {"warnings": ["too busy", "too hot"]}), row("int8", {"warnings": []}), row("fp16", {})]
+    assert doubts(rows) == ["student fp32 on cpu: too busy; too hot"]
