@@ -96,7 +96,7 @@ def condition(value: JsonValue) -> str:
 
 
 def doubts(rows: Sequence[LatencyRow]) -> list[str]:
-    """Return what speaks against latencies, a line a network: that the machine was busy, slowed down, or did other work."""
+    """Return what speaks against latencies, a line a network: the machine was busy, slowed down or did other work."""
     return [
         f"{row.network} {row.precision} on {row.target}: {condition(row.conditions['warnings'])}"
         for row in rows

@@ -43,7 +43,9 @@ def build(
         list[str] | None,
         typer.Option(help="Value of an open dimension other than the batch, as height=224 or input:2=224; repeat it."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Batch size it is optimised for.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Batch size it is optimised for; by default the model's own, or 1.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads (onnxruntime).")] = 1,
     workspace_mb: Annotated[int, typer.Option(min=0, help="Limit of the builder's scratch memory; 0 for none.")] = 0,
     optimization_level: Annotated[
@@ -90,13 +92,14 @@ def build(
     portability = Portability(version_compatible, hardware_named(hardware))
     with with_dims(model, dim or ()) as fixed:
         source = onnx_model_from_file(fixed)
+        size = batch or source.batch or 1
         if device or targets:
             from edgekd.boards import BoardOptions
             from edgekd.cli.board_build import BoardsAsked, outcome_on_boards
 
             asked = BoardsAsked(tuple(device or ()), targets, target, backend, known_hosts, identity)
             on_board = BoardOptions(
-                batch=batch,
+                batch=size,
                 workspace_mb=workspace_mb,
                 optimization_level=optimization_level,
                 portability=portability,
@@ -110,7 +113,7 @@ def build(
         with progress(is_quiet=context.obj.is_quiet) as listen:
             options = BuildOptions(
                 target=get_target(target or "cpu"),
-                batch=batch,
+                batch=size,
                 threads=threads,
                 workspace_mb=workspace_mb,
                 optimization_level=optimization_level,

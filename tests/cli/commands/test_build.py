@@ -15,6 +15,17 @@ def test_cpu_engine_is_built_by_onnxruntime(edgekd, net, tmp_path):
     assert (tmp_path / "e" / "build.json").is_file()
 
 
+def test_a_fixed_batch_of_the_file_is_the_batch_of_the_engine(edgekd, write_onnx, tmp_path):
+    pytest.importorskip("onnxruntime")
+    four = write_onnx(tmp_path / "four.onnx", shape=(4, 3, 8, 8))
+    result = edgekd("build", four, "-o", tmp_path / "e", "--json")
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(result.stdout)["engine"]["facts"]
+    assert (facts["min_batch"], facts["max_batch"]) == (4, 4)
+    other = edgekd("build", four, "-o", tmp_path / "f", "--batch", 2)
+    assert other.exit_code == 2 and "fixed batch 4, but batch 2 is asked for" in other.stderr
+
+
 def test_gpu_engine_is_really_built_without_a_gpu(edgekd, net, tmp_path):
     pytest.importorskip("tensorrt_rtx")
     result = edgekd("build", net.onnx, "--target", "rtx-4090", "-o", tmp_path / "e")
