@@ -136,8 +136,8 @@ def fit_board(networks: Sequence[MeasuredNetwork], target: Target) -> BoardFit:
     names = {network.graph.digest for network in networks}
     if len(names) < FEWEST_NETWORKS:
         raise DataError(
-            f"{len(names)} measured network(s) of {target.name} are too few: measure at least {FEWEST_NETWORKS} that "
-            "differ in size and kind"
+            f"{len(names)} network(s) in {len(networks)} measurement(s) on {target.name} are too few: measure "
+            f"at least {FEWEST_NETWORKS} that differ in size and kind"
         )
     if target.kind == "cpu":
         raise TargetError(f"{target.name!r} is never predicted: build for it and measure (edgekd profile)")

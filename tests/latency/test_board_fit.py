@@ -134,7 +134,7 @@ def test_malformed_parameters_of_a_board_are_named(learned) -> None:
 
 
 def test_too_few_networks_are_refused() -> None:
-    with pytest.raises(DataError, match="4 measured network.* too few: measure at least 5"):
+    with pytest.raises(DataError, match=r"4 network\(s\) in 5 measurement\(s\) .* too few: measure at least 5"):
         fit_board([*GIVEN[:4], GIVEN[0]], ORIN)
 
 

@@ -314,7 +314,7 @@ def test_fit_writes_nothing_on_a_dry_run_or_when_it_cannot(edgekd, measured, tmp
     assert edgekd(*words, "--dry-run").exit_code == 0
     measured.write_text("\n".join(measured.read_text().splitlines()[:4]))
     few = edgekd(*words)
-    assert (few.exit_code, "3 measured network(s) of jetson-orin are too few" in few.stderr) == (1, True)
+    assert (few.exit_code, "3 network(s) in 3 measurement(s) on jetson-orin are too few" in few.stderr) == (1, True)
     assert not out.exists()
 
 
