@@ -1,6 +1,7 @@
 """What a start does, by where the journal ends."""
 
 from argparse import Namespace
+from unittest import mock
 
 import pretended
 import pytest
@@ -156,12 +157,11 @@ def test_rollback_goes_back_once_and_needs_somewhere_to_go(bench) -> None:
     assert caught.value.exit_code == 5
 
 
-def test_engine_built_anew_for_what_runs_keeps_the_way_back_to_the_release_before(bench, monkeypatch) -> None:
+def test_engine_built_anew_for_what_runs_keeps_the_way_back_to_the_release_before(bench) -> None:
     first, second = bench.release(1), bench.release(2)
     bench.install(first)
     bench.install(second)
-    with pretended.tensorrt():
-        monkeypatch.setattr(facts, "gather", lambda _: {**pretended.FACTS, "tensorrt": "10.4.0"})
+    with pretended.tensorrt(), mock.patch.object(facts, "gather", lambda _: {**pretended.FACTS, "tensorrt": "10.4.0"}):
         assert "built the engine anew" in changing.recover(bench.site, Namespace()).text
         assert (bench.runs(), bench.status()["previous"]["version"]) == (second.sha256, 1)
         changing.rollback(bench.site, Namespace(reason="a trial"))
@@ -170,11 +170,10 @@ def test_engine_built_anew_for_what_runs_keeps_the_way_back_to_the_release_befor
     assert badmarks.reason(bench.layout, first.sha256) is None
 
 
-def test_generation_of_the_release_that_runs_is_no_way_back_from_it(bench, monkeypatch) -> None:
+def test_generation_of_the_release_that_runs_is_no_way_back_from_it(bench) -> None:
     release = bench.release(1)
     bench.install(release)
-    with pretended.tensorrt():
-        monkeypatch.setattr(facts, "gather", lambda _: {**pretended.FACTS, "tensorrt": "10.4.0"})
+    with pretended.tensorrt(), mock.patch.object(facts, "gather", lambda _: {**pretended.FACTS, "tensorrt": "10.4.0"}):
         changing.recover(bench.site, Namespace())
     generations.point(bench.layout, bench.layout.previous, 1)  # as earlier agents left it
     with pytest.raises(AgentError, match="no previous"):
