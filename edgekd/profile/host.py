@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+_LOOK_S = 0.2
 _GPU_DEVFREQ = ("*.gpu", "*.gv11b", "*.gp10b", "gpu-gpc-*")  # integrated GPUs of Orin, Xavier, TX2 and Thor
 
 
@@ -22,12 +23,14 @@ class HostState:
         logical_cpus: CPUs this process may use.
         governor: Frequency governor of the first CPU; `"unknown"` where the kernel does not tell.
         clock_mhz: Mean current clock of the CPUs; None where the kernel does not tell.
-        load_1min: Load average of the last minute.
+        load_1min: Load average of the last minute, this process among the rest.
         temperature_c: Hottest thermal zone; None where the kernel does not tell.
         throttle_events: How often the CPUs were throttled since boot; None where the kernel does not count it.
         gpu_clock_mhz: Current clock of an integrated GPU; None where there is none.
         resident_mb: Memory of this process in RAM, in 10^6 bytes; None where the kernel does not tell.
         peak_resident_mb: The most it has been.
+        busy_cpus: CPUs, of those it may use, that worked while this process slept for a moment; None where the kernel
+            does not tell.
     """
 
     cpu_model: str
@@ -40,6 +43,7 @@ class HostState:
     gpu_clock_mhz: float | None = None
     resident_mb: float | None = None
     peak_resident_mb: float | None = None
+    busy_cpus: float | None = None
 
 
 class Host(Protocol):
@@ -81,6 +85,7 @@ class SystemHost:
             gpu_clock_mhz=self._gpu_clock_mhz(),
             resident_mb=self._process_mb("VmRSS"),
             peak_resident_mb=self._process_mb("VmHWM"),
+            busy_cpus=self._busy_cpus(),
         )
 
     def _cpu_model(self) -> str:
@@ -112,6 +117,23 @@ class SystemHost:
         folders = [path for name in _GPU_DEVFREQ for path in (self._root / "sys/class/devfreq").glob(name)]
         clocks = [value / 1e6 for path in folders if (value := _number(path / "cur_freq")) is not None]
         return round(max(clocks), 1) if clocks else None
+
+    def _busy_cpus(self) -> float | None:
+        before = self._ticks()
+        time.sleep(_LOOK_S)
+        pairs = zip(self._ticks(), before, strict=True)
+        spent = [(idle - was_idle, total - was) for (idle, total), (was_idle, was) in pairs]
+        shares = [1 - idle / total for idle, total in spent if total > 0]
+        return round(sum(shares), 2) if shares else None
+
+    def _ticks(self) -> list[tuple[int, int]]:
+        """Return idle and all ticks of each CPU that this process may use."""
+        path = self._root / "proc/stat"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        words = [line.split() for line in lines if line.startswith("cpu")]
+        counts = {name: [int(part) for part in parts] for name, *parts in words}
+        usable = [counts[name] for cpu in sorted(os.sched_getaffinity(0)) if (name := f"cpu{cpu}") in counts]
+        return [(count[3] + count[4], sum(count[:8])) for count in usable]
 
     def _process_mb(self, key: str) -> float | None:
         path = self._root / "proc/self/status"

@@ -21,6 +21,7 @@ from edgekd.profile.steady import Drift, drift_of, is_steady
 
 _HIGH_COV = 0.25
 _CLOCK_DROP = 0.9
+_LITTLE_LOAD = 0.25
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ def _software(runner: Runner) -> dict[str, Any]:
 def _machine(before: HostState, after: HostState) -> dict[str, Any]:
     fixed = {"cpu_model": before.cpu_model, "logical_cpus": before.logical_cpus}
     always = ("governor", "clock_mhz", "load_1min")
-    where_known = ("temperature_c", "throttle_events", "gpu_clock_mhz", "resident_mb", "peak_resident_mb")
+    where_known = ("busy_cpus", "temperature_c", "throttle_events", "gpu_clock_mhz", "resident_mb", "peak_resident_mb")
     states = {"before": dataclasses.asdict(before), "after": dataclasses.asdict(after)}
     return fixed | {
         f"{name}_{when}": state[name]
@@ -258,10 +259,15 @@ def timing_warnings(summary: Summary, drift: Drift | None, min_samples: int) -> 
 def machine_warnings(before: HostState, after: HostState, threads: int) -> list[str]:
     """Say what about the machine makes a figure doubtful: load, clocks that fell, throttling, a changed governor."""
     warnings = []
-    if before.load_1min > before.logical_cpus - threads:
+    if before.busy_cpus is None and before.load_1min > before.logical_cpus - threads:
         warnings.append(
             f"load average {before.load_1min:g} before measuring leaves less than {threads} of {before.logical_cpus} "
             "CPUs free"
+        )
+    if before.busy_cpus is not None and before.busy_cpus > before.logical_cpus - threads + _LITTLE_LOAD:
+        warnings.append(
+            f"{before.busy_cpus:.1f} of {before.logical_cpus} CPUs were busy with other work before measuring, which "
+            f"needs {threads}"
         )
     for unit, first, last in (
         ("CPU", before.clock_mhz, after.clock_mhz),

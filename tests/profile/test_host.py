@@ -71,3 +71,22 @@ def test_heat_throttling_memory_and_an_integrated_gpu_are_read(tmp_path):
 def test_this_process_tells_its_memory():
     state = SystemHost().state()
     assert 1 < state.resident_mb <= state.peak_resident_mb
+
+
+def test_cpus_that_work_for_others_are_counted_while_this_process_sleeps(tmp_path, monkeypatch):
+    mine = sorted(os.sched_getaffinity(0))[:1]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*mine, 900})
+
+    def stat(*ticks):
+        rows = [("cpu", ticks[0]), (f"cpu{mine[0]}", ticks[0]), ("cpu900", ticks[1]), ("cpu901", ticks[2])]
+        return "".join(f"{name} {' '.join(map(str, row))}\n" for name, row in rows) + "intr 5\n"
+
+    host = write(tmp_path, {"proc/stat": stat([0] * 10, [9] * 10, [0] * 10)})
+    # user, nice, system, idle, iowait, irq, softirq, steal, guest, guest nice: 12 of 20 ticks idle, then none of 20
+    later = stat([6, 1, 0, 10, 2, 0, 0, 1, 6, 0], [19, 9, 9, 9, 9, 9, 9, 19, 9, 9], [50, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    monkeypatch.setattr(time, "sleep", lambda _: (tmp_path / "proc/stat").write_text(later))
+    assert host.state().busy_cpus == pytest.approx(8 / 20 + 1)
+
+
+def test_this_machine_says_how_busy_it_is():
+    assert 0 <= SystemHost().state().busy_cpus <= len(os.sched_getaffinity(0))

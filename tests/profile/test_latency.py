@@ -11,6 +11,7 @@ from edgekd.core.artifacts import FileRef, OnnxModel, to_json
 from edgekd.core.errors import BuildError, ConfigError
 from edgekd.engine import BACKENDS, BuildOptions, FakeRunner, InputShape
 from edgekd.profile import FakeHost, HostState, measure
+from edgekd.profile.latency import machine_warnings
 from edgekd.targets import get_target
 
 INPUTS = np.zeros((2, 1, 2, 2), np.float32)
@@ -199,6 +200,20 @@ def test_machine_state_is_recorded_before_and_after_and_judged():
     assert "load average 3.5 before measuring leaves less than 1 of 4 CPUs free" in text
     assert "clock fell from 2000 to 1500 MHz" in text
     assert "governor changed from performance to powersave" in text
+
+
+@pytest.mark.parametrize(
+    ("busy", "threads", "says"),
+    [
+        (3.5, 1, "3.5 of 4 CPUs were busy with other work before measuring, which needs 1"),
+        (3.2, 1, ""),
+        (2.5, 2, "2.5"),
+    ],
+)
+def test_what_others_do_counts_where_it_is_known_and_not_the_load_average(busy, threads, says):
+    before = dataclasses.replace(QUIET, busy_cpus=busy, load_1min=9.0)
+    text = " ".join(machine_warnings(before, QUIET, threads))
+    assert text.startswith(says) and bool(text) == bool(says) and "load average" not in text
 
 
 @pytest.mark.parametrize(
