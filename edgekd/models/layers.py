@@ -10,12 +10,8 @@ from torch import Tensor, nn
 
 from edgekd.models.strides import entry_halvings
 
-_NORMALIZATIONS = (
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-)  # instance norms are the first
+_NORMALIZATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+"""The first is the base of batch and instance norms."""
 
 
 class Normalize(nn.Module):

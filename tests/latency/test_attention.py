@@ -71,6 +71,13 @@ def test_layer_normalisation_is_unknown_before_its_line(save_onnx: Save) -> None
         graph_from_onnx(path, tensorrt="8.5.2")
 
 
+def test_attention_as_one_operator_is_refused_with_what_to_do(save_onnx: Save) -> None:
+    nodes = [node("Attention", ["x", "x", "x"], ["y"], q_num_heads=2, kv_num_heads=2)]
+    path = save_onnx(nodes, x=[1, 10, 32], opsets=[helper.make_opsetid("", 23)])
+    with pytest.raises(DataError, match=r"Attention \(1\): attention as one operator; export at opset 22 or lower"):
+        graph_from_onnx(path, tensorrt="11.4.1")
+
+
 def test_lines_without_rules_are_refused(save_onnx: Save) -> None:
     path = save_onnx([node("Relu", ["x"], ["y"])], x=[1, 4])
     with pytest.raises(ConfigError, match=r"TensorRT 7\.1: fusions are known from 8\.0 on"):

@@ -48,5 +48,7 @@ def test_an_engine_that_fails_on_golden_inputs_too_is_at_fault_itself(held):
 def test_pictures_on_which_an_engine_fails_are_never_the_clients_fault(held):
     held.engine.input_dtype = np.dtype(np.float32)
     held.engine.run = lambda inputs: {"logits": np.full((len(inputs), 4), np.inf if inputs.max() > 5 else 1.0)}
+    held.golden = (np.ones((1, 2), np.float32), np.ones((1, 4), np.float32))
+    assert held.self_test() == ""
     with pytest.raises(Refused):
         held.infer(np.full((1, 2), 9.0, np.float32))
